@@ -1,0 +1,59 @@
+# Two commands do everything: `make demo` and `make test`. All happens in $(VENV), made here on first use.
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN ?= $(VENV)/bin
+INSTALL = $(VENV)/bin/python -m pip install --quiet --constraint constraints.txt
+
+# Where optional larger data sets lie; tests that need them are skipped, with a reason, where they do not.
+export CONVEXNN_DATA ?= $(abspath ../shared/data)
+
+.PHONY: demo test lint format clean bench bench-full
+
+demo: $(VENV)/demo.stamp  ## train on real data, certify, prune, compare solvers (output/)
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/dev.stamp  ## the whole suite with branch coverage
+	$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)
+
+lint: $(VENV)/dev.stamp  ## style, types, import direction
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+
+format: $(VENV)/dev.stamp  ## apply what lint's style checks ask for
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Both go on where they were stopped; `make clean` or another --out starts anew.
+bench: $(VENV)/bench.stamp  ## side by side with other packages: at most 45 minutes on 2 cores
+	$(BIN)/python -m benchmarks.run --lanes 2 --minutes 39 --out output/bench.json
+	$(BIN)/python -m benchmarks.report output/bench.json --folder benchmarks
+
+bench-full: $(VENV)/bench.stamp  ## the whole grid, which may take days
+	$(BIN)/python -m benchmarks.run --full --every-reg --out output/bench-full.json
+	$(BIN)/python -m benchmarks.report output/bench-full.json --folder benchmarks/full
+
+clean:  ## forget environment, caches and output
+	rm -rf $(VENV) output .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# torch goes first and alone: once the pinned CPU build is there, nothing else pulls another one.
+$(VENV)/dev.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) torch
+	$(INSTALL) --editable '.[dev]'
+	touch $@ $(VENV)/demo.stamp
+
+$(VENV)/demo.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) --editable '.[demo]'
+	touch $@
+
+# scnn's and celer's declared dependencies are not needed here; scnn's would replace the CPU build of torch.
+$(VENV)/bench.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) torch
+	$(INSTALL) --editable '.[bench]'
+	$(INSTALL) --no-deps pyscnn linalg-backends celer
+	touch $@ $(VENV)/demo.stamp
