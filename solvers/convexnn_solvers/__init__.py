@@ -1,0 +1,19 @@
+"""Solvers, atoms and certificates for convex neural networks written in CVXPY."""
+
+from __future__ import annotations
+
+from convexnn_solvers.atoms import gated as gated
+from convexnn_solvers.atoms import pattern_slack as pattern_slack
+from convexnn_solvers.certificate import Certificate as Certificate
+from convexnn_solvers.certificate import certificate as certificate
+from convexnn_solvers.compare import Comparison as Comparison
+from convexnn_solvers.compare import Contestant as Contestant
+from convexnn_solvers.compare import compare as compare
+from convexnn_solvers.compiler import UnsupportedProblem as UnsupportedProblem
+from convexnn_solvers.composite import DualPoint as DualPoint
+from convexnn_solvers.interface import RFISTA as RFISTA
+from convexnn_solvers.interface import AugmentedLagrangian as AugmentedLagrangian
+from convexnn_solvers.interface import Auto as Auto
+from convexnn_solvers.interface import SemismoothNewton as SemismoothNewton
+from convexnn_solvers.result import Progress as Progress
+from convexnn_solvers.status import Status as Status

@@ -1,0 +1,306 @@
+"""Augmented Lagrangian method: linear constraints through multipliers, on top of R-FISTA.
+
+For constraints ``s = G x + e`` in the non-negative orthant (or zero) the inner problem is
+
+    minimise  losses(x) + penalties(x) + delta/2 ||(mu/delta - s)_+||^2        (no clipping for equalities)
+
+a composite problem once more, with one squared term per constraint that R-FISTA takes as it takes any loss.
+The multipliers follow the signed residual, ``mu+ = (mu - delta s)_+``. Inner problems are solved only as
+well as the outer residual deserves, and delta balances the two. Pattern cones whose projection is exact may
+stay inside the prox instead (as bounds do in any augmented Lagrangian code); then their multipliers come
+from the projection. Rows of constraints are normalised by powers of two, which multipliers undo exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from convexnn_solvers.backends import Array, Float64Array
+from convexnn_solvers.composite import Composite, DualPoint, LossTerm, Point
+from convexnn_solvers.constraint_square import ConstraintSquare
+from convexnn_solvers.iterate import Candidate
+from convexnn_solvers.output_selection import selected
+from convexnn_solvers.proximal import ProximalMap, projectable_cones, proximal_map
+from convexnn_solvers.recession import excludes_every_point
+from convexnn_solvers.rfista import (
+    Descent,
+    OutputHessian,
+    Smooth,
+    advance,
+    curvature_alone,
+    descend_from,
+    largest_curvature,
+    loss_hessian,
+    positive_scales,
+)
+from convexnn_solvers.status import Status
+
+Multipliers = tuple[Array, ...]
+
+# At the start delta times the constraints' curvature is this multiple of the losses' curvature.
+_BALANCE = 2.0
+_OUTWEIGH = 10.0
+# An inner problem counts as solved when its residual is this share of the multipliers' change.
+_INNER = 0.5
+_INNER_LOOK = 10
+_MAX_INNER = 300
+# The constraints' residual should fall by the first factor from update to update; it stagnates by the second.
+_PROGRESS = 0.5
+_STAGNATION = 0.9
+# Slow progress lets delta grow, as long as violations dominate; unsolved inner problems let it shrink.
+_DELTA_FACTOR = 2.0
+_ROW_PROBES = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Outer:
+    """One state: R-FISTA's on the inner problem, and what makes that problem.
+
+    ``multipliers`` and ``squares`` (the inner problem's extra terms) belong to the normalised rows.
+    ``inner`` counts steps since the last update, ``violation`` is the constraints' residual at that update,
+    ``share`` how well the next inner problem is to be solved.
+    """
+
+    descent: Descent
+    smooth: Smooth
+    squares: tuple[ConstraintSquare, ...]
+    multipliers: Multipliers
+    delta: float
+    inner: int = 0
+    violation: float = math.inf
+    share: float = _INNER
+    infeasible: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class AugmentedLagrangianMethod:
+    """The method for :func:`convexnn_solvers.iterate.iterate`.
+
+    ``base`` is the problem whose affine outputs are the losses', then those of the constraints at
+    ``positions``, which have multipliers; the cones at ``projected`` are in ``prox``. ``rows`` normalise
+    the constraints' rows and ``constraint_scale`` is the largest eigenvalue of their Gram matrix.
+    """
+
+    problem: Composite
+    base: Composite
+    scales: tuple[float, ...]
+    prox: ProximalMap
+    positions: tuple[int, ...]
+    projected: tuple[int, ...]
+    rows: tuple[Array, ...]
+    loss_curvature: float
+    row_curvature: float
+    warm: tuple[Float64Array | None, ...] = ()
+    name: str = "augmented Lagrangian"
+    judges_itself: bool = False
+
+    def start(self, x: Point) -> Outer:
+        """Multipliers from a warm start or zero; ``delta`` gives losses and constraints equal curvature."""
+        backend = self.problem.backend
+        multipliers = []
+        for position, rows in zip(self.positions, self.rows, strict=True):
+            given = self.warm[position] if position < len(self.warm) else None
+            shape = self.problem.constraints[position].shape
+            multipliers.append(backend.zeros(shape) if given is None else backend.asarray(given) / rows)
+        delta = self._first_delta()
+        smooth, squares = self._inner_problem(tuple(multipliers), delta)
+        descent = descend_from(smooth, x, self._step_length(delta))
+        return Outer(descent, smooth, squares, tuple(multipliers), delta)
+
+    def step(self, state: Outer) -> Outer:
+        """One step of R-FISTA on the inner problem, and an update of the multipliers when that is solved."""
+        descent = advance(state.smooth, self.prox, state.descent)
+        moved = replace(state, descent=descent, inner=state.inner + 1)
+        if not self.positions or moved.inner % _INNER_LOOK != 0:
+            return moved
+        updated = self._updated(moved)
+        change = self._distance(updated, state.multipliers)
+        solved = descent.residual <= moved.share * change
+        if solved or moved.inner >= _MAX_INNER:
+            return self._outer_step(moved, updated, change, solved)
+        return moved
+
+    def residual(self, state: Outer) -> float:
+        """NaN when the last step produced one."""
+        return 0.0 if math.isinf(state.descent.residual) else state.descent.residual
+
+    def wants_look(self, state: Outer) -> bool:
+        """When there is evidence that nothing satisfies the constraints."""
+        return state.infeasible
+
+    def candidate(self, state: Outer) -> Candidate:
+        """The iterate, with the losses' gradients and the updated multipliers as a dual candidate."""
+        backend = self.problem.backend
+        gradients = self.base.loss_gradients(state.descent.outputs)[: len(self.problem.losses)]
+        thetas = tuple(backend.to_numpy(-g) for g in gradients)
+        dual = DualPoint(thetas, self._in_user_units(self._updated(state), state.descent))
+        finding = Status.INFEASIBLE if state.infeasible else None
+        return Candidate(tuple(backend.to_numpy(a) for a in state.descent.x), (dual,), finding)
+
+    def multipliers(self, state: Outer) -> tuple[Float64Array, ...]:
+        """One array per constraint, in the user's units."""
+        given = self._in_user_units(self._updated(state), state.descent)
+        shapes = [constraint.shape for constraint in self.problem.constraints]
+        return tuple(np.zeros(s) if mu is None else mu for mu, s in zip(given, shapes, strict=True))
+
+    def _first_delta(self) -> float:
+        """Constraints as curved as the losses; without losses, violations that outweigh the penalties."""
+        if self.row_curvature == 0.0:
+            return 1.0
+        if self.loss_curvature > 0.0:
+            return _BALANCE * self.loss_curvature / self.row_curvature
+        backend, count = self.problem.backend, len(self.problem.losses)
+        offsets = self.base.affine.forward(self.base.zeros())[count:]
+        pairs = zip(self.rows, offsets, strict=True)
+        size = math.sqrt(sum(float(backend.xp.sum((r * e) ** 2)) for r, e in pairs))
+        weights = [float(backend.xp.max(term.weight)) for term in self.problem.penalties]
+        largest = max(weights, default=0.0) or 1.0
+        return _OUTWEIGH * largest / (math.sqrt(self.row_curvature) * (size or 1.0))
+
+    def _outer_step(self, state: Outer, updated: Multipliers, change: float, solved: bool) -> Outer:
+        """New multipliers; ``delta`` and the inner accuracy follow from what the last inner problem did."""
+        violation, delta, share, infeasible = change / state.delta, state.delta, _INNER, False
+        slow = solved and violation > _PROGRESS * state.violation
+        if slow and violation > _STAGNATION * state.violation:
+            share = state.share / _DELTA_FACTOR
+            infeasible = self._excluded(state, updated)
+        if not solved:
+            delta /= _DELTA_FACTOR
+        elif slow and self._violation_dominates(state, updated, violation):
+            delta *= _DELTA_FACTOR
+        smooth, squares = self._inner_problem(updated, delta)
+        step = state.descent.step * self._step_length(delta) / self._step_length(state.delta)
+        x, outputs = state.descent.x, state.descent.outputs
+        descent = Descent(x, outputs, x, outputs, 1.0, step, step, math.inf)
+        return Outer(descent, smooth, squares, updated, delta, 0, violation, share, infeasible)
+
+    def _violation_dominates(self, state: Outer, updated: Multipliers, violation: float) -> bool:
+        """Whether violations cost the duality gap more than the inner solution's residual does."""
+        multipliers = math.sqrt(sum(float(self.problem.backend.xp.sum(mu * mu)) for mu in updated))
+        size = math.sqrt(state.smooth.norm_squared(state.descent.x))
+        return violation * multipliers >= state.descent.residual * size
+
+    def _excluded(self, state: Outer, updated: Multipliers) -> bool:
+        """Whether the multipliers, or their last change, prove that no point satisfies the constraints."""
+        xp = self.problem.backend.xp
+        changes = []
+        for position, new, old in zip(self.positions, updated, state.multipliers, strict=True):
+            change = new - old
+            inequality = self.problem.constraints[position].cone == "nonneg"
+            changes.append(xp.clip(change, 0.0, None) if inequality else change)
+        cones = {k: block.cone.columns for k, block in enumerate(self.prox.blocks) if block.cone is not None}
+        return any(
+            excludes_every_point(
+                self.base, [r * mu for r, mu in zip(self.rows, given, strict=True)], state.descent.x, cones
+            )
+            for given in (changes, updated)
+        )
+
+    def _updated(self, state: Outer) -> Multipliers:
+        """``(mu - delta s)_+``, the signed-residual update."""
+        xp, count = self.problem.backend.xp, len(self.problem.losses)
+        pairs = zip(state.squares, state.descent.outputs[count:], strict=True)
+        return tuple(state.delta * square.missing(s, xp) for square, s in pairs)
+
+    def _distance(self, a: Multipliers, b: Multipliers) -> float:
+        xp = self.problem.backend.xp
+        return math.sqrt(sum(float(xp.sum((u - v) ** 2)) for u, v in zip(a, b, strict=True)))
+
+    def _inner_problem(
+        self, multipliers: Multipliers, delta: float
+    ) -> tuple[Smooth, tuple[ConstraintSquare, ...]]:
+        constraints = [self.problem.constraints[position] for position in self.positions]
+        weight = self.problem.backend.asarray(np.asarray(delta))
+        squares = tuple(
+            ConstraintSquare(mu / delta, rows, constraint.cone)
+            for constraint, mu, rows in zip(constraints, multipliers, self.rows, strict=True)
+        )
+        terms = (LossTerm(q, weight, c.text) for q, c in zip(squares, constraints, strict=True))
+        composite = replace(self.base, losses=(*self.problem.losses, *terms))
+        return Smooth(composite, self.scales), squares
+
+    def _step_length(self, delta: float) -> float:
+        curvature = self.loss_curvature + (delta * self.row_curvature if self.positions else 0.0)
+        return 1.0 / curvature if curvature > 0.0 else 1.0
+
+    def _in_user_units(self, multipliers: Multipliers, descent: Descent) -> tuple[Float64Array | None, ...]:
+        backend = self.problem.backend
+        found: dict[int, Float64Array] = {}
+        for position, mu, rows in zip(self.positions, multipliers, self.rows, strict=True):
+            found[position] = backend.to_numpy(rows * mu)
+        for position in self.projected:
+            cone = self.problem.constraints[position].pattern_cone
+            assert cone is not None
+            projector = self.prox.blocks[cone.variable].cone
+            assert projector is not None
+            found[position] = projector.multipliers(descent.last_step / self.scales[cone.variable])
+        return tuple(found.get(position) for position in range(len(self.problem.constraints)))
+
+
+def augmented_lagrangian_method(
+    composite: Composite, project_cones: bool = True, warm: Sequence[Float64Array | None] = ()
+) -> AugmentedLagrangianMethod:
+    """The method for a problem with linear constraints; ``warm`` holds multipliers in the user's units.
+
+    ``project_cones`` keeps exactly projectable pattern cones in the prox. Raises UnsupportedProblem where
+    penalties and bounds have no proximal map.
+    """
+    projected = projectable_cones(composite) if project_cones else ()
+    positions = tuple(m for m in range(len(composite.constraints)) if m not in projected)
+    count = len(composite.losses)
+    outputs = (*range(count), *(count + m for m in positions))
+    base = replace(
+        composite,
+        affine=selected(composite.affine, outputs, count + len(composite.constraints)),
+        constraints=(),
+    )
+    rows = _row_factors(base, count)
+    losses, squares = loss_hessian(base), _row_hessian(count, rows)
+    alone, constrained = curvature_alone(base, losses), [0.0] * len(base.variables)
+    if positions:
+        constrained = curvature_alone(base, squares)
+        share = (max(alone, default=0.0) or 1.0) / (max(constrained, default=0.0) or 1.0)
+        alone = [a + share * g for a, g in zip(alone, constrained, strict=True)]
+    scales = positive_scales(alone)
+    every = range(len(scales))
+    return AugmentedLagrangianMethod(
+        problem=composite,
+        base=base,
+        scales=scales,
+        prox=proximal_map(composite, projected),
+        positions=positions,
+        projected=projected,
+        rows=rows,
+        loss_curvature=largest_curvature(base, losses, scales, every),
+        row_curvature=largest_curvature(base, squares, scales, every) if positions else 0.0,
+        warm=tuple(warm),
+    )
+
+
+def _row_factors(base: Composite, count: int) -> tuple[Array, ...]:
+    """One over the norm of every constraint row, estimated by random signs, as powers of two."""
+    backend, rng = base.backend, np.random.default_rng(0)
+    zeros = base.affine.linear(base.zeros())[count:]
+    squares = [np.zeros(tuple(q.shape)) for q in zeros]
+    for _ in range(_ROW_PROBES if squares else 0):
+        signs = tuple(backend.asarray(rng.choice([-1.0, 1.0], v.shape)) for v in base.variables)
+        for total, q in zip(squares, base.affine.linear(signs)[count:], strict=True):
+            total += backend.to_numpy(q) ** 2
+    return tuple(backend.asarray(_inverse_power_of_two(np.sqrt(s / _ROW_PROBES))) for s in squares)
+
+
+def _inverse_power_of_two(norms: Float64Array) -> Float64Array:
+    exponents = np.rint(np.log2(np.where(norms > 0.0, norms, 1.0)))
+    return np.asarray(np.exp2(-exponents))
+
+
+def _row_hessian(count: int, rows: Sequence[Array]) -> OutputHessian:
+    def apply(outputs: Point) -> tuple[Array | None, ...]:
+        scaled = (r * r * q for r, q in zip(rows, outputs[count:], strict=True))
+        return (*(None for _ in range(count)), *scaled)
+
+    return apply

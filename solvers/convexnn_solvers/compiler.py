@@ -1,0 +1,224 @@
+"""From a ``cp.Problem`` to the composite form, reading the expressions and never canonicalising them.
+
+The affine head of the objective is a tape of its own, whose leaves are the variables, the convex atoms
+and the losses' arguments: its adjoint at 1 is the linear term, the weight of every atom and the tilt of
+every loss (as in cross-entropy), whatever Parameters stand in between. Compiling looks at the structure
+only; :meth:`Compiled.composite` puts in the values of now.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+import cvxpy as cp
+import numpy as np
+
+from convexnn_solvers.affine import Tape, shortened
+from convexnn_solvers.affine import UnsupportedProblem as UnsupportedProblem
+from convexnn_solvers.atoms import gated
+from convexnn_solvers.backends import Array, Backend, Float64Array
+from convexnn_solvers.composite import Composite, ConstraintTerm, LossTerm, PenaltyTerm
+from convexnn_solvers.constraints import read_constraints
+from convexnn_solvers.loading import Loader
+from convexnn_solvers.losses import Tilted
+from convexnn_solvers.terms import LossReading, PenaltyReading, convex_atoms, read_atom
+from convexnn_solvers.variables import check_penalised, read_variable
+
+
+@dataclass(frozen=True)
+class _Penalty:
+    """A penalty with the position of its variable and its view as array functions."""
+
+    reading: PenaltyReading
+    variable: int
+    view: Any
+    unview: Any
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A problem whose structure was read once, for one backend."""
+
+    backend: Backend
+    sign: float
+    scope: str
+    _variables: tuple[Any, ...]
+    _losses: tuple[LossReading, ...]
+    _penalties: tuple[_Penalty, ...]
+    _tilted: tuple[int, ...]
+    _constraints: tuple[ConstraintTerm, ...]
+    _affine: Tape
+    _head: Tape
+    _head_shape: tuple[int, ...]
+
+    def composite(self) -> Composite:
+        """The problem with the Parameter values of now; nothing is compiled again.
+
+        Raises ValueError for a Parameter without value, NaN or infinite data, or a negative weight.
+        """
+        head = self._head.with_values()
+        offset = head.offsets[0]
+        one = self.backend.asarray(np.full(self._head_shape, self.sign))
+        pulled = head.adjoint((one,))
+        ends = np.cumsum([len(self._variables), len(self._losses), len(self._penalties)])
+        linear, weights, scales, tilts = (pulled[a:b] for a, b in itertools.pairwise([0, *ends, None]))
+        of_argument = dict(zip(self._tilted, tilts, strict=True))
+        return Composite(
+            backend=self.backend,
+            variables=tuple(read_variable(variable) for variable in self._variables),
+            affine=self._affine.with_values(),
+            losses=tuple(
+                self._loss(reading, weight, of_argument.get(k))
+                for k, (reading, weight) in enumerate(zip(self._losses, weights, strict=True))
+            ),
+            penalties=tuple(
+                self._penalty(penalty, scale) for penalty, scale in zip(self._penalties, scales, strict=True)
+            ),
+            constraints=self._constraints,
+            linear=linear,
+            constant=0.0 if offset is None else self.sign * float(self.backend.to_numpy(offset).item()),
+            sign=self.sign,
+            scope=self.scope,
+        )
+
+    def _loss(self, reading: LossReading, weight: Array, tilt: Array | None) -> LossTerm:
+        loss, entries = reading.make(_checked_weight(self.backend.to_numpy(weight), reading.atom))
+        if tilt is not None and bool(self.backend.xp.any(tilt != 0.0)):
+            loss = Tilted(loss, tilt)
+        return LossTerm(loss, self.backend.asarray(entries), shortened(reading.atom))
+
+    def _penalty(self, penalty: _Penalty, weight: Array) -> PenaltyTerm:
+        reading = penalty.reading
+        checked = _checked_weight(self.backend.to_numpy(weight), reading.atom)
+        groups = checked if checked.ndim == 0 else reading.weigh(checked)
+        return PenaltyTerm(
+            reading.penalty,
+            self.backend.asarray(groups),
+            penalty.variable,
+            penalty.view,
+            penalty.unview,
+            shortened(reading.atom),
+        )
+
+
+def compile_problem(problem: cp.Problem, backend: Backend) -> Compiled:
+    """Read a problem for one backend.
+
+    Raises ``cp.DCPError`` when the problem does not follow the DCP rules, and :class:`UnsupportedProblem`
+    (a ``cp.SolverError``), naming the part and a solver that can take it, when it is beyond this form.
+    """
+    _check_discipline(problem)
+    objective: Any = problem.objective.args[0]
+    variables: tuple[Any, ...] = tuple(problem.variables())
+    for variable in variables:
+        read_variable(variable)
+    readings = [read_atom(atom) for atom in convex_atoms(objective)]
+    losses = tuple(reading for reading in readings if isinstance(reading, LossReading))
+    penalties = [reading for reading in readings if isinstance(reading, PenaltyReading)]
+    check_penalised(penalties)
+    loader = Loader(backend)
+    affine = Tape(loader, variables)
+    for loss in losses:
+        affine.add_output(loss.argument)
+    constraints, outputs = read_constraints(problem.constraints, variables)
+    for output in outputs:
+        affine.add_output(output)
+    # One argument per group of losses that share it; a bare variable has its linear term already.
+    arguments = {id(r.argument): k for k, r in reversed(list(enumerate(losses)))}
+    tilted = tuple(k for k in sorted(arguments.values()) if not _is_leaf(losses[k].argument))
+    atoms = [*(r.atom for r in losses), *(r.atom for r in penalties)]
+    head = Tape(loader, [*variables, *atoms, *(losses[k].argument for k in tilted)])
+    head.add_output(objective)
+    return Compiled(
+        backend=backend,
+        sign=1.0 if isinstance(problem.objective, cp.Minimize) else -1.0,
+        scope=_scope(problem),
+        _variables=variables,
+        _losses=losses,
+        _penalties=tuple(_with_view(reading, variables, loader) for reading in penalties),
+        _tilted=tilted,
+        _constraints=constraints,
+        _affine=affine,
+        _head=head,
+        _head_shape=objective.shape,
+    )
+
+
+def _check_discipline(problem: cp.Problem) -> None:
+    if not problem.is_dcp():
+        raise cp.DCPError(f"Problem does not follow DCP rules: {_first_violation(problem)}.")
+    if problem.is_mixed_integer():
+        variables: list[Any] = problem.variables()
+        kinds = ("boolean", "integer")
+        names = ", ".join(v.name() for v in variables if any(v.attributes[kind] for kind in kinds))
+        raise UnsupportedProblem(
+            f"the problem is mixed-integer ({names}); solve with a mixed-integer solver such as cp.HIGHS."
+        )
+
+
+def _first_violation(problem: cp.Problem) -> str:
+    objective: Any = problem.objective
+    if not objective.is_dcp():
+        wanted = "convex" if isinstance(objective, cp.Minimize) else "concave"
+        return f"the objective is not {wanted}: {shortened(objective.args[0])}"
+    broken: list[Any] = [constraint for constraint in problem.constraints if not constraint.is_dcp()]
+    return f"the constraint {shortened(broken[0])}"
+
+
+def _with_view(reading: PenaltyReading, variables: tuple[Any, ...], loader: Loader) -> _Penalty:
+    position = next(k for k, variable in enumerate(variables) if variable is reading.variable)
+    if reading.view is reading.variable:
+        return _Penalty(reading, position, _same, _same)
+    tape = Tape(loader, [reading.variable])
+    tape.add_output(reading.view)
+    rearranged = tape.with_values()
+    return _Penalty(
+        reading,
+        position,
+        lambda x: rearranged.linear((x,))[0],
+        lambda y: rearranged.adjoint((y,))[0],
+    )
+
+
+def _is_leaf(expr: Any) -> bool:
+    return isinstance(expr, cp.Variable) or bool(expr.is_constant())
+
+
+def _same(x: Array) -> Array:
+    return x
+
+
+def _checked_weight(weight: Float64Array, atom: Any) -> Float64Array:
+    """The weight of a term as one number if it is the same everywhere. Rounding below zero is cut off."""
+    low, high = (float(weight.min()), float(weight.max())) if weight.size else (0.0, 0.0)
+    if low < -1e-12 * max(high, 0.0) or (low < 0.0 and high <= 0.0):
+        raise ValueError(
+            f"{shortened(atom)} has the negative weight {low}; weights of losses and penalties must be >= 0."
+        )
+    if low == high:
+        return np.asarray(max(low, 0.0))
+    return np.clip(weight, 0.0, None)
+
+
+def _scope(problem: cp.Problem) -> str:
+    """For which gates a bound holds, as the gated atoms of the problem say."""
+    found: dict[str, None] = {}
+    for atom in _subexpressions(problem):
+        if isinstance(atom, gated):
+            found[atom.scope or f"for the {atom.patterns.shape[1]} given gates"] = None
+    return "; ".join(found)
+
+
+def _subexpressions(problem: cp.Problem) -> list[Any]:
+    """Every node of the problem's expressions, each once."""
+    constraints: list[Any] = problem.constraints
+    pending: list[Any] = [*(arg for c in constraints[::-1] for arg in c.args), problem.objective.args[0]]
+    seen: dict[int, Any] = {}
+    while pending:
+        expr = pending.pop()
+        if id(expr) not in seen:
+            seen[id(expr)] = expr
+            pending.extend(expr.args)
+    return list(seen.values())

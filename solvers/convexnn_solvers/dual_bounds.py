@@ -1,0 +1,309 @@
+"""Lower bounds from any dual direction: make it feasible, scale it as well as possible, evaluate.
+
+Soundness rests on nothing but this file and the dual norms: whatever the direction, the bound returned is
+``D(s theta, s mu)`` (see :mod:`convexnn_solvers.composite`) at a scale ``s`` at which every dual
+constraint was checked in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+
+from convexnn_solvers.backends import Float64Array
+from convexnn_solvers.composite import Composite, DualPoint
+from convexnn_solvers.dual_norms import DualNorms
+from convexnn_solvers.free_variables import Arrays, FreeVariables, collect_free_variables
+
+Multipliers = tuple[Float64Array | None, ...]
+
+_EPS = float(np.finfo(np.float64).eps)
+_BISECTIONS = 60
+_DOUBLINGS = 40
+# Weights that pull a direction back into the conjugates' domain, the smallest first.
+_BLENDS = tuple(10.0**k for k in range(-14, 1))
+
+
+@dataclass(frozen=True, eq=False)
+class Bound:
+    """A verified lower bound of the minimisation form and the dual point that proves it."""
+
+    value: float
+    point: DualPoint
+
+
+@dataclass(frozen=True, eq=False)
+class _Direction:
+    """Thetas and the multipliers that are not dualised exactly, with their images on the variables.
+
+    ``image`` is ``A^T theta + G^T mu``; ``hints`` are ``B^T rho`` for given multipliers of pattern cones.
+    """
+
+    thetas: Arrays
+    multipliers: Multipliers
+    image: Arrays
+    hints: Multipliers
+    rounding: float
+
+
+class DualBounds:
+    """Evaluates dual directions of one problem. ``obstacle`` says why no direction can have a bound."""
+
+    def __init__(self, composite: Composite) -> None:
+        self.composite = composite
+        self.norms = DualNorms(composite)
+        self.obstacle = ""
+        offsets = tuple(np.asarray(b, np.float64) for b in composite.affine.forward(composite.zeros()))
+        count = len(composite.losses)
+        self._shapes = tuple(b.shape for b in offsets)
+        self._loss_offsets = offsets[:count]
+        #: Positions of the constraints whose multipliers enter linearly: all but the exact pattern cones.
+        exact = self.norms.exact.values()
+        if any(np.any(offsets[count + m]) for m in exact):
+            raise ValueError("a pattern cone must be that of a bare variable, without an offset.")
+        self.general = tuple(m for m in range(len(composite.constraints)) if m not in exact)
+        self._offsets = tuple(e if m in self.general else None for m, e in enumerate(offsets[count:]))
+        self._free: FreeVariables | None = None
+        try:
+            self._free = collect_free_variables(composite, self.norms.free)
+        except ValueError as error:
+            self.obstacle = f"no lower bound: {error}"
+        self._linear = tuple(np.asarray(c, dtype=np.float64) for c in composite.linear)
+        self._quadratic = all(term.loss.quadratic for term in composite.losses)
+        self._fixed = self._free is not None and bool(np.any(self._free.linear))
+        bounded = [c for i, c in enumerate(self._linear) if i not in self.norms.free]
+        self._homogeneous = self.norms.homogeneous and not any(bool(np.any(c)) for c in bounded)
+
+    def residual(self, outputs: Arrays, multipliers: Multipliers = ()) -> DualPoint:
+        """The direction of a primal point with these affine outputs: minus the gradients of the losses."""
+        mu = self._completed(multipliers)
+        arguments = tuple(np.asarray(q, dtype=np.float64) for q in outputs[: len(self._loss_offsets)])
+        if self._free is not None and not self._free.quadratic:
+            return DualPoint(self._free.refit(arguments, self._general(mu)), mu)
+        gradients = self.composite.loss_gradients(arguments)
+        return DualPoint(tuple(np.asarray(-g, dtype=np.float64) for g in gradients), mu)
+
+    def sanitised(self, candidate: DualPoint) -> DualPoint | None:
+        """A candidate with negative multipliers clipped; None if a shape is wrong or an entry not finite."""
+        count, constraints = len(self._loss_offsets), self.composite.constraints
+        thetas = _arrays(candidate.thetas, self._shapes[:count])
+        given = _arrays(self._completed(tuple(candidate.multipliers)), self._shapes[count:])
+        if thetas is None or given is None or any(theta is None for theta in thetas):
+            return None
+        clipped = (
+            mu if mu is None or term.cone == "zero" else np.clip(mu, 0.0, None)
+            for term, mu in zip(constraints, given, strict=True)
+        )
+        return DualPoint(tuple(t for t in thetas if t is not None), tuple(clipped))
+
+    def best(self, directions: Sequence[DualPoint]) -> Bound | None:
+        """The largest bound; the first direction must be :meth:`residual`, which lies in all domains."""
+        if self.obstacle:
+            return None
+        best: Bound | None = None
+        for direction in directions:
+            best = self._bound(direction, directions[0], best) or best
+        if best is None:
+            thetas = tuple(np.zeros(b.shape) for b in self._loss_offsets)
+            zero = DualPoint(thetas, self._completed(()))
+            best = self._bound(zero, zero, None)
+        return best
+
+    def _bound(self, direction: DualPoint, anchor: DualPoint, best: Bound | None) -> Bound | None:
+        """The best bound along one direction; None when no scale is feasible or none can exceed ``best``."""
+        prepared = self._feasible(direction, anchor)
+        if prepared is None:
+            return None
+        ray = self._image(self._oriented(prepared))
+        if best is not None and self._potential(ray) <= best.value:
+            return None
+        top = self._largest_scale(ray)
+        if top is None:
+            return None
+        scale = 1.0 if self._fixed else self._best_scale(ray, top)
+        value = self._value(ray, scale, safe=True)
+        if not np.isfinite(value) or (best is not None and value <= best.value):
+            return None
+        thetas = tuple(scale * theta for theta in ray.thetas)
+        multipliers = tuple(None if m is None else scale * m for m in ray.multipliers)
+        return Bound(value, DualPoint(thetas, multipliers))
+
+    def _feasible(self, direction: DualPoint, anchor: DualPoint) -> DualPoint | None:
+        """Satisfy the free variables' condition and enter the conjugates' domain, or give up."""
+        thetas, mu = direction.thetas, self._completed(direction.multipliers)
+        general = self._general(mu)
+        if self._free is not None:
+            thetas = self._free.project(thetas, general)
+        if not np.isfinite(self._conjugates(thetas, 1.0)):
+            towards = self._completed(anchor.multipliers)
+            for t in _BLENDS:
+                mixed = tuple((1.0 - t) * a + t * b for a, b in zip(thetas, anchor.thetas, strict=True))
+                if np.isfinite(self._conjugates(mixed, 1.0)):
+                    thetas = mixed
+                    mu = tuple(_blend(a, b, t) for a, b in zip(mu, towards, strict=True))
+                    break
+        if self._free is not None and not self._free.satisfied(thetas, self._general(mu)):
+            return None
+        return DualPoint(thetas, mu)
+
+    def _oriented(self, direction: DualPoint) -> DualPoint:
+        """For quadratic losses a ray along which the bound first falls is better followed backwards."""
+        general = any(mu is not None and np.any(mu) for mu in self._general(direction.multipliers))
+        if general or self._fixed or not self._quadratic or self._slope(direction.thetas, ()) >= 0.0:
+            return direction
+        return DualPoint(tuple(-theta for theta in direction.thetas), self._completed(()))
+
+    def _image(self, direction: DualPoint) -> _Direction:
+        adjoint = self.composite.affine.adjoint
+        general = self._general(direction.multipliers)
+        cotangents = (*direction.thetas, *general)
+        image = _float64(adjoint(cotangents))
+        # The rounding of the adjoint is measured: the same product in other numbers rounds otherwise.
+        third = _float64(adjoint(tuple(None if v is None else v / 3.0 for v in cotangents)))
+        error = tuple(a - 3.0 * b for a, b in zip(image, third, strict=True))
+        hints: Multipliers = tuple(None for _ in image)
+        exact = {v: m for v, m in self.norms.exact.items() if direction.multipliers[m] is not None}
+        if exact:
+            cones = tuple(mu if m in exact.values() else None for m, mu in enumerate(direction.multipliers))
+            pulled = _float64(adjoint((*(None for _ in direction.thetas), *cones)))
+            hints = tuple(h if v in exact else None for v, h in enumerate(pulled))
+        return _Direction(
+            direction.thetas, direction.multipliers, image, hints, 4.0 * self.norms.unprojected(error)
+        )
+
+    def _largest_scale(self, ray: _Direction) -> float | None:
+        """The end of the interval of feasible scales that starts at 0; None if there is none (see _fixed)."""
+        if self._homogeneous and not self._fixed:
+            ratio = self.norms.ratio(ray.image, ray.hints)
+            ratio = ratio * (1.0 + 8.0 * _EPS) + ray.rounding
+            return np.inf if ratio == 0.0 else 1.0 / ratio
+        if self._feasible_at(ray, 1.0):
+            return 1.0
+        if self._fixed or not self._feasible_at(ray, 0.0):
+            return None
+        low, high = 0.0, 1.0
+        for _ in range(_BISECTIONS):
+            middle = 0.5 * (low + high)
+            low, high = (middle, high) if self._feasible_at(ray, middle) else (low, middle)
+        return low
+
+    def _feasible_at(self, ray: _Direction, scale: float) -> bool:
+        z = tuple(scale * v - c for v, c in zip(ray.image, self._linear, strict=True))
+        hints = tuple(None if h is None else scale * h for h in ray.hints)
+        rounding = scale * ray.rounding if scale > 0.0 else 0.0
+        return self.norms.ratio(z, hints) * (1.0 + 8.0 * _EPS) + rounding <= 1.0
+
+    def _potential(self, ray: _Direction) -> float:
+        """An upper bound of ``D`` on the ray, without the norms' conditions, which are what takes time."""
+        linear = self._quadratic and self._conjugates(ray.thetas, 1.0) == 0.0
+        if linear or self._fixed or not self._homogeneous:
+            return np.inf
+        return self._value(ray, self._best_scale(ray, np.inf))
+
+    def _best_scale(self, ray: _Direction, top: float) -> float:
+        """Maximise the concave ``D(s)`` over [0, top]: in closed form if quadratic, else by search."""
+        if self._quadratic and self._homogeneous:
+            slope = self._slope(ray.thetas, ray.multipliers) - self.norms.support(ray.image)
+            curvature = 2.0 * self._conjugates(ray.thetas, 1.0)
+            if curvature > 0.0:
+                return float(np.clip(slope / curvature, 0.0, top))
+            return min(top, 1.0) if slope > 0.0 and not np.isfinite(top) else (top if slope > 0.0 else 0.0)
+        return _maximise(lambda s: self._value(ray, s), top)
+
+    def _slope(self, thetas: Arrays, multipliers: Multipliers) -> float:
+        """``- sum <theta, b> - sum <mu, e>``."""
+        total = -sum(float(np.sum(t * b)) for t, b in zip(thetas, self._loss_offsets, strict=True))
+        for mu, e in zip(multipliers, self._offsets, strict=False):
+            if mu is not None and e is not None:
+                total -= float(np.sum(mu * e))
+        return total
+
+    def _conjugates(self, thetas: Arrays, scale: float) -> float:
+        pairs = zip(self.composite.losses, thetas, strict=True)
+        return sum(term.loss.conjugate(-scale * theta, term.weight) for term, theta in pairs)
+
+    def _value(self, ray: _Direction, scale: float, safe: bool = False) -> float:
+        """``D(scale * direction)``; ``safe`` takes off what its own sums may have rounded."""
+        conjugates = self._conjugates(ray.thetas, scale)
+        if not np.isfinite(conjugates):
+            return -np.inf
+        z = tuple(scale * v - c for v, c in zip(ray.image, self._linear, strict=True))
+        support = self.norms.support(z)
+        linear = scale * self._slope(ray.thetas, ray.multipliers)
+        value = linear - conjugates - support + self.composite.constant
+        if safe:
+            sizes = zip((*ray.thetas, *ray.multipliers), (*self._loss_offsets, *self._offsets), strict=True)
+            size = sum(float(np.sum(np.abs(t * b))) for t, b in sizes if t is not None and b is not None)
+            size = scale * size + abs(conjugates) + abs(support) + abs(self.composite.constant)
+            value -= 4.0 * _EPS * size
+            if self._free is not None:
+                factor = 1.0 if self._fixed else scale
+                value -= factor * self._free.leak(ray.thetas, self._general(ray.multipliers))
+        return value
+
+    def _completed(self, multipliers: Multipliers) -> Multipliers:
+        missing = len(self.composite.constraints) - len(multipliers)
+        return (*multipliers, *(None for _ in range(missing)))
+
+    def _general(self, multipliers: Multipliers) -> Multipliers:
+        """The multipliers that enter linearly: not those of cones that are dualised by projection."""
+        return tuple(None if e is None else mu for mu, e in zip(multipliers, self._offsets, strict=True))
+
+
+def _maximise(value: Callable[[float], float], top: float) -> float:
+    """A maximiser of a concave function on [0, top] that is finite near 0 and may be -inf further out."""
+    if not np.isfinite(top):
+        top = 1.0
+        for _ in range(_DOUBLINGS):
+            if not value(2.0 * top) > value(top):
+                break
+            top *= 2.0
+        top *= 2.0
+    if not np.isfinite(value(top)):
+        low, high = 0.0, top
+        for _ in range(_BISECTIONS):
+            middle = 0.5 * (low + high)
+            low, high = (middle, high) if np.isfinite(value(middle)) else (low, middle)
+        top = low
+    candidates = [0.0, top, min(1.0, top)]
+    if top > 0.0:
+        found = minimize_scalar(
+            lambda s: -value(float(s)), bounds=(0.0, top), method="bounded", options={"xatol": 1e-10 * top}
+        )
+        candidates.append(float(found.x))
+    return max(candidates, key=value)
+
+
+def _blend(a: Float64Array | None, b: Float64Array | None, t: float) -> Float64Array | None:
+    if a is None and b is None:
+        return None
+    first = np.zeros_like(b) if a is None else a
+    second = np.zeros_like(first) if b is None else b
+    return np.asarray((1.0 - t) * first + t * second, dtype=np.float64)
+
+
+def _float64(arrays: Sequence[Any]) -> Arrays:
+    return tuple(np.asarray(a, dtype=np.float64) for a in arrays)
+
+
+def _arrays(values: Sequence[Any], shapes: Sequence[tuple[int, ...]]) -> Multipliers | None:
+    """Finite float64 arrays of the given shapes (None stays None), or None when one is not that."""
+    if len(values) != len(shapes):
+        return None
+    checked: list[Float64Array | None] = []
+    for value, shape in zip(values, shapes, strict=True):
+        if value is None:
+            checked.append(None)
+            continue
+        try:
+            array = np.asarray(value, dtype=np.float64)
+        except (TypeError, ValueError):
+            return None
+        if array.shape != shape or not np.isfinite(array).all():
+            return None
+        checked.append(array)
+    return tuple(checked)

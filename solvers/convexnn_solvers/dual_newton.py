@@ -1,0 +1,294 @@
+"""The semismooth Newton augmented Lagrangian method on a gated program, one Newton step at a time.
+
+Outer iteration: ``U <- prox(U - sigma A^T xi)`` with thresholds ``sigma tau``, where ``xi`` minimises
+
+    phi(xi) = F*(xi) + sum_b 1/(2 sigma) (||P(U_b - sigma (A^T xi)_b)|| - sigma tau_b)_+^2
+
+for the conjugate F* of the data fit. Its gradient is ``F*'(xi) - A prox(...)``, and Newton's method finds
+its zero with the generalised Jacobian of the proximal map. At every step ``prox(...)`` is a feasible point of
+the program and ``-xi``, scaled, one of the dual, so the duality gap is known without extra products.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from convexnn_solvers.active_sets import ActiveRows
+from convexnn_solvers.backends import Float64Array
+from convexnn_solvers.gated_program import GatedProgram, Indices, block_norms, forward_columns
+from convexnn_solvers.newton_blocks import BlockProx, ConeProx, PlainProx
+from convexnn_solvers.newton_duals import best_multiple, relative_gap
+from convexnn_solvers.newton_fits import LineFunction
+from convexnn_solvers.newton_operator import newton_operator
+from convexnn_solvers.newton_outliers import Outliers
+from convexnn_solvers.newton_system import NewtonSystems
+
+_EPS = float(np.finfo(np.float64).eps)
+# A better start than this does not begin with a larger penalty.
+_CLOSEST = 1e-6
+
+
+@dataclass(frozen=True)
+class NewtonPolicy:
+    """The numbers that steer the method; the defaults were chosen by counting Newton steps.
+
+    ``sigma``: first penalty, for programs scaled to size one, over the square root of the gap at the
+    start (at such a gap a cold start would have come to such a penalty); it grows by ``growth`` after an
+    inner problem of at most ``few`` steps and shrinks by half after ``many``, up to ``largest_sigma``.
+    ``inner``: an inner problem is solved when its gradient is at most ``inner / sqrt(sigma)`` times the
+    change of the point, or after ``inner_limit`` steps. ``forcing``: relative residual of the linear
+    systems. ``damping``: with cones, the curvature that is added to the Newton matrix after a shortened
+    step, as a share of the largest that leaving the active rows can add; ``damping_growth`` and
+    ``damping_decay`` after short and full steps. ``patience``: so many steps without a better gap are a
+    stall.
+    """
+
+    sigma: float = 10.0
+    growth: float = 3.0
+    largest_sigma: float = 1e8
+    few: int = 8
+    many: int = 20
+    inner: float = 5.0
+    inner_limit: int = 40
+    forcing: float = 1e-2
+    damping: float = 1e-5
+    damping_growth: float = 3.0
+    damping_decay: float = 0.5
+    patience: int = 300
+
+
+@dataclass(frozen=True, eq=False)
+class NewtonStart:
+    """Where to start: a point (c, d, B), a dual variable ``xi`` (n, c), a penalty; None: by default.
+
+    ``cones``: projections on the cones of the program, with what is known of their active rows;
+    ``systems``: the solver of linear systems of a program with the same features and fit.
+    """
+
+    point: Float64Array | None = None
+    xi: Float64Array | None = None
+    sigma: float | None = None
+    cones: ConeProx | None = None
+    systems: NewtonSystems | None = None
+
+
+class DualNewton:
+    """The iteration; ``primal`` and ``dual`` are the best bounds so far, in the program's own units.
+
+    ``dual_point`` is the feasible W = -xi that goes with ``dual``, and ``dual_rows`` hold, with cones and for
+    each output, multipliers that prove it; ``offset`` goes with ``point``.
+    """
+
+    def __init__(
+        self, program: GatedProgram, policy: NewtonPolicy | None = None, start: NewtonStart | None = None
+    ) -> None:
+        first = start or NewtonStart()
+        self.program = program
+        self.policy = policy or NewtonPolicy()
+        self.systems = first.systems or NewtonSystems(program)
+        self.newton_steps = self.outer_steps = 0
+        self._fit = program.fit
+        self._slopes = program.slopes(slice(None))
+        self._signs = np.repeat(np.asarray(program.signs), program.gates)
+        self._dual_prox = first.cones or ConeProx(program) if program.cones else None
+        self._outliers = None if self._fit.outliers is None else Outliers(self._fit.outliers, self._fit.shape)
+        self._inner_steps = 0
+        self._damping = 0.0
+        rows = np.einsum("ij,ij->i", program.X, program.X)
+        self._most_curvature = rows * np.sum(self._slopes**2, axis=1) * len(program.signs)
+        self.primal, self.dual = np.inf, -np.inf
+        self.dual_point = np.zeros(self._fit.shape)
+        self.dual_rows: tuple[ActiveRows, ...] = ()
+        self._best_gap, self._best_step = np.inf, 0
+        self._U = np.zeros(program.point_shape) if first.point is None else first.point.copy()
+        active = np.flatnonzero(np.any(self._U != 0.0, axis=(0, 1)))
+        prediction = program.forward(self._U)
+        fitted = self._fit.at(prediction)
+        self._xi = fitted.xi if first.xi is None else self._centred(first.xi)
+        self._offer_primal(prediction, active, self._U[:, :, active])
+        self._products = program.adjoint(self._xi, self._slopes)
+        self._offer_dual()
+        closeness = np.sqrt(np.clip(self.gap, _CLOSEST, 1.0))
+        self._prox: BlockProx = PlainProx()
+        if self._dual_prox is not None:
+            self._prox = self._dual_prox.restricted(np.arange(program.blocks))
+        self.sigma = float(self.policy.sigma / closeness) if first.sigma is None else first.sigma
+        self._set_products(self._products)
+
+    @property
+    def gap(self) -> float:
+        """The relative gap of the best bounds; NaN when something was not finite."""
+        return relative_gap(self.primal, self.dual)
+
+    @property
+    def xi(self) -> Float64Array:
+        """The current dual variable (n, c), any sign and scale."""
+        return self._xi
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the gap has not become smaller for a long time."""
+        return self.newton_steps - self._best_step > self.policy.patience
+
+    @property
+    def point(self) -> Float64Array:
+        """The best point so far (c, d, B)."""
+        U = np.zeros(self.program.point_shape)
+        U[:, :, self._best_blocks[0]] = self._best_blocks[1]
+        return U
+
+    def step(self, tol: float) -> None:
+        """One Newton step, after closing the inner problem if it is solved; none if gap <= tol."""
+        slopes, gradient, solved = self._look(tol)
+        if solved and not self.gap <= tol:
+            self._close_inner()
+            slopes, gradient, _ = self._look(tol)
+        if not self.gap <= tol:
+            self._newton_step(slopes, gradient)
+
+    def _look(self, tol: float) -> tuple[Float64Array, Float64Array, bool]:
+        """Slopes (n, m) of the active blocks, gradient of phi, and whether the inner problem is solved.
+
+        On the way the proximal point, and where it may help the dual point, are offered as the best so far.
+        """
+        blocks = self._active.blocks
+        slopes = self._slopes[:, self.program.block_gates(blocks)]
+        prediction = forward_columns(self.program.X, slopes, self._active.values * self._signs[blocks])
+        gradient = self._gradient(prediction)
+        solved = self._inner_solved(gradient, prediction)
+        self._offer_primal(prediction, blocks, self._active.values)
+        if solved or self._promising(tol):
+            self._offer_dual()
+        return slopes, gradient, solved
+
+    def _gradient(self, prediction: Float64Array) -> Float64Array:
+        gradient = self._fit.derivative(self._xi) - prediction
+        if self._outliers is not None:
+            gradient = gradient - self._outliers.at(self._xi, self.sigma).values
+        return self._centred(gradient)
+
+    def _inner_solved(self, gradient: Float64Array, prediction: Float64Array) -> bool:
+        size = float(np.linalg.norm(gradient))
+        rounding = 10.0 * _EPS * float(np.linalg.norm(self._xi) + np.linalg.norm(prediction))
+        if size <= rounding or self._inner_steps >= self.policy.inner_limit:
+            return True
+        if self._inner_steps == 0:
+            return False
+        blocks, values = self._active.blocks, self._active.values
+        square = float(np.sum((values - self._U[:, :, blocks]) ** 2))
+        square += max(float(np.sum(self._U**2) - np.sum(self._U[:, :, blocks] ** 2)), 0.0)
+        if self._outliers is not None:
+            square += self._outliers.squared_change(self._xi, self.sigma)
+        return bool(size <= self.policy.inner * np.sqrt(square / self.sigma))
+
+    def _close_inner(self) -> None:
+        """Take the proximal point, choose the next penalty."""
+        if self._outliers is not None:
+            self._outliers.accept(self._xi, self.sigma)
+        self._U = np.zeros(self.program.point_shape)
+        self._U[:, :, self._active.blocks] = self._active.values
+        self.outer_steps += 1
+        if self._inner_steps <= self.policy.few:
+            self.sigma = min(self.sigma * self.policy.growth, self.policy.largest_sigma)
+        elif self._inner_steps >= self.policy.many:
+            self.sigma /= 2.0
+        self._inner_steps = 0
+        self._set_products(self.program.adjoint(self._xi, self._slopes))
+
+    def _newton_step(self, slopes: Float64Array, gradient: Float64Array) -> None:
+        diagonal = self._fit.curvature(self._xi)
+        diagonal = diagonal + self._damping * self.sigma * self._most_curvature[:, None]
+        if self._outliers is not None:
+            diagonal = diagonal + self._outliers.at(self._xi, self.sigma).curvature
+        operator = newton_operator(self.program, self._active, slopes, self.sigma, diagonal)
+        direction = -self.systems.solve(operator, gradient, self.policy.forcing)
+        products = self.program.adjoint(direction, self._slopes)
+        rate = float(np.vdot(gradient, direction))
+        length = self._line_search(self._line(direction, products), rate, self._fit.room(self._xi, direction))
+        if self.program.cones:
+            self._change_damping(length)
+        self._xi = self._xi + length * direction
+        self._set_products(self._products + length * products)
+        self.newton_steps += 1
+        self._inner_steps += 1
+
+    def _change_damping(self, length: float) -> None:
+        """Rows that leave the active set on the way add curvature that the Newton matrix does not see."""
+        if length < 1.0:
+            self._damping = max(self._damping, self.policy.damping) * self.policy.damping_growth
+        elif self._damping > 0.0:
+            smaller = self._damping * self.policy.damping_decay
+            self._damping = smaller if smaller >= self.policy.damping else 0.0
+
+    def _line(self, direction: Float64Array, products: Float64Array) -> LineFunction:
+        """phi on a line, less its value at length 0."""
+        fit = self._fit.along(self._xi, direction)
+        change = -self.sigma * self.program.by_block(products)
+        blocks = self._prox.along(self._shifted, change, self._thresholds)
+        outliers = None
+        if self._outliers is not None:
+            outliers = self._outliers.along(self._xi, direction, self.sigma)
+        start = self._active.envelope / self.sigma
+
+        def line(length: float) -> tuple[float, float]:
+            value, slope = fit(length)
+            envelope, rate = blocks(length)
+            value, slope = value + envelope / self.sigma - start, slope + rate / self.sigma
+            if outliers is not None:
+                extra, rate = outliers(length)
+                value, slope = value + extra, slope + rate
+            return value, slope
+
+        return line
+
+    def _line_search(self, line: LineFunction, rate: float, room: float) -> float:
+        """Armijo's rule, or its form in derivatives where rounding hides the decrease of phi.
+
+        phi is convex and its derivative on the line is known, so a step that is too long is shortened to
+        the zero of the secant of the derivative.
+        """
+        noise = 10.0 * _EPS * (self._active.envelope / self.sigma + 0.5 * float(np.vdot(self._xi, self._xi)))
+        length = min(1.0, room)
+        for _ in range(40):
+            change, slope = line(length)
+            if change <= 1e-4 * length * rate or (change <= noise and slope <= 0.8 * abs(rate)):
+                break
+            root = length * rate / (rate - slope) if slope > rate else 0.0
+            length = float(np.clip(root, 0.1 * length, 0.7 * length))
+        return length
+
+    def _promising(self, tol: float) -> bool:
+        """Whether the gap could be at most ``tol`` were ``-xi`` dual feasible: worth the projections."""
+        if self._dual_prox is None:
+            return True
+        return self.primal + self._fit.conjugate(self._xi) <= 3.0 * tol * abs(self.primal)
+
+    def _offer_primal(self, prediction: Float64Array, blocks: Indices, values: Float64Array) -> None:
+        fitted = self._fit.at(prediction)
+        primal = fitted.value + float(self.program.weights[blocks] @ block_norms(values))
+        if not primal >= self.primal:
+            self.primal, self.offset, self._best_blocks = primal, fitted.offset, (blocks, values)
+            self._note_gap()
+
+    def _offer_dual(self) -> None:
+        """The best multiple of ``-xi`` that is dual feasible."""
+        found = best_multiple(self.program, self._xi, self.program.by_block(self._products), self._dual_prox)
+        if not found.value <= self.dual:
+            self.dual, self.dual_point, self.dual_rows = found.value, -found.scale * self._xi, found.rows
+            self._note_gap()
+
+    def _note_gap(self) -> None:
+        if not self.gap >= 0.99 * self._best_gap:
+            self._best_gap, self._best_step = self.gap, self.newton_steps
+
+    def _set_products(self, products: Float64Array) -> None:
+        """``A^T xi``, and with it the argument of the proximal map and its active blocks."""
+        self._products = products
+        self._shifted = self._U - self.sigma * self.program.by_block(products)
+        self._thresholds = self.sigma * self.program.weights
+        self._active = self._prox.at(self._shifted, self._thresholds)
+
+    def _centred(self, x: Float64Array) -> Float64Array:
+        return x - x.mean(axis=0) if self._fit.centred else x

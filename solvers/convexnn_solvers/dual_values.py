@@ -1,0 +1,60 @@
+"""Dual values of constraints that go with a verified bound, whatever method found it.
+
+A bound dualises pattern cones exactly: its proof is ``||P_K(z)|| <= lam`` for ``z`` the image of the other
+dual variables. The multipliers of that projection are the cone's dual values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from convexnn_solvers.active_sets import ActiveRows
+from convexnn_solvers.backends import Float64Array
+from convexnn_solvers.composite import Composite, ConstraintTerm, DualPoint
+from convexnn_solvers.dual_norms import ConeColumns
+
+
+def dual_values(
+    composite: Composite, dual: DualPoint | None, otherwise: Sequence[Float64Array]
+) -> tuple[Float64Array, ...]:
+    """One array per constraint, in CVXPY's sign and shape, for a composite on the NumPy backend.
+
+    Without a dual point these are the arrays ``otherwise`` (one per constraint, or none at all: zeros).
+    """
+    constraints = composite.constraints
+    fallback = [np.zeros(c.shape) for c in constraints] if len(otherwise) < len(constraints) else otherwise
+    if dual is None:
+        return tuple(fallback)
+    cones: dict[int, int] = {}
+    for position, constraint in enumerate(constraints):
+        if constraint.pattern_cone is not None:
+            cones.setdefault(constraint.pattern_cone.variable, position)
+    given = (*dual.multipliers, *(None for _ in constraints[len(dual.multipliers) :]))
+    general = tuple(None if m in cones.values() else mu for m, mu in enumerate(given))
+    values = [np.zeros(c.shape) if mu is None else mu for c, mu in zip(constraints, general, strict=True)]
+    if cones:
+        image = composite.affine.adjoint((*dual.thetas, *general))
+        for variable, position in cones.items():
+            z = np.asarray(image[variable] - composite.linear[variable], dtype=np.float64)
+            values[position] = _cone_values(constraints[position], z)
+    return tuple(values)
+
+
+def _cone_values(constraint: ConstraintTerm, z: Float64Array) -> Float64Array:
+    """The multipliers ``rho >= 0`` for which ``z + B^T rho`` is the projection of ``z``."""
+    assert constraint.pattern_cone is not None
+    columns = ConeColumns(constraint.pattern_cone)
+    found = columns.cones.project(columns.split(z), columns.gates)
+    return cone_multipliers(columns, found).reshape(constraint.shape)
+
+
+def cone_multipliers(columns: ConeColumns, active: ActiveRows) -> Float64Array:
+    """The multipliers of all columns' active rows as an array (outputs * n, P), like the constraint."""
+    n = columns.row_norms.size
+    dense = np.zeros((columns.outputs, n, columns.gate_count))
+    column, place = np.nonzero(active.rows >= 0)
+    output, gate = np.divmod(column, columns.gate_count)
+    dense[output, active.rows[column, place], gate] = active.multipliers[column, place]
+    return dense.reshape(columns.outputs * n, columns.gate_count)

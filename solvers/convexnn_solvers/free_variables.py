@@ -1,0 +1,192 @@
+"""Dual directions of problems with free variables, such as an output bias.
+
+A variable ``b`` without penalty and bounds enters the losses as ``C b``. The dual function is minus infinity
+unless ``C^T theta + G^T mu = c`` on it exactly (G, c: its columns in the constraints and its linear
+term): for an output bias the entries of ``theta`` must sum to zero. For quadratic losses the nearest such
+``theta`` will do; a loss whose conjugate has a bounded domain would be left by that, so there the
+free variables are refitted first, which makes the gradient satisfy the condition from within.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from convexnn_solvers.backends import Float64Array
+from convexnn_solvers.composite import Composite
+
+Arrays = tuple[Float64Array, ...]
+
+# Entries of the dense columns of all free variables together.
+_MAX_ENTRIES = 50_000_000
+# Relative to the sum of the absolute values of its terms, the condition counts as satisfied up to the first
+# (a bound pays for the rest, see :meth:`FreeVariables.leak`), and as satisfied to rounding up to the second.
+_ROUNDING = 1e-12
+_EXACT = 8.0 * float(np.finfo(np.float64).eps)
+_NEWTON_STEPS = 60
+
+
+@dataclass(frozen=True, eq=False)
+class FreeVariables:
+    """The condition on dual directions from all free variables (N scalars) together.
+
+    ``losses`` and ``constraints`` hold their columns, one dense array (outputs, N) each; ``linear`` (N,).
+    """
+
+    losses: Arrays
+    constraints: Arrays
+    linear: Float64Array
+    composite: Composite
+    quadratic: bool
+    _largest_offset: float
+
+    def theta_columns(self) -> Float64Array:
+        """The columns of all losses on top of each other."""
+        return np.concatenate(self.losses) if self.losses else np.empty((0, self.linear.size))
+
+    def residual(self, thetas: Arrays, multipliers: Sequence[Float64Array | None]) -> Float64Array:
+        """``C^T theta + G^T mu - c``, zero iff a finite bound exists."""
+        total = -self.linear
+        for columns, theta in zip(self.losses, thetas, strict=True):
+            total = total + columns.T @ theta.ravel()
+        for columns, mu in zip(self.constraints, multipliers, strict=True):
+            if mu is not None:
+                total = total + columns.T @ mu.ravel()
+        return total
+
+    def satisfied(
+        self, thetas: Arrays, multipliers: Sequence[Float64Array | None], tolerance: float = _ROUNDING
+    ) -> bool:
+        """Whether :meth:`residual` is zero, relative to its terms."""
+        size = np.abs(self.linear)
+        for columns, theta in zip(self.losses, thetas, strict=True):
+            size = size + np.abs(columns).T @ np.abs(theta.ravel())
+        for columns, mu in zip(self.constraints, multipliers, strict=True):
+            if mu is not None:
+                size = size + np.abs(columns).T @ np.abs(mu.ravel())
+        return bool(np.all(np.abs(self.residual(thetas, multipliers)) <= tolerance * size))
+
+    def leak(self, thetas: Arrays, multipliers: Sequence[Float64Array | None]) -> float:
+        """What the residual can make of a bound, with free variables as large as the losses' offsets ask for.
+
+        Labels around 1e8 take an output bias there, and make an error of 1e-12 in the condition one of 1e-4.
+        """
+        reach = self._largest_offset / self._largest_entries()
+        return float(np.abs(self.residual(thetas, multipliers)) @ reach)
+
+    def project(
+        self,
+        thetas: Arrays,
+        multipliers: Sequence[Float64Array | None],
+        weights: Arrays | None = None,
+    ) -> Arrays:
+        """The nearest ``theta`` that satisfies the condition (check with :meth:`satisfied`).
+
+        Entries move in proportion to their ``weights`` (as one without any).
+        """
+        if not thetas or self.satisfied(thetas, multipliers, _EXACT):
+            return thetas
+        columns = self.theta_columns()
+        moved = (
+            columns if weights is None else np.concatenate([w.ravel() for w in weights])[:, None] * columns
+        )
+        gram = columns.T @ moved
+        blocks = np.split(moved, np.cumsum([theta.size for theta in thetas])[:-1])
+        for _ in range(2):  # twice, for full accuracy
+            shift = np.linalg.lstsq(gram, self.residual(thetas, multipliers), rcond=1e-13)[0]
+            thetas = tuple(
+                theta - (block @ shift).reshape(theta.shape)
+                for block, theta in zip(blocks, thetas, strict=True)
+            )
+        return thetas
+
+    def refit(self, outputs: Arrays, multipliers: Sequence[Float64Array | None]) -> Arrays:
+        """Minus the gradients of the losses after the best shift of the free variables (damped Newton)."""
+        shift = np.zeros(self.linear.size)
+        zero = tuple(np.zeros(q.shape) for q in outputs)
+        slope = -self.residual(zero, multipliers)  # the linear part of the objective along the shift
+
+        def value(t: Float64Array) -> float:
+            moved = self._shifted(outputs, t)
+            terms = (
+                float(term.loss.value(q, term.weight, np))
+                for term, q in zip(self.composite.losses, moved, strict=True)
+            )
+            return sum(terms) + float(slope @ t)
+
+        def gradient(t: Float64Array) -> Float64Array:
+            return -self.residual(self._thetas(self._shifted(outputs, t)), multipliers)
+
+        unit = self._unit(outputs)
+        current, g = value(shift), gradient(shift)
+        for _ in range(_NEWTON_STEPS):
+            jacobian = np.column_stack([(gradient(shift + h) - g) / h.max() for h in np.diag(1e-6 * unit)])
+            jacobian = 0.5 * (jacobian + jacobian.T)
+            jacobian += 1e-12 * np.trace(jacobian) * np.eye(g.size)
+            # Without curvature (every Huber term in its linear part) a step of the typical size is tried.
+            steepness = np.abs(g) / unit
+            flat = np.diag(jacobian) <= 1e-9 * steepness
+            jacobian += np.diag(np.where(flat, steepness, 0.0))
+            direction = -np.linalg.lstsq(jacobian, g, rcond=None)[0]
+            length = 1.0
+            while length > 1e-6:
+                moved = shift + length * direction
+                after, slope_after = value(moved), gradient(moved)
+                # Close to the minimum its values are all rounding, and only the gradient tells.
+                same = after <= current + _ROUNDING * abs(current)
+                if after < current or (same and np.linalg.norm(slope_after) < np.linalg.norm(g)):
+                    break
+                length *= 0.5
+            else:
+                break
+            shift, current, g = moved, after, slope_after
+        # The rest is rounding of the outputs: entries on the flat parts of their losses must stay there.
+        low, high = (self._thetas(self._shifted(outputs, shift + h)) for h in (-1e-6 * unit, 1e-6 * unit))
+        curved = tuple(np.abs(a - b) for a, b in zip(low, high, strict=True))
+        return self.project(self._thetas(self._shifted(outputs, shift)), multipliers, curved)
+
+    def _shifted(self, outputs: Arrays, t: Float64Array) -> Arrays:
+        return tuple(q + (c @ t).reshape(q.shape) for c, q in zip(self.losses, outputs, strict=True))
+
+    def _thetas(self, outputs: Arrays) -> Arrays:
+        return tuple(np.asarray(-g) for g in self.composite.loss_gradients(outputs))
+
+    def _unit(self, outputs: Arrays) -> Float64Array:
+        """A typical size of each free variable: it moves the losses' arguments by about their own size."""
+        typical = 1.0 + max((float(np.max(np.abs(q), initial=0.0)) for q in outputs), default=0.0)
+        return np.asarray(typical / self._largest_entries())
+
+    def _largest_entries(self) -> Float64Array:
+        largest = np.max(np.abs(self.theta_columns()), axis=0, initial=0.0)
+        return np.where(largest > 0.0, largest, 1.0)
+
+
+def collect_free_variables(composite: Composite, free: tuple[int, ...]) -> FreeVariables | None:
+    """The columns of the variables ``free``; None when there are none. ValueError: too many to hold."""
+    sizes = [int(np.prod(composite.variables[i].shape)) for i in free]
+    if not sizes:
+        return None
+    outputs = composite.affine.forward(composite.zeros())
+    entries = sum(int(np.size(q)) for q in outputs) * sum(sizes)
+    if entries > _MAX_ENTRIES:
+        name = composite.variables[free[int(np.argmax(sizes))]].name
+        raise ValueError(f"the variable {name} has no penalty and too many entries ({max(sizes)})")
+    columns = []
+    for index, size in zip(free, sizes, strict=True):
+        for entry in range(size):
+            point = [np.zeros(v.shape) for v in composite.variables]
+            point[index].flat[entry] = 1.0
+            columns.append([np.ravel(q) for q in composite.affine.linear(tuple(point))])
+    stacked = [np.column_stack(parts) for parts in zip(*columns, strict=True)]
+    count = len(composite.losses)
+    touched = [bool(np.any(block)) for block in stacked[:count]]
+    return FreeVariables(
+        losses=tuple(stacked[:count]),
+        constraints=tuple(stacked[count:]),
+        linear=np.concatenate([np.ravel(composite.linear[i]) for i in free]),
+        composite=composite,
+        quadratic=all(t.loss.quadratic for t, hit in zip(composite.losses, touched, strict=True) if hit),
+        _largest_offset=max((float(np.max(np.abs(q), initial=0.0)) for q in outputs[:count]), default=0.0),
+    )

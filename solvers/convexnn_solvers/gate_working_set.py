@@ -1,0 +1,157 @@
+"""Semismooth Newton on a working set of gates, certified over all of them.
+
+Few gates are active at the optimum, and the dual variable tells which could be: a gate whose products
+``||P(X^T S_j W)||`` stay below its weight may be left out. Rounds of the method on the working set alternate
+with one pass over all gates, which scales the dual point until it is feasible for every gate, gives the gap
+of the whole program, and brings in the gates that were violated most. Only the pattern bits of the other
+gates are kept in memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from convexnn_solvers.active_sets import ActiveRows
+from convexnn_solvers.backends import Float64Array
+from convexnn_solvers.dual_newton import DualNewton, NewtonPolicy, NewtonStart
+from convexnn_solvers.gated_program import GatedProgram, Indices, block_norms
+from convexnn_solvers.newton_blocks import ConeProx
+from convexnn_solvers.newton_duals import best_multiple, relative_gap
+from convexnn_solvers.newton_system import NewtonSystems
+
+# Measured: below so many gates a working set gains nothing; with cones it gains at large weights only.
+_PLAIN_FROM = 1000
+_CONES_FROM = 500
+_LARGEST_RATIO = 200.0
+# Bytes of the slopes of all gates, which the method without a working set keeps in memory.
+_MEMORY = 5e8
+
+
+@dataclass(frozen=True)
+class WorkingSetPolicy:
+    """``first`` gates to begin with, then at least ``growth`` times the active ones.
+
+    A round ends at ``share`` of the gap that the whole program had before it.
+    """
+
+    first: int = 100
+    growth: float = 2.0
+    share: float = 0.1
+
+
+class WorkingSetNewton:
+    """The method on growing sets of gates; from outside like :class:`DualNewton` on all of them.
+
+    ``working_set`` holds the gates of the current round.
+    """
+
+    def __init__(
+        self,
+        program: GatedProgram,
+        policy: NewtonPolicy | None = None,
+        start: NewtonStart | None = None,
+        sets: WorkingSetPolicy | None = None,
+    ) -> None:
+        self.program = program
+        self.policy = policy or NewtonPolicy()
+        self.sets = sets or WorkingSetPolicy()
+        self.newton_steps = self.rounds = 0
+        self.dual, self.dual_point = -np.inf, np.zeros(program.fit.shape)
+        self.dual_rows: tuple[ActiveRows, ...] = ()
+        self._cones = ConeProx(program) if program.cones else None
+        self._systems = NewtonSystems(program)
+        self._best_gap, self._best_step = np.inf, 0
+        point = None if start is None else start.point
+        self._U = np.zeros(program.point_shape) if point is None else point.copy()
+        fitted = program.fit.at(program.forward(self._U))
+        self.primal = fitted.value + float(program.weights @ block_norms(self._U))
+        self.offset, self._xi = fitted.offset, fitted.xi
+        self.working_set: Indices = np.zeros(0, dtype=np.intp)
+        self._begin_round()
+
+    @property
+    def gap(self) -> float:
+        """The relative gap over all gates; NaN when something was not finite."""
+        return relative_gap(self.primal, self.dual)
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the gap has not become smaller for a long time."""
+        return self.newton_steps - self._best_step > self.policy.patience
+
+    @property
+    def point(self) -> Float64Array:
+        """The best point so far (c, d, B)."""
+        return self._U
+
+    def step(self, tol: float) -> None:
+        """One Newton step on the working set, or the next set; none if gap <= tol."""
+        if self.gap <= tol:
+            return
+        goal = max(self.sets.share * self._gap_before, 0.5 * tol)
+        if self._inner.gap > goal and not self._inner.stalled:
+            before = self._inner.newton_steps
+            self._inner.step(goal)
+            self.newton_steps += self._inner.newton_steps - before
+        if not self._inner.gap > goal or self._inner.stalled:
+            self._take_over()
+            self._begin_round()
+
+    def _take_over(self) -> None:
+        """The inner method's point, in the numbering of all gates."""
+        inner = self._inner
+        if not inner.primal >= self.primal:
+            self.primal, self.offset = inner.primal, inner.offset
+            self._U = np.zeros(self.program.point_shape)
+            self._U[:, :, self._blocks] = inner.point
+        self._xi = inner.xi
+
+    def _begin_round(self) -> None:
+        """One pass over all gates: the dual bound of the whole program, and the next working set."""
+        products = self.program.by_block(self.program.adjoint(self._xi))
+        found = best_multiple(self.program, self._xi, products, self._cones)
+        if not found.value <= self.dual:
+            self.dual, self.dual_point, self.dual_rows = found.value, -found.scale * self._xi, found.rows
+        self._gap_before = self.gap
+        slow = not self.gap <= 0.5 * self._best_gap
+        if not self.gap >= 0.99 * self._best_gap:
+            self._best_gap, self._best_step = self.gap, self.newton_steps
+        self.rounds += 1
+        self.working_set = self._chosen(found.ratios, slow)
+        starts = [k * self.program.gates for k in range(len(self.program.signs))]
+        self._blocks: Indices = np.concatenate([start + self.working_set for start in starts])
+        start = NewtonStart(
+            point=self._U[:, :, self._blocks],
+            xi=self._xi,
+            cones=None if self._cones is None else self._cones.restricted(self._blocks),
+            systems=self._systems,
+        )
+        self._inner = DualNewton(self.program.restricted(self.working_set), self.policy, start)
+
+    def _chosen(self, ratios: Float64Array, slow: bool) -> Indices:
+        """The gates in use and those of the largest ratios; more of them when the last set gained little."""
+        count, signs = self.program.gates, len(self.program.signs)
+        used = np.any(self._U != 0.0, axis=(0, 1)).reshape(signs, count).any(axis=0)
+        size = max(
+            self.sets.first, int(self.sets.growth * used.sum()), (2 if slow else 1) * self.working_set.size
+        )
+        if size >= count:
+            return np.arange(count)
+        scores = np.where(used, np.inf, ratios.reshape(signs, count).max(axis=0))
+        return np.sort(np.argpartition(-scores, size - 1)[:size])
+
+
+def newton_engine(
+    program: GatedProgram, policy: NewtonPolicy, start: NewtonStart
+) -> DualNewton | WorkingSetNewton:
+    """The method on all gates, or on a working set where that pays or memory asks for it."""
+    if 8.0 * program.patterns.size > _MEMORY:
+        return WorkingSetNewton(program, policy, start)
+    many = program.gates > (_CONES_FROM if program.cones else _PLAIN_FROM)
+    if many and program.cones:
+        null = program.fit.at(np.zeros(program.fit.shape)).xi
+        norms = block_norms(program.by_block(program.adjoint(null)))
+        many = float(np.max(norms / program.weights)) <= _LARGEST_RATIO
+    return WorkingSetNewton(program, policy, start) if many else DualNewton(program, policy, start)

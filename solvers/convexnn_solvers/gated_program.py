@@ -1,0 +1,177 @@
+"""The one family of problems that the semismooth Newton method takes, as plain arrays.
+
+    minimise  F(sum_b s_b S_b X U_b)  +  sum_b tau_b ||U_b||_F,
+
+``S_b = D + slope (I - D)`` for the block's pattern D, and F a data fit such as ``1/2 ||. - Y||_F^2``. A
+block is a pair (sign, gate) and holds a matrix U_b of shape (d, c), one column per output; with ``cones``
+every column lies in the cone of its pattern, ``(2 D - I) X u >= 0``.
+
+Array shapes: points (c, d, B) with B = len(signs) * P blocks, ordered sign by sign; residuals and dual
+variables (n, c); products with the adjoint map (c, d, P), one for all signs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convexnn_solvers.backends import Float64Array
+from convexnn_solvers.newton_fits import Fit
+
+Indices = NDArray[np.intp]
+
+_CHUNK_ENTRIES = 4_000_000  # of an n x gates work array
+
+
+@dataclass(frozen=True, eq=False)
+class GatedProgram:
+    """Data of one problem; ``weights`` are the ``tau_b`` (B,), all positive. See the module's text."""
+
+    X: Float64Array
+    patterns: NDArray[np.bool_]
+    fit: Fit
+    weights: Float64Array
+    signs: tuple[float, ...] = (1.0,)
+    cones: bool = False
+    slope: float = 0.0
+
+    @property
+    def gates(self) -> int:
+        """The number P of patterns."""
+        return int(self.patterns.shape[1])
+
+    @property
+    def outputs(self) -> int:
+        """The number c of outputs."""
+        return self.fit.shape[1]
+
+    @property
+    def blocks(self) -> int:
+        """The number B of blocks: gates times signs."""
+        return self.gates * len(self.signs)
+
+    @property
+    def point_shape(self) -> tuple[int, int, int]:
+        """The shape (c, d, B) of points."""
+        return self.outputs, int(self.X.shape[1]), self.blocks
+
+    def restricted(self, gates: Indices) -> GatedProgram:
+        """The program with only some of the gates (both signs of each)."""
+        chosen = self.weights.reshape(len(self.signs), self.gates)[:, gates]
+        return replace(self, patterns=self.patterns[:, gates], weights=chosen.ravel())
+
+    def block_gates(self, blocks: Indices) -> Indices:
+        """The gate of each block."""
+        return blocks % self.gates
+
+    def block_signs(self, blocks: Indices) -> Float64Array:
+        """The sign of each block."""
+        return np.asarray(self.signs)[blocks // self.gates]
+
+    def slopes(self, gates: Indices | slice) -> Float64Array:
+        """The diagonals of ``S`` as columns (n, m), column-major."""
+        bits = self.patterns[:, gates]
+        columns = np.empty(bits.shape, order="F")
+        np.multiply(bits, 1.0 - self.slope, out=columns)
+        columns += self.slope
+        return columns
+
+    def by_block(self, products: Float64Array) -> Float64Array:
+        """Products with the adjoint map (c, d, P) for every block (c, d, B), with the signs."""
+        if self.signs == (1.0,):
+            return products
+        return np.concatenate([sign * products for sign in self.signs], axis=2)
+
+    def gate_slices(self) -> Iterator[slice]:
+        """Consecutive gates, few enough that an (n, gates) array stays small."""
+        size = max(1, _CHUNK_ENTRIES // max(self.X.shape[0], 1))
+        for start in range(0, self.gates, size):
+            yield slice(start, min(start + size, self.gates))
+
+    def adjoint(self, r: Float64Array, slopes: Float64Array | None = None) -> Float64Array:
+        """``X^T S_j r_k`` for every output and gate, (c, d, P); ``slopes`` are the diagonals, when kept."""
+        c, d, _ = self.point_shape
+        out = np.empty((c, d, self.gates))
+        for part in self.gate_slices():
+            S = self.slopes(part) if slopes is None else slopes[:, part]
+            for k in range(c):
+                out[k, :, part] = self.X.T @ (S * r[:, k : k + 1])
+        return out
+
+    def forward(self, U: Float64Array) -> Float64Array:
+        """The prediction (n, c) of ``U`` (c, d, B), without the offset; zero blocks cost nothing."""
+        active = np.flatnonzero(np.any(U != 0.0, axis=(0, 1)))
+        total = np.zeros((self.X.shape[0], self.outputs))
+        size = max(1, _CHUNK_ENTRIES // max(self.X.shape[0], 1))
+        for start in range(0, active.size, size):
+            blocks = active[start : start + size]
+            signed = U[:, :, blocks] * self.block_signs(blocks)
+            total += forward_columns(self.X, self.slopes(self.block_gates(blocks)), signed)
+        return total
+
+
+def forward_columns(X: Float64Array, slopes: Float64Array, U: Float64Array) -> Float64Array:
+    """``sum_b S_b X U_b`` for blocks with diagonals ``slopes`` (n, m) and (signed) weights (c, d, m)."""
+    out = np.empty((X.shape[0], U.shape[0]))
+    for k, weights in enumerate(U):
+        out[:, k] = np.einsum("ij,ij->i", slopes, X @ weights)
+    return out
+
+
+def block_norms(U: Float64Array) -> Float64Array:
+    """Frobenius norms of the blocks of a (c, d, m) array."""
+    return np.asarray(np.sqrt(np.einsum("kib,kib->b", U, U)))
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Scalars that make the data of a program of size one; the properties lead back to its own units.
+
+    ``features`` divides X; ``targets`` divides predictions and dual variables.
+    """
+
+    features: float
+    targets: float
+
+    @property
+    def prediction(self) -> float:
+        """Factor from scaled to original predictions."""
+        return self.targets
+
+    @property
+    def point(self) -> float:
+        """Factor from scaled to original points ``U``."""
+        return self.targets / self.features
+
+    @property
+    def dual(self) -> float:
+        """Factor from scaled to original dual variables."""
+        return self.targets
+
+
+def scaled(program: GatedProgram) -> tuple[GatedProgram, Scaling]:
+    """The program in units where the columns of X have norm one on average, and squared targets norm one.
+
+    One factor for all of X: scaling its columns one by one would change the penalty.
+    """
+    largest = float(np.max(np.abs(program.X), initial=0.0))
+    features = 1.0
+    if largest > 0.0:
+        spread = np.linalg.norm(program.X / largest)
+        features = largest * float(spread) / np.sqrt(program.X.shape[1])
+    targets = _size(program.fit)
+    fit = program.fit.scaled(targets)
+    if fit is None:
+        fit, targets = program.fit, 1.0
+    inside = replace(program, X=program.X / features, fit=fit, weights=program.weights / features / targets)
+    return inside, Scaling(features, targets)
+
+
+def _size(fit: Fit) -> float:
+    """The norm of the gradient at zero, without overflow on the way; one if it vanishes."""
+    gradient = fit.at(np.zeros(fit.shape)).xi
+    peak = float(np.max(np.abs(gradient), initial=0.0))
+    return peak * float(np.linalg.norm(gradient / peak)) if peak > 0.0 else 1.0

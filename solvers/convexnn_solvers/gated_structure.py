@@ -1,0 +1,254 @@
+"""Recognising gated programs in the composite form, whatever way they were written down.
+
+The prediction may be ``gated(X, D, V - W)``, ``gated(X, D, V) - gated(X, D, W)``, a multiple of it, with
+a free output bias added or the labels multiplied in: instead of matching expressions, the linear map of the
+loss is compared with ``factor * mirror o gated(...)``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from convexnn_solvers.affine import TapeMap
+from convexnn_solvers.backends import Float64Array
+from convexnn_solvers.composite import Composite, DualPoint, LossTerm, PenaltyTerm
+from convexnn_solvers.cones import ActiveRows
+from convexnn_solvers.gated_probe import GatedProbe, refusal
+from convexnn_solvers.gated_program import GatedProgram, Indices
+from convexnn_solvers.losses import Huber, Softplus, SumSquares
+from convexnn_solvers.newton_fits import Fit, LogisticFit, SquaredFit
+from convexnn_solvers.operators import GatedOperator
+from convexnn_solvers.penalties import GroupNorm
+
+# Larger arrays of multipliers (entries) cost more than they save.
+_MOST_MULTIPLIERS = 20_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class GatedStructure:
+    """How points and duals of a composite correspond to those of one gated program, or one per output.
+
+    ``variables``: positions of the weight variables, in the order of the programs' signs; ``factors``: the
+    absolute value of the number that each is multiplied by. ``offset``: position and factor of the free
+    output bias. ``scale``: the composite's objective over that of the programs. ``mirror`` (n, c): the
+    signs +-1 between prediction and the loss's argument.
+    """
+
+    composite: Composite
+    programs: tuple[GatedProgram, ...]
+    variables: tuple[int, ...]
+    factors: tuple[float, ...]
+    offset: tuple[int, float] | None
+    means: Float64Array
+    scale: float
+    mirror: Float64Array
+
+    def blocks(self, x: tuple[Float64Array, ...]) -> list[Float64Array]:
+        """The programs' points (c, d, B) for a point of the composite."""
+        c, d = self.mirror.shape[1], self.programs[0].X.shape[1]
+        parts = [
+            factor * np.reshape(x[position], (c, d, -1))
+            for position, factor in zip(self.variables, self.factors, strict=True)
+        ]
+        stacked = np.concatenate(parts, axis=2)
+        return [stacked] if len(self.programs) == 1 else [stacked[k : k + 1] for k in range(c)]
+
+    def point(self, blocks: list[Float64Array], offsets: list[Float64Array]) -> tuple[Float64Array, ...]:
+        """The composite's point for the programs' points and offsets."""
+        stacked = np.concatenate(blocks)
+        result = [np.zeros(block.shape) for block in self.composite.variables]
+        parts = np.split(stacked, len(self.variables), axis=2)
+        for position, factor, part in zip(self.variables, self.factors, parts, strict=True):
+            result[position] = part.reshape(result[position].shape) / factor
+        if self.offset is not None:
+            position, factor = self.offset
+            bias = (np.concatenate(offsets) + self.means) / factor
+            result[position] = bias.reshape(result[position].shape)
+        return tuple(result)
+
+    def dual(self, points: list[Float64Array], rows: list[ActiveRows]) -> DualPoint:
+        """The composite's dual point for the programs' dual points W.
+
+        ``rows``: with cones, the multipliers (one per block) of every output, which save the judge work.
+        """
+        theta = self.scale * self.mirror * np.hstack(points)
+        shape = self.composite.affine.linear(self.composite.zeros())[0].shape
+        return DualPoint((theta.reshape(shape),), self._multipliers(rows))
+
+    def _multipliers(self, rows: list[ActiveRows]) -> tuple[Float64Array | None, ...]:
+        n, P = self.programs[0].patterns.shape
+        found: list[Float64Array | None] = []
+        for constraint in self.composite.constraints:
+            cone = constraint.pattern_cone
+            if cone is None or not rows or n * P * len(rows) > _MOST_MULTIPLIERS:
+                found.append(None)
+                continue
+            place = self.variables.index(cone.variable)
+            dense = np.zeros((len(rows), n + 1, P))  # the padding goes to the last row
+            for k, active in enumerate(rows):
+                part = active.take(np.arange(place * P, (place + 1) * P))
+                dense[k, part.rows, np.arange(P)[:, None]] = part.multipliers
+            found.append((self.scale * self.factors[place] * dense[:, :n]).reshape(constraint.shape))
+        return tuple(found)
+
+
+def gated_structure(composite: Composite) -> GatedStructure:
+    """Read a composite as gated programs; UnsupportedProblem says what stands in the way, and what can do it.
+
+    Taken are: one squared, Huber or logistic loss of a gated prediction; one group norm, shared or per
+    output, of every weight variable; nothing else but their pattern cones and a free output bias.
+    """
+    if composite.backend.name != "numpy" or composite.backend.dtype != np.float64:
+        raise ValueError("SemismoothNewton works in float64 with NumPy; use device='cpu', dtype='float64'.")
+    operator = _the_gates(composite)
+    loss = _the_loss(composite)
+    weights = _weight_variables(composite, operator)
+    others = [i for i in range(len(composite.variables)) if i not in weights]
+    probe = GatedProbe(composite, operator)
+    mirror = probe.mirror(weights, others)
+    ratios = np.array([probe.weight_factor(position, mirror) for position in weights])
+    offsets = [(position, probe.offset_factor(position, mirror)) for position in others]
+    if len(offsets) > 1:
+        raise refusal("there is more than one free variable")
+    fit, means, scale = _fit(loss, mirror, probe.shift, bool(offsets))
+    prices = [_group_prices(composite, position, operator) for position in weights]
+    if len({price.shape for price in prices}) > 1:
+        raise refusal("the weight variables are grouped in different ways")
+    taus = np.hstack([price / (scale * abs(f)) for price, f in zip(prices, ratios, strict=True)])
+    if not np.all(taus > 0.0):
+        raise refusal("a group norm has weight zero (reg = 0)", "RFISTA() or cp.CLARABEL")
+    programs = tuple(
+        GatedProgram(
+            X=operator.gates.X,
+            patterns=operator.gates.bits,
+            fit=fit if len(taus) == 1 else _one_output(fit, k),
+            weights=row,
+            signs=tuple(float(sign) for sign in np.sign(ratios)),
+            cones=_has_cones(composite, weights, operator),
+            slope=operator.slope,
+        )
+        for k, row in enumerate(taus)
+    )
+    return GatedStructure(
+        composite=composite,
+        programs=programs,
+        variables=tuple(weights),
+        factors=tuple(float(abs(ratio)) for ratio in ratios),
+        offset=offsets[0] if offsets else None,
+        means=means,
+        scale=scale,
+        mirror=mirror,
+    )
+
+
+def _the_loss(composite: Composite) -> LossTerm:
+    if len(composite.losses) != 1:
+        raise refusal(f"the objective has {len(composite.losses)} losses")
+    term = composite.losses[0]
+    if not isinstance(term.loss, SumSquares | Huber | Softplus):
+        raise refusal(f"{term.text} is not a squared, Huber or logistic loss")
+    for c, block in zip(composite.linear, composite.variables, strict=True):
+        if np.any(c != 0.0):
+            raise refusal(f"the objective has a linear term in {block.name}")
+    for block in composite.variables:
+        if block.lower is not None or block.upper is not None:
+            raise refusal(f"variable {block.name} has bounds")
+    return term
+
+
+def _the_gates(composite: Composite) -> GatedOperator:
+    affine = composite.affine
+    operators = affine.select((0,)).operators if isinstance(affine, TapeMap) else ()
+    found = [operator for operator in operators if isinstance(operator, GatedOperator)]
+    if not found:
+        raise refusal(f"{composite.losses[0].text} has no gated(X, patterns, U) in it")
+    return found[0]
+
+
+def _weight_variables(composite: Composite, operator: GatedOperator) -> list[int]:
+    """Positions of the variables that carry a penalty; all must have the shape of weights."""
+    shape = (operator.gates.X.shape[1] * operator.outputs, operator.gates.bits.shape[1])
+    penalised = sorted({term.variable for term in composite.penalties})
+    for position in penalised:
+        block = composite.variables[position]
+        if block.shape != shape:
+            raise refusal(f"variable {block.name} of shape {block.shape} is penalised, not weights {shape}")
+    if not penalised:
+        raise refusal("there is no penalty", "RFISTA() or cp.CLARABEL")
+    return penalised
+
+
+def _group_prices(composite: Composite, position: int, operator: GatedOperator) -> Float64Array:
+    """The weight of every group norm of a variable: (1, P) if outputs share groups, else (c, P)."""
+    (term,) = (term for term in composite.penalties if term.variable == position)
+    block = composite.variables[position]
+    labels = _labels(term, block.shape)
+    if labels is not None:
+        c, P = operator.outputs, block.shape[1]
+        stacked = labels.reshape(c, -1, P)
+        weight = np.asarray(term.weight, dtype=np.float64)
+        prices = np.full(labels.max() + 1, weight) if weight.ndim == 0 else weight.ravel()
+        per_output = stacked[:, 0, :]
+        if np.all(stacked == per_output[:, None, :]):
+            if np.unique(per_output).size == c * P:
+                return np.asarray(prices[per_output])
+            if np.unique(per_output).size == P and np.all(per_output == per_output[0]):
+                return np.asarray(prices[per_output[:1]])
+    raise refusal(f"{term.text} is not a group norm per gate, or per gate and output, of {block.name}")
+
+
+def _labels(term: PenaltyTerm, shape: tuple[int, ...]) -> Indices | None:
+    """The number of each entry's group, in the shape of the variable; None for other penalties."""
+    if not isinstance(term.penalty, GroupNorm):
+        return None
+    view = np.asarray(term.view(np.zeros(shape)))
+    norms = np.asarray(term.penalty.norms(view, np))
+    numbers = np.arange(norms.size, dtype=np.float64).reshape(norms.shape)
+    if term.penalty.axis is not None:
+        numbers = np.expand_dims(numbers, axis=term.penalty.axis)
+    return np.asarray(term.unview(np.broadcast_to(numbers, view.shape).copy()), dtype=np.intp)
+
+
+def _has_cones(composite: Composite, weights: list[int], operator: GatedOperator) -> bool:
+    """Whether every weight variable lies in the cones of its gates; nothing else may be constrained."""
+    coned: list[int] = []
+    for constraint in composite.constraints:
+        cone = constraint.pattern_cone
+        if cone is None:
+            raise refusal(f"the constraint {constraint.text} is no pattern cone", "AugmentedLagrangian()")
+        same = np.array_equal(cone.X, operator.gates.X) and np.array_equal(cone.patterns, operator.gates.bits)
+        if not same or cone.outputs != operator.outputs or cone.variable in coned:
+            raise refusal(
+                f"the constraint {constraint.text} has patterns of its own", "AugmentedLagrangian()"
+            )
+        coned.append(cone.variable)
+    if coned and sorted(coned) != weights:
+        raise refusal("some weights lie in pattern cones and others do not", "AugmentedLagrangian()")
+    return bool(coned)
+
+
+def _fit(
+    term: LossTerm, mirror: Float64Array, shift: Float64Array, centred: bool
+) -> tuple[Fit, Float64Array, float]:
+    """The loss as a fit, the means taken out of its targets, and its factor."""
+    weight = np.unique(np.asarray(term.weight, dtype=np.float64))
+    if weight.size != 1 or not weight[0] > 0.0:
+        raise refusal(f"the samples in {term.text} have weights of their own")
+    means = np.zeros(shift.shape[1])
+    if isinstance(term.loss, Softplus):
+        return LogisticFit(mirror, shift, centred), means, float(weight[0])
+    targets = -mirror * shift
+    if centred:
+        means = targets.mean(axis=0)
+    bend = term.loss.threshold if isinstance(term.loss, Huber) else None
+    return SquaredFit(targets - means, centred, bend), means, 2.0 * float(weight[0])
+
+
+def _one_output(fit: Fit, k: int) -> Fit:
+    """The part of a fit that concerns output k."""
+    if isinstance(fit, LogisticFit):
+        return replace(fit, signs=fit.signs[:, k : k + 1], shift=fit.shift[:, k : k + 1])
+    assert isinstance(fit, SquaredFit)
+    return replace(fit, Y=fit.Y[:, k : k + 1])

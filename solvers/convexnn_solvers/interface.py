@@ -1,0 +1,299 @@
+"""Our solvers as CVXPY sees them: ``problem.solve(solver=RFISTA())`` on any plain ``cp.Problem``.
+
+The solvers stand alone in their chain and take the expressions as the user wrote them: nothing is
+canonicalised, and matrices of the size n x (d P) are never formed. This is the only file that imports
+``cvxpy.reductions``. Compiler and engines are imported by the first solve: importing the package has to
+stay cheap.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import cvxpy as cp
+import numpy as np
+from cvxpy import settings
+from cvxpy.reductions.solution import Solution
+from cvxpy.reductions.solvers.constant_solver import ConstantSolver
+from cvxpy.reductions.solvers.solver import Solver
+from cvxpy.reductions.solvers.solving_chain import SolvingChain
+
+from convexnn_solvers.backends import Float64Array, numpy_backend
+from convexnn_solvers.composite import Composite
+from convexnn_solvers.doors import hang_natural_door, open_public_doors
+from convexnn_solvers.options import Options
+from convexnn_solvers.problem_state import compiled, dual_values, starts
+from convexnn_solvers.result import Progress, Result
+from convexnn_solvers.status import Status
+
+if TYPE_CHECKING:
+    from convexnn_solvers.auto import Engine
+    from convexnn_solvers.iterate import Method
+
+_UNREACHED = (
+    "{name} takes the problem before CVXPY compiles it, and CVXPY {version} has no door for that which we "
+    "know; use problem.solve(method='{name}')."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Solved:
+    """What travels from ``solve_via_data`` to ``invert``."""
+
+    result: Result
+    composite: Composite
+    compile_seconds: float
+    engines: list[dict[str, str]]
+
+
+class CompositeSolver(Solver):  # type: ignore[misc]
+    """What our solvers have in common; a subclass names itself and says which method it runs.
+
+    Instances with equal options are equal, so that CVXPY keeps what it cached for the problem.
+    """
+
+    MIP_CAPABLE = False
+    BOUNDED_VARIABLES = True
+
+    def __init__(
+        self,
+        *,
+        tol: float = 1e-4,
+        max_iter: int = 100_000,
+        time_limit: float | None = None,
+        device: str = "cpu",
+        dtype: str = "float64",
+        backend: str | None = None,
+        verbose: bool = False,
+        callback: Callable[[Progress], object] | None = None,
+    ) -> None:
+        super().__init__()
+        self.options = Options(tol, max_iter, time_limit, device, dtype, backend, verbose, callback)
+
+    def method(
+        self, composite: Composite, multipliers: Sequence[Float64Array | None], options: Options
+    ) -> Method[Any]:
+        """The algorithm for one problem; ``multipliers`` are those to start from, one per constraint."""
+        raise NotImplementedError
+
+    def engines(
+        self, composite: Composite, multipliers: Sequence[Float64Array | None], options: Options
+    ) -> Iterator[Engine]:
+        """What to run, in this order, each only when the one before got stuck: here :meth:`method` alone."""
+        from convexnn_solvers.auto import Engine
+
+        method = self.method(composite, multipliers, options)
+        return iter([Engine(self.name(), "asked for by name", lambda: method)])
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and other.options == self.options
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.options))
+
+    def __repr__(self) -> str:
+        values = ((field, getattr(self.options, field.name)) for field in fields(Options))
+        given = ", ".join(f"{field.name}={value!r}" for field, value in values if value != field.default)
+        return f"{type(self).__name__}({given})"
+
+    def name(self) -> str:
+        """The name of the class, which is also that of its door."""
+        return type(self).__name__
+
+    def import_solver(self) -> None:
+        """Nothing to import."""
+
+    def cite(self, data: Any) -> str:
+        """The paper that this solver follows, as BibTeX."""
+        return _CITATION
+
+    def can_solve(self, problem_form: Any) -> bool:
+        """Only asked where our door does not hang; says which one does."""
+        raise cp.SolverError(_UNREACHED.format(name=self.name(), version=version("cvxpy")))
+
+    def accepts(self, problem: Any) -> bool:
+        """Whether the problem is left as it stands, which it always is."""
+        return True
+
+    def apply(self, problem: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The problem itself is the data."""
+        return {"problem": problem}, {}
+
+    def solve_via_data(
+        self,
+        data: dict[str, Any],
+        warm_start: bool,
+        verbose: bool,
+        solver_opts: dict[str, Any],
+        solver_cache: Any = None,
+    ) -> Solved:
+        """Compile (once per problem and backend), put in the Parameter values of now, and iterate."""
+        from convexnn_solvers.auto import run_engines
+        from convexnn_solvers.certifier import Certifier
+        from convexnn_solvers.iterate import Limits
+
+        started = time.perf_counter()
+        problem = data["problem"]
+        options = self.options.updated(self.name(), solver_opts)
+        backend, reference = options.selected_backend(), numpy_backend()
+        composite = compiled(problem, backend).composite()
+        exact = composite if backend == reference else compiled(problem, reference).composite()
+        multipliers = dual_values(problem, exact) if warm_start else ()
+        engines = self.engines(composite, multipliers, options)
+        judge = Certifier(exact)
+        limits = Limits(
+            tol=options.tol,
+            max_iter=options.max_iter,
+            time_limit=options.time_limit,
+            verbose=options.verbose or verbose,
+            callback=options.callback,
+            started=started,
+        )
+        compile_seconds = time.perf_counter() - started
+        begin = starts(problem, exact, warm_start)
+        result, engines_run = run_engines(engines, composite, judge, begin, limits)
+        return Solved(result, exact, compile_seconds, engines_run)
+
+    def invert(self, solution: Solved, inverse_data: Any) -> Any:
+        """CVXPY's Solution: status, value, variables, dual values and statistics."""
+        result, composite = solution.result, solution.composite
+        statistics = {
+            settings.SOLVE_TIME: result.seconds - solution.compile_seconds,
+            settings.SETUP_TIME: solution.compile_seconds,
+            settings.NUM_ITERS: result.iterations,
+            settings.EXTRA_STATS: {
+                "certificate": result.certificate,
+                "dual_point": result.certificate.dual_point,
+                "iterations": result.iterations,
+                "history": list(result.history),
+                "status": result.status,
+                "compile_seconds": solution.compile_seconds,
+                "engines": solution.engines,
+            },
+        }
+        status = result.status.cvxpy
+        if result.status in (Status.INFEASIBLE, Status.UNBOUNDED):
+            sign = 1.0 if result.status is Status.INFEASIBLE else -1.0
+            return Solution(status, composite.sign * sign * np.inf, {}, {}, statistics)
+        primal = {block.id: value for block, value in zip(composite.variables, result.point, strict=True)}
+        duals = dict(zip((term.id for term in composite.constraints), result.multipliers, strict=False))
+        return Solution(status, result.certificate.primal, primal, duals, statistics)
+
+
+class RFISTA(CompositeSolver):
+    """Accelerated proximal gradient (R-FISTA) for problems without constraints.
+
+    Smooth losses of affine expressions (squares, Huber, logistic, ...) plus group or l1 norms of variables,
+    with bounds on variables where the proximal map allows; never forms a matrix. Stops when the
+    *certified* relative gap is at most ``tol``.
+
+    Parameters
+    ----------
+    tol : float
+        Relative certified gap, ``(primal - dual) / max(|primal|, |dual|)``.
+    max_iter : int
+        Iterations; reaching it is status ``user_limit`` with the best certified point.
+    time_limit : float or None
+        Seconds from the call on, compilation included; the same status.
+    device, dtype, backend : str
+        ``"cpu"`` or ``"cuda"``, ``"float64"`` or ``"float32"``, ``None``, ``"numpy"`` or ``"torch"``. The
+        certificate is computed in float64 on the CPU whatever these say.
+    verbose : bool
+        Print one line per certificate.
+    callback : callable or None
+        Called with a :class:`~convexnn_solvers.result.Progress` after each certificate; returning True stops.
+
+    All of them may also be given to ``problem.solve``. Raises TypeError or ValueError for a bad option.
+    """
+
+    def method(
+        self, composite: Composite, multipliers: Sequence[Float64Array | None], options: Options
+    ) -> Method[Any]:
+        """R-FISTA; refuses constraints by name."""
+        from convexnn_solvers.rfista import rfista_method
+
+        return rfista_method(composite)
+
+
+class AugmentedLagrangian(CompositeSolver):
+    """Augmented Lagrangian method on top of R-FISTA: the same problems, with linear constraints.
+
+    Pattern cones (the constraints of ReLU networks) are projected on exactly inside the proximal map;
+    all other equalities and inequalities go through multipliers. Options as for :class:`RFISTA`.
+    """
+
+    def method(
+        self, composite: Composite, multipliers: Sequence[Float64Array | None], options: Options
+    ) -> Method[Any]:
+        """The augmented Lagrangian, started from these multipliers."""
+        from convexnn_solvers.augmented_lagrangian import augmented_lagrangian_method
+
+        on_cpu = str(composite.backend.device) == "cpu"
+        return augmented_lagrangian_method(composite, project_cones=on_cpu, warm=multipliers)
+
+
+class SemismoothNewton(CompositeSolver):
+    """Semismooth Newton on the dual: the fastest way to a small certified gap for gated and ReLU networks.
+
+    Takes one squared, Huber or logistic loss of a gated prediction, a group norm of every weight variable
+    (shared by the outputs or per output), pattern cones on all of them or on none, and a free output bias;
+    every other problem is refused by name. Tens of steps, each with a Newton system of the size of the
+    samples or of the active weights. Works in float64 on the CPU. Options as for :class:`RFISTA`;
+    ``max_iter`` counts Newton steps.
+    """
+
+    def method(
+        self, composite: Composite, multipliers: Sequence[Float64Array | None], options: Options
+    ) -> Method[Any]:
+        """The method; refuses by name what is not a gated program."""
+        from convexnn_solvers.semismooth_newton import semismooth_newton_method
+
+        return semismooth_newton_method(composite, options.tol)
+
+
+class Auto(CompositeSolver):
+    """The engine that fits the problem, and another one when it gets stuck.
+
+    Semismooth Newton for gated and ReLU programs whose samples' Gram matrix can be factored; otherwise
+    R-FISTA, or the augmented Lagrangian when there are constraints. ``extra_stats["engines"]`` lists who
+    ran, why, and how it ended. Options as for :class:`RFISTA`.
+    """
+
+    def engines(
+        self, composite: Composite, multipliers: Sequence[Float64Array | None], options: Options
+    ) -> Iterator[Engine]:
+        """The engines of :mod:`convexnn_solvers.auto`."""
+        from convexnn_solvers.auto import engines
+
+        return engines(composite, multipliers, options.tol)
+
+
+def _chain(problem: Any, solver: Any) -> Any | None:
+    """The chain for one of our solvers, by instance or by name; None for anybody else's."""
+    if isinstance(solver, str):
+        solver = next((cls() for cls in _SOLVERS if cls.__name__.upper() == solver.upper()), None)
+    if isinstance(solver, type) and issubclass(solver, CompositeSolver):
+        raise cp.SolverError(f"solver={solver.__name__} is a class; write solver={solver.__name__}().")
+    if not isinstance(solver, CompositeSolver):
+        return None
+    if not problem.variables():
+        return SolvingChain(reductions=[ConstantSolver()])
+    return SolvingChain(reductions=[solver])
+
+
+_SOLVERS: tuple[type[CompositeSolver], ...] = (Auto, RFISTA, AugmentedLagrangian, SemismoothNewton)
+
+_CITATION = """@inproceedings{mishkin2022fast,
+  title={Fast Convex Optimization for Two-Layer {ReLU} Networks:
+         Equivalent Model Classes and Cone Decompositions},
+  author={Mishkin, Aaron and Sahiner, Arda and Pilanci, Mert},
+  booktitle={International Conference on Machine Learning},
+  year={2022}
+}"""
+
+hang_natural_door(_chain)
+open_public_doors([cls.__name__ for cls in _SOLVERS], _chain)

@@ -1,0 +1,240 @@
+"""Losses of affine expressions: value, gradient, curvature and conjugate side by side.
+
+A loss ``f`` acts on ``q = A x + b`` with a non-negative weight ``w`` (a number, or one per entry of the
+atom's value): the term is ``sum(w * f(q))``. Labels live inside ``q`` (the logistic loss of a label
+``y`` is ``Softplus`` at ``q = -y * prediction``), so each class is one function of one variable.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from convexnn_solvers.backends import Array, Float64Array
+
+
+class Loss(Protocol):
+    """What solvers and certificates need to know of a loss; implementations are small frozen values."""
+
+    @property
+    def name(self) -> str:
+        """The word that messages use."""
+        ...
+
+    @property
+    def quadratic(self) -> bool:
+        """Whether ``f`` is exactly quadratic (closed-form line searches)."""
+        ...
+
+    @property
+    def curvature(self) -> float:
+        """A Lipschitz constant of the gradient of ``f`` for weight one."""
+        ...
+
+    def value(self, q: Array, weight: Array, xp: Any) -> Array:
+        """``sum(weight * f(q))`` as a zero-dimensional array."""
+        ...
+
+    def gradient(self, q: Array, weight: Array, xp: Any) -> Array:
+        """The gradient of :meth:`value` with respect to ``q``."""
+        ...
+
+    def conjugate(self, v: Float64Array, weight: Any) -> float:
+        """The conjugate of ``q -> sum(weight * f(q))`` at ``v``, in float64; ``inf`` outside its domain."""
+        ...
+
+
+@dataclass(frozen=True)
+class SumSquares:
+    """``f(q) = ||q||^2``, CVXPY's ``sum_squares``; the weight is one number."""
+
+    name: str = "sum_squares"
+    quadratic: bool = True
+    curvature: float = 2.0
+
+    def value(self, q: Array, weight: Array, xp: Any) -> Array:
+        return weight * xp.sum(q * q)
+
+    def gradient(self, q: Array, weight: Array, xp: Any) -> Array:
+        return (2.0 * weight) * q
+
+    def conjugate(self, v: Float64Array, weight: Any) -> float:
+        squared = float(np.sum(v * v))
+        if squared == 0.0:
+            return 0.0
+        return squared / (4.0 * float(weight)) if float(weight) > 0.0 else np.inf
+
+
+@dataclass(frozen=True)
+class Huber:
+    """CVXPY's ``huber``: ``q^2`` for ``|q| <= M`` and ``2 M |q| - M^2`` beyond (twice the textbook one)."""
+
+    threshold: float = 1.0
+    name: str = "huber"
+    quadratic: bool = False
+    curvature: float = 2.0
+
+    def value(self, q: Array, weight: Array, xp: Any) -> Array:
+        inside = xp.clip(q, -self.threshold, self.threshold)
+        return xp.sum(weight * inside * (2.0 * q - inside))
+
+    def gradient(self, q: Array, weight: Array, xp: Any) -> Array:
+        return 2.0 * weight * xp.clip(q, -self.threshold, self.threshold)
+
+    def conjugate(self, v: Float64Array, weight: Any) -> float:
+        w = np.broadcast_to(np.asarray(weight, dtype=np.float64), v.shape)
+        if np.any(np.abs(v) > 2.0 * self.threshold * w):
+            return np.inf
+        active = w > 0.0
+        return float(np.sum(v[active] ** 2 / (4.0 * w[active])))
+
+
+@dataclass(frozen=True)
+class Softplus:
+    """CVXPY's ``logistic``: ``log(1 + exp(q))``."""
+
+    name: str = "logistic"
+    quadratic: bool = False
+    curvature: float = 0.25
+
+    def value(self, q: Array, weight: Array, xp: Any) -> Array:
+        return xp.sum(weight * (xp.clip(q, 0.0, None) + xp.log1p(xp.exp(-xp.abs(q)))))
+
+    def gradient(self, q: Array, weight: Array, xp: Any) -> Array:
+        tail = xp.exp(-xp.abs(q))
+        return weight * xp.where(q >= 0.0, 1.0 / (1.0 + tail), tail / (1.0 + tail))
+
+    def conjugate(self, v: Float64Array, weight: Any) -> float:
+        w = np.broadcast_to(np.asarray(weight, dtype=np.float64), v.shape)
+        if np.any(v < 0.0) or np.any(v > w):
+            return np.inf
+        active = w > 0.0
+        p = v[active] / w[active]
+        entropy = np.where(p > 0.0, p * np.log(np.where(p > 0.0, p, 1.0)), 0.0)
+        entropy += np.where(p < 1.0, (1.0 - p) * np.log1p(-np.where(p < 1.0, p, 0.0)), 0.0)
+        return float(np.sum(w[active] * entropy))
+
+
+@dataclass(frozen=True)
+class Square:
+    """``f(q) = q^2`` entry by entry, with one weight per entry; see :class:`SumSquares` for one number."""
+
+    name: str = "square"
+    quadratic: bool = True
+    curvature: float = 2.0
+
+    def value(self, q: Array, weight: Array, xp: Any) -> Array:
+        """``sum(weight * q^2)``."""
+        return xp.sum(weight * q * q)
+
+    def gradient(self, q: Array, weight: Array, xp: Any) -> Array:
+        """``2 weight q``."""
+        return 2.0 * weight * q
+
+    def conjugate(self, v: Float64Array, weight: Any) -> float:
+        """``sum(v^2 / (4 weight))``; infinite where the weight is zero and ``v`` is not."""
+        w = np.broadcast_to(np.asarray(weight, dtype=np.float64), v.shape)
+        if np.any(v[w == 0.0] != 0.0):
+            return np.inf
+        active = w > 0.0
+        return float(np.sum(v[active] ** 2 / (4.0 * w[active])))
+
+
+@dataclass(frozen=True)
+class SquaredHinge:
+    """``f(q) = max(q, 0)^2``, CVXPY's ``square(pos(q))``."""
+
+    name: str = "squared hinge"
+    quadratic: bool = False
+    curvature: float = 2.0
+
+    def value(self, q: Array, weight: Array, xp: Any) -> Array:
+        """``sum(weight * max(q, 0)^2)``."""
+        positive = xp.clip(q, 0.0, None)
+        return xp.sum(weight * positive * positive)
+
+    def gradient(self, q: Array, weight: Array, xp: Any) -> Array:
+        """``2 weight max(q, 0)``."""
+        return 2.0 * weight * xp.clip(q, 0.0, None)
+
+    def conjugate(self, v: Float64Array, weight: Any) -> float:
+        """``sum(v^2 / (4 weight))`` for ``v >= 0``, infinite elsewhere."""
+        return np.inf if np.any(v < 0.0) else Square().conjugate(v, weight)
+
+
+@dataclass(frozen=True)
+class LogSumExp:
+    """``f(q) = log(sum(exp(q)))`` along ``axis`` (``None``: of the whole array), CVXPY's ``log_sum_exp``.
+
+    The weight is one number or one per group. The conjugate is finite only where each group of ``v`` is
+    non-negative and sums to its weight (here: to within 1e-12 of it, since sums are rounded).
+    """
+
+    axis: int | None = None
+    name: str = "log_sum_exp"
+    quadratic: bool = False
+    curvature: float = 0.5
+
+    def value(self, q: Array, weight: Array, xp: Any) -> Array:
+        """``sum(weight * log(sum(exp(q))))``."""
+        top = self._top(q, xp)
+        sums = xp.sum(xp.exp(q - top), axis=self.axis)
+        return xp.sum(weight * (xp.log(sums) + xp.reshape(top, tuple(sums.shape))))
+
+    def gradient(self, q: Array, weight: Array, xp: Any) -> Array:
+        """The weighted softmax."""
+        exponentials = xp.exp(q - self._top(q, xp))
+        if self.axis is None:
+            return weight * exponentials / xp.sum(exponentials)
+        scale = weight / xp.sum(exponentials, axis=self.axis)
+        return exponentials * xp.expand_dims(scale, axis=self.axis)
+
+    def conjugate(self, v: Float64Array, weight: Any) -> float:
+        """``sum(v log(v / weight))`` on the scaled simplices, infinite elsewhere."""
+        totals = np.sum(v, axis=self.axis)
+        w = np.broadcast_to(np.asarray(weight, dtype=np.float64), totals.shape)
+        if np.any(v < 0.0) or np.any(np.abs(totals - w) > 1e-12 * w):
+            return np.inf
+        spread = w if self.axis is None else np.expand_dims(w, self.axis)
+        logarithms = np.log(np.where(v > 0.0, v, 1.0)) - np.log(np.where(v > 0.0, spread, 1.0))
+        return float(np.sum(v * logarithms))
+
+    def _top(self, q: Array, xp: Any) -> Array:
+        return xp.max(q) if self.axis is None else xp.max(q, axis=self.axis, keepdims=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Tilted:
+    """``w f(q) + <tilt, q>``: a loss with a linear term of the same argument, as in cross-entropy."""
+
+    loss: Loss
+    tilt: Array
+
+    @property
+    def name(self) -> str:
+        """The word that messages use."""
+        return self.loss.name
+
+    @property
+    def quadratic(self) -> bool:
+        """A linear term changes no curvature."""
+        return self.loss.quadratic
+
+    @property
+    def curvature(self) -> float:
+        """A linear term changes no curvature."""
+        return self.loss.curvature
+
+    def value(self, q: Array, weight: Array, xp: Any) -> Array:
+        """``sum(weight * f(q)) + <tilt, q>``."""
+        return self.loss.value(q, weight, xp) + xp.sum(self.tilt * q)
+
+    def gradient(self, q: Array, weight: Array, xp: Any) -> Array:
+        """The loss's gradient plus the tilt."""
+        return self.loss.gradient(q, weight, xp) + self.tilt
+
+    def conjugate(self, v: Float64Array, weight: Any) -> float:
+        """The loss's conjugate at ``v - tilt``; for NumPy tilts."""
+        return self.loss.conjugate(v - np.asarray(self.tilt, dtype=np.float64), weight)

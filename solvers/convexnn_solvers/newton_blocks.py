@@ -1,0 +1,259 @@
+"""Proximal maps of block penalties and their generalised Jacobians, for the semismooth Newton method.
+
+For blocks ``Z_b`` and thresholds ``t_b`` the map is block soft-thresholding of the projection on the
+cone, ``prox(Z)_b = (1 - t_b/||P(Z_b)||)_+ P(Z_b)``; without cones ``P`` is the identity. Blocks that it
+does not send to zero are *active*. With ``a_b = 1 - t_b/||P(Z_b)||``, ``T_b = P(Z_b)/||P(Z_b)||`` and N_k
+an orthonormal basis of the directions that the active rows leave free in column k, one generalised
+Jacobian of an active block is
+
+    C -> a_b (N_k N_k^T C_k)_k + (1 - a_b) T_b <T_b, C>.
+
+Arrays are (c, d, m): outputs, features, blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import copy
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convexnn_solvers.backends import Float64Array
+from convexnn_solvers.cones import ActiveRows, PatternCones, no_active_rows
+from convexnn_solvers.gated_program import GatedProgram, Indices, block_norms
+
+
+@dataclass(frozen=True, eq=False)
+class FreeDirections:
+    """Blocks with equally many active rows: their positions (g,), bases (g, d, q) of the free directions."""
+
+    position: Indices
+    basis: Float64Array
+
+
+@dataclass(frozen=True, eq=False)
+class ActiveBlocks:
+    """The blocks that the proximal map keeps: projected points (c, d, m), their norms, thresholds (m,).
+
+    ``rows``: with cones, for each output the active rows (m, k) of X, padded with -1.
+    """
+
+    blocks: Indices
+    projected: Float64Array
+    norms: Float64Array
+    thresholds: Float64Array
+    rows: tuple[Indices, ...] = ()
+
+    @property
+    def shrink(self) -> Float64Array:
+        """The factors ``a_b`` in (0, 1]."""
+        return 1.0 - self.thresholds / self.norms
+
+    @property
+    def values(self) -> Float64Array:
+        """The proximal points (c, d, m)."""
+        return self.projected * self.shrink
+
+    @property
+    def envelope(self) -> float:
+        """``sum_b 1/2 (||P(Z_b)|| - t_b)_+^2``, whose gradient in Z is the proximal map."""
+        excess = self.norms - self.thresholds
+        return 0.5 * float(excess @ excess)
+
+
+LineFunction = Callable[[float], tuple[float, float]]
+
+
+class BlockProx(Protocol):
+    """The proximal map at given thresholds; may keep warm starts between calls."""
+
+    def at(self, Z: Float64Array, thresholds: Float64Array) -> ActiveBlocks:
+        """The active blocks of ``Z`` (c, d, B)."""
+        ...
+
+    def along(self, Z: Float64Array, step: Float64Array, thresholds: Float64Array) -> LineFunction:
+        """Length -> envelope of ``Z + length * step`` and its derivative in the length."""
+        ...
+
+
+class PlainProx:
+    """Blocks without cones: everything on a line is a quadratic per block."""
+
+    def at(self, Z: Float64Array, thresholds: Float64Array) -> ActiveBlocks:
+        """The active blocks of ``Z`` (c, d, B)."""
+        norms = block_norms(Z)
+        active = np.flatnonzero(norms > thresholds)
+        return ActiveBlocks(active, Z[:, :, active], norms[active], thresholds[active])
+
+    def along(self, Z: Float64Array, step: Float64Array, thresholds: Float64Array) -> LineFunction:
+        """Length -> envelope and derivative, in O(B) operations each."""
+        start = np.einsum("kib,kib->b", Z, Z)
+        mixed = np.einsum("kib,kib->b", Z, step)
+        squared = np.einsum("kib,kib->b", step, step)
+
+        def line(length: float) -> tuple[float, float]:
+            norms = np.sqrt(np.maximum(start + length * (2.0 * mixed + length * squared), 0.0))
+            active = np.flatnonzero(norms > thresholds)
+            excess = norms[active] - thresholds[active]
+            rate = (mixed[active] + length * squared[active]) / norms[active]
+            return 0.5 * float(excess @ excess), float(excess @ rate)
+
+        return line
+
+
+class ConeProx:
+    """Blocks whose columns lie in pattern cones: exact projections, warm-started from the call before."""
+
+    def __init__(self, program: GatedProgram) -> None:
+        self._gates = program.block_gates(np.arange(program.blocks))
+        self._cones = PatternCones(program.X, program.patterns)
+        self._warm = [no_active_rows(program.blocks) for _ in range(program.outputs)]
+        self._polar = np.zeros(program.point_shape)
+
+    def restricted(self, blocks: Indices) -> ConeProx:
+        """Another one for some of the blocks, numbered anew, that starts from the same active rows."""
+        other = copy(self)
+        other._gates = self._gates[blocks]
+        other._warm = [active.take(blocks) for active in self._warm]
+        other._polar = self._polar[:, :, blocks]
+        return other
+
+    def at(self, Z: Float64Array, thresholds: Float64Array) -> ActiveBlocks:
+        """The active blocks of ``Z`` (c, d, B); projects only blocks that may be active."""
+        candidates = self.exceeding(Z, thresholds)
+        projected, active_rows = self.project(Z[:, :, candidates], candidates)
+        norms = block_norms(projected)
+        kept = np.flatnonzero(norms > thresholds[candidates])
+        blocks = candidates[kept]
+        return ActiveBlocks(
+            blocks,
+            projected[:, :, kept],
+            norms[kept],
+            thresholds[blocks],
+            tuple(active.rows[kept] for active in active_rows),
+        )
+
+    def exceeding(self, Z: Float64Array, thresholds: Float64Array) -> Indices:
+        """Blocks whose projection may be longer than the threshold, without projecting any.
+
+        ``||z + a w||`` bounds ``||P(z)||`` for every a >= 0 and polar direction ``w = B^T rho``, rho >= 0;
+        the w of the latest projection of the same block rules out most blocks that are not active.
+        """
+        long = np.flatnonzero(block_norms(Z) > thresholds)
+        z, w = Z[:, :, long], self._polar[:, :, long]
+        squared = np.einsum("kib,kib->kb", w, w)
+        aligned = np.minimum(np.einsum("kib,kib->kb", z, w), 0.0)
+        bounds = block_norms(z - w * (aligned / np.where(squared > 0.0, squared, 1.0))[:, None, :])
+        return long[bounds > thresholds[long]]
+
+    def project(self, Z: Float64Array, blocks: Indices) -> tuple[Float64Array, list[ActiveRows]]:
+        """Projections (c, d, m) of the columns of ``Z`` on the cones of ``blocks``, and the active rows."""
+        gates = self._gates[blocks]
+        projected = np.empty_like(Z)
+        rows: list[ActiveRows] = []
+        for k, points in enumerate(Z):
+            found = self._cones.project(points, gates, self._warm[k].take(blocks))
+            self._warm[k] = self._warm[k].replaced(blocks, found)
+            projected[k] = found.points
+            self._polar[k][:, blocks] = self._cones.combine(gates, found)
+            rows.append(found)
+        return projected, rows
+
+    def along(self, Z: Float64Array, step: Float64Array, thresholds: Float64Array) -> LineFunction:
+        """Length -> envelope and derivative; every call projects."""
+
+        def line(length: float) -> tuple[float, float]:
+            active = self.at(Z + length * step, thresholds)
+            rate = np.einsum("kib,kib->b", active.values, step[:, :, active.blocks])
+            return active.envelope, float(np.sum(rate))
+
+        return line
+
+
+@dataclass(frozen=True, eq=False)
+class Jacobian:
+    """The generalised Jacobian of the proximal map on its active blocks, see the module's text.
+
+    ``free``: for each output the groups of free directions; empty without cones.
+    """
+
+    shrink: Float64Array
+    directions: Float64Array
+    free: tuple[tuple[FreeDirections, ...], ...] = ()
+
+    def apply(self, C: Float64Array) -> Float64Array:
+        """The Jacobian times ``C`` (c, d, m)."""
+        along = np.einsum("kib,kib->b", self.directions, C) * (1.0 - self.shrink)
+        return np.asarray(self._free_part(C) * self.shrink + self.directions * along)
+
+    def _free_part(self, C: Float64Array) -> Float64Array:
+        if not self.free:
+            return C
+        out = np.zeros_like(C)
+        for k, groups in enumerate(self.free):
+            for group in groups:
+                coefficients = np.einsum("gdq,dg->gq", group.basis, C[k][:, group.position])
+                out[k][:, group.position] = np.einsum("gdq,gq->dg", group.basis, coefficients)
+        return out
+
+    def rank(self, output: int) -> int:
+        """The number of columns of :meth:`roots`."""
+        d, m = self.directions.shape[1:]
+        if not self.free:
+            return int(d * m)
+        return sum(group.position.size * group.basis.shape[2] for group in self.free[output])
+
+    def roots(self, output: int) -> tuple[Float64Array, Indices]:
+        """Columns M (d, r) and their blocks (r,) with ``sum M M^T`` the Jacobian within one output."""
+        d, m = self.directions.shape[1:]
+        whole = FreeDirections(np.arange(m), np.broadcast_to(np.eye(d), (m, d, d)))
+        groups = self.free[output] if self.free else (whole,)
+        columns = [self._group_roots(group, self.directions[output]) for group in groups]
+        owners = [np.repeat(group.position, group.basis.shape[2]) for group in groups]
+        if not columns:
+            return np.zeros((d, 0)), np.zeros(0, dtype=np.intp)
+        return np.hstack(columns), np.concatenate(owners)
+
+    def _group_roots(self, group: FreeDirections, directions: Float64Array) -> Float64Array:
+        """``sqrt(a) N + gamma t (N^T t)^T``, t = T/|T|; its square is ``a N N^T + (1 - a) T T^T``."""
+        shrink = self.shrink[group.position]
+        t = directions[:, group.position].T
+        lengths = np.linalg.norm(t, axis=1)
+        t = t / np.where(lengths > 0.0, lengths, 1.0)[:, None]
+        root = np.sqrt(shrink)
+        gamma = np.sqrt(shrink + (1.0 - shrink) * lengths**2) - root
+        along = np.einsum("gdq,gd->gq", group.basis, t) * gamma[:, None]
+        columns = root[:, None, None] * group.basis + np.einsum("gd,gq->gdq", t, along)
+        return np.asarray(columns.transpose(1, 0, 2).reshape(t.shape[1], -1))
+
+
+def jacobian(program: GatedProgram, active: ActiveBlocks) -> Jacobian:
+    """The generalised Jacobian at the point whose active blocks are given."""
+    directions = active.projected / active.norms
+    free = tuple(tuple(_free_directions(program.X, rows)) for rows in active.rows)
+    return Jacobian(active.shrink, directions, free)
+
+
+def _free_directions(X: Float64Array, rows: Indices) -> list[FreeDirections]:
+    """Bases of the null spaces of each block's active rows, grouped by the number of active rows."""
+    d = X.shape[1]
+    counts = np.sum(rows >= 0, axis=1)
+    groups: list[FreeDirections] = []
+    for k in np.unique(counts):
+        position = np.flatnonzero(counts == k)
+        if k == 0:
+            basis = np.broadcast_to(np.eye(d), (position.size, d, d))
+        else:
+            listed = np.sort(rows[position], axis=1)[:, -k:]
+            normals = X[listed].transpose(0, 2, 1)
+            basis = _complete(normals)[:, :, k:]
+        groups.append(FreeDirections(position, basis))
+    return groups
+
+
+def _complete(normals: NDArray[np.float64]) -> Float64Array:
+    """Orthonormal bases (g, d, d) whose first columns span the given (g, d, k) columns."""
+    return np.asarray(np.linalg.qr(normals, mode="complete")[0])

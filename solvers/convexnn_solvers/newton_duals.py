@@ -1,0 +1,59 @@
+"""Dual points of gated programs: the best feasible multiple of a direction, and every block's say in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from convexnn_solvers.active_sets import ActiveRows, no_active_rows
+from convexnn_solvers.backends import Float64Array
+from convexnn_solvers.gated_program import GatedProgram, block_norms
+from convexnn_solvers.newton_blocks import ConeProx
+
+
+@dataclass(frozen=True, eq=False)
+class DualMultiple:
+    """``W = -scale xi`` is feasible and has dual value ``value``.
+
+    ``ratios`` (B,): the dual norms of ``-A^T xi`` over their bounds. With cones they are exact only where
+    they matter for the scale, and upper bounds elsewhere; ``rows`` then hold, for each output, the
+    multipliers for W of all blocks that had to be projected.
+    """
+
+    value: float
+    scale: float
+    ratios: Float64Array
+    rows: tuple[ActiveRows, ...] = ()
+
+
+def best_multiple(
+    program: GatedProgram, xi: Float64Array, products: Float64Array, cones: ConeProx | None
+) -> DualMultiple:
+    """The best feasible multiple of ``-xi``; ``products`` are ``A^T xi`` by block (c, d, B)."""
+    wanted = program.fit.wanted_scale(xi)
+    ratios = block_norms(products) / program.weights
+    if not wanted > 0.0:
+        return DualMultiple(-program.fit.conjugate(0.0 * xi), 0.0, ratios)
+    found: list[ActiveRows] = []
+    long = np.zeros(0, dtype=np.intp)
+    if cones is not None:
+        long = cones.exceeding(-products, program.weights / wanted)
+        points, found = cones.project(-products[:, :, long], long)
+        ratios = np.minimum(ratios, 1.0 / wanted)
+        ratios[long] = block_norms(points) / program.weights[long]
+    largest = float(np.max(ratios, initial=0.0))
+    if program.fit.outliers is not None:
+        largest = max(largest, float(np.max(np.abs(xi), initial=0.0)) / program.fit.outliers)
+    scale = wanted / max(1.0, wanted * largest)
+    none = no_active_rows(program.blocks)
+    rows = (none.replaced(long, ActiveRows(active.rows, scale * active.multipliers)) for active in found)
+    return DualMultiple(-program.fit.conjugate(scale * xi), scale, ratios, tuple(rows))
+
+
+def relative_gap(primal: float, dual: float) -> float:
+    """``(primal - dual) / max(|primal|, |dual|)``, 0 for no gap at all; NaN when a value is not finite."""
+    difference = primal - dual
+    if difference == 0.0:
+        return 0.0
+    return difference / max(abs(primal), abs(dual), float(np.finfo(np.float64).tiny))

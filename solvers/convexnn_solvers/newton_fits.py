@@ -1,0 +1,233 @@
+"""Data fits of the semismooth Newton method: the loss as a function of the prediction, and its conjugate.
+
+A fit F acts on predictions p (n, c), plus a free offset per output when ``centred``, which is eliminated:
+``F(p) = min_b f(p + 1 b^T)``. Its conjugate is that of f on the dual variables whose columns sum to zero.
+The method works on the dual, so what it needs most is the conjugate: value, derivative, curvature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+from scipy.special import expit, xlogy
+
+from convexnn_solvers.backends import Float64Array
+
+#: Step length -> change of a function since length 0, and its derivative.
+LineFunction = Callable[[float], tuple[float, float]]
+
+# Steps stay this share away from the boundary of the conjugate's domain.
+_INSIDE = 0.99
+# Gradients of the logistic loss are handed out so far inside the conjugate's domain.
+_INTERIOR = 1e-12
+_TINY, _BELOW_ONE = 1e-300, float(np.nextafter(1.0, 0.0))
+# Bisections of the offset of a logistic fit; more than the bits of a double.
+_BISECTIONS = 200
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A prediction's loss, the gradient xi (n, c) there and the best offset (c,), zero if there is none."""
+
+    value: float
+    xi: Float64Array
+    offset: Float64Array
+
+
+class Fit(Protocol):
+    """What the method needs of a loss; implementations are small frozen values."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, c)."""
+        ...
+
+    @property
+    def centred(self) -> bool:
+        """Whether there is a free offset per output."""
+        ...
+
+    @property
+    def outliers(self) -> float | None:
+        """A bound on every entry of the dual variable: the slope at which the loss turns linear."""
+        ...
+
+    def at(self, prediction: Float64Array) -> Fitted:
+        """Value, gradient and offset at a prediction (n, c) without its offset."""
+        ...
+
+    def conjugate(self, xi: Float64Array) -> float:
+        """The conjugate, aside of the bounds that ``centred`` and ``outliers`` stand for."""
+        ...
+
+    def derivative(self, xi: Float64Array) -> Float64Array:
+        """The gradient of the conjugate."""
+        ...
+
+    def curvature(self, xi: Float64Array) -> Float64Array:
+        """The diagonal of the Hessian of the conjugate, positive."""
+        ...
+
+    def along(self, xi: Float64Array, direction: Float64Array) -> LineFunction:
+        """The conjugate on a line."""
+        ...
+
+    def room(self, xi: Float64Array, direction: Float64Array) -> float:
+        """The longest safe step inside the conjugate's domain."""
+        ...
+
+    def wanted_scale(self, xi: Float64Array) -> float:
+        """The multiple of ``xi`` at which the dual objective ``-conjugate`` is largest, or a guess of it."""
+        ...
+
+    def scaled(self, factor: float) -> Fit | None:
+        """The fit of predictions divided by ``factor``, its value divided by the square; None: impossible."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class SquaredFit:
+    """``1/2 ||p - Y||_F^2``; with ``outliers = M`` Huber's loss: ``M |r| - M^2/2`` where ``|r| > M``.
+
+    Huber's loss is handled as squares of ``p + s - Y`` with outliers s at the price ``M ||s||_1``.
+    """
+
+    Y: Float64Array
+    centred: bool = False
+    outliers: float | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, c)."""
+        return int(self.Y.shape[0]), int(self.Y.shape[1])
+
+    def at(self, prediction: Float64Array) -> Fitted:
+        """Value, gradient and offset."""
+        residual = prediction - self.Y
+        offset = np.zeros(self.shape[1])
+        if self.centred:
+            offset = -residual.mean(axis=0)
+            residual = residual + offset
+            if self.outliers is not None:
+                shift = _roots(lambda b: self._clipped(residual + b).sum(axis=0), np.ptp(residual))
+                offset, residual = offset + shift, residual + shift
+        xi = self._clipped(residual)
+        return Fitted(float(np.sum(xi * (residual - 0.5 * xi))), xi, offset)
+
+    def conjugate(self, xi: Float64Array) -> float:
+        """``1/2 ||xi||^2 + <Y, xi>``."""
+        return 0.5 * float(np.vdot(xi, xi)) + float(np.vdot(self.Y, xi))
+
+    def derivative(self, xi: Float64Array) -> Float64Array:
+        """``xi + Y``."""
+        return xi + self.Y
+
+    def curvature(self, xi: Float64Array) -> Float64Array:
+        """One."""
+        return np.ones_like(xi)
+
+    def along(self, xi: Float64Array, direction: Float64Array) -> LineFunction:
+        """A quadratic."""
+        linear = float(np.vdot(xi + self.Y, direction))
+        square = float(np.vdot(direction, direction))
+        return lambda t: (t * linear + 0.5 * t * t * square, linear + t * square)
+
+    def room(self, xi: Float64Array, direction: Float64Array) -> float:
+        """Everywhere."""
+        return np.inf
+
+    def wanted_scale(self, xi: Float64Array) -> float:
+        """``-<xi, Y> / ||xi||^2``."""
+        squared = float(np.vdot(xi, xi))
+        return -float(np.vdot(xi, self.Y)) / squared if squared > 0.0 else 0.0
+
+    def scaled(self, factor: float) -> SquaredFit:
+        """Targets and the bend scaled alike."""
+        bend = None if self.outliers is None else self.outliers / factor
+        return replace(self, Y=self.Y / factor, outliers=bend)
+
+    def _clipped(self, residual: Float64Array) -> Float64Array:
+        return residual if self.outliers is None else np.clip(residual, -self.outliers, self.outliers)
+
+
+@dataclass(frozen=True, eq=False)
+class LogisticFit:
+    """``sum log(1 + exp(signs * p + shift))``: for labels y, signs = -y and shift = 0; arrays (n, c)."""
+
+    signs: Float64Array
+    shift: Float64Array
+    centred: bool = False
+    outliers: float | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, c)."""
+        return int(self.signs.shape[0]), int(self.signs.shape[1])
+
+    def at(self, prediction: Float64Array) -> Fitted:
+        """Value, gradient and offset (by bisection; kept finite where the labels have one class only)."""
+        q = self.signs * prediction + self.shift
+        offset = np.zeros(self.shape[1])
+        if self.centred:
+            width = float(np.max(np.abs(q), initial=1.0)) + 40.0
+            offset = _roots(lambda b: (self.signs * expit(q + self.signs * b)).sum(axis=0), width)
+            q = q + self.signs * offset
+        xi = self.signs * np.clip(expit(q), _INTERIOR, 1.0 - _INTERIOR)
+        if self.centred:
+            xi = xi - xi.mean(axis=0)
+        return Fitted(float(np.sum(np.logaddexp(0.0, q))), xi, offset)
+
+    def conjugate(self, xi: Float64Array) -> float:
+        """``sum a log a + (1 - a) log(1 - a) - a shift`` with ``a = signs xi`` in [0, 1]."""
+        a = np.clip(self.signs * xi, 0.0, 1.0)
+        return float(np.sum(xlogy(a, a) + xlogy(1.0 - a, 1.0 - a) - a * self.shift))
+
+    def derivative(self, xi: Float64Array) -> Float64Array:
+        """``signs (log(a / (1 - a)) - shift)``."""
+        a = np.clip(self.signs * xi, _TINY, _BELOW_ONE)
+        return np.asarray(self.signs * (np.log(a) - np.log1p(-a) - self.shift))
+
+    def curvature(self, xi: Float64Array) -> Float64Array:
+        """``1 / (a (1 - a))``, at least 4."""
+        a = np.clip(self.signs * xi, _TINY, _BELOW_ONE)
+        return np.asarray(1.0 / (a * (1.0 - a)))
+
+    def along(self, xi: Float64Array, direction: Float64Array) -> LineFunction:
+        """By its formula."""
+        start = self.conjugate(xi)
+
+        def line(length: float) -> tuple[float, float]:
+            moved = xi + length * direction
+            return self.conjugate(moved) - start, float(np.vdot(self.derivative(moved), direction))
+
+        return line
+
+    def room(self, xi: Float64Array, direction: Float64Array) -> float:
+        """Short of the first entry to reach 0 or 1."""
+        a, step = self.signs * xi, self.signs * direction
+        distance = np.where(step > 0.0, 1.0 - a, a)
+        moving = step != 0.0
+        return _INSIDE * float(np.min(distance[moving] / np.abs(step[moving]), initial=np.inf))
+
+    def wanted_scale(self, xi: Float64Array) -> float:
+        """One: the domain is a box with a corner at 0."""
+        return 1.0
+
+    def scaled(self, factor: float) -> None:
+        """The loss is not homogeneous."""
+
+
+def _roots(increasing: Callable[[Float64Array], Float64Array], width: float) -> Float64Array:
+    """The zeros of increasing functions of one variable each, inside ``(-width, width)``, by bisection."""
+    low = np.full(increasing(np.zeros(1)).shape, -width)
+    high = -low
+    for _ in range(_BISECTIONS):
+        middle = 0.5 * (low + high)
+        if np.all((middle == low) | (middle == high)):
+            break
+        above = increasing(middle) > 0.0
+        low, high = np.where(above, low, middle), np.where(above, middle, high)
+    return np.asarray(0.5 * (low + high))

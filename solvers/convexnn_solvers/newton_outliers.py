@@ -1,0 +1,58 @@
+"""Huber's loss in the semismooth Newton method: squares after taking out sparse outliers.
+
+``min_s 1/2 (r - s)^2 + M |s|`` is Huber's function of r. The outliers s (n, c) are blocks of size one, with
+the identity as their map: the dual variable is bounded by M, and their proximal map is soft-thresholding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from convexnn_solvers.backends import Float64Array
+from convexnn_solvers.newton_fits import LineFunction
+
+
+@dataclass(frozen=True, eq=False)
+class OutlierStep:
+    """Proximal point (n, c), the diagonal that it adds to the Newton matrix, and to phi."""
+
+    values: Float64Array
+    curvature: Float64Array
+    envelope: float
+
+
+class Outliers:
+    """The outliers at the price ``bend`` each, as multipliers of ``|xi| <= bend``."""
+
+    def __init__(self, bend: float, shape: tuple[int, int]) -> None:
+        self._bend = bend
+        self._s = np.zeros(shape)
+
+    def at(self, xi: Float64Array, sigma: float) -> OutlierStep:
+        """The proximal point of ``s - sigma xi``."""
+        shifted = self._s - sigma * xi
+        excess = np.clip(np.abs(shifted) - sigma * self._bend, 0.0, None)
+        curvature = np.where(excess > 0.0, sigma, 0.0)
+        return OutlierStep(
+            np.sign(shifted) * excess, curvature, float(np.vdot(excess, excess)) / (2.0 * sigma)
+        )
+
+    def along(self, xi: Float64Array, direction: Float64Array, sigma: float) -> LineFunction:
+        """The part of phi on a line, less its value at length 0."""
+        start = self.at(xi, sigma).envelope
+
+        def line(length: float) -> tuple[float, float]:
+            step = self.at(xi + length * direction, sigma)
+            return step.envelope - start, -float(np.vdot(step.values, direction))
+
+        return line
+
+    def squared_change(self, xi: Float64Array, sigma: float) -> float:
+        """How far the proximal point is from the outliers held."""
+        return float(np.sum((self.at(xi, sigma).values - self._s) ** 2))
+
+    def accept(self, xi: Float64Array, sigma: float) -> None:
+        """Take the proximal point."""
+        self._s = self.at(xi, sigma).values

@@ -1,0 +1,249 @@
+"""Solving the linear systems of the semismooth Newton method by preconditioned conjugate gradients.
+
+For one output the preconditioner is the exact inverse, from the Cholesky factor of the n x n matrix or, when
+the active blocks have fewer directions than there are samples, by the identity of Woodbury from the Gram
+matrix of the columns ``S_b X M_b``, ``M_b M_b^T = J_b``; one or two iterations remain. For several outputs it
+ignores their coupling. A factor of an earlier step preconditions later ones while that is cheaper than a
+new one; when nothing can be factorised, the diagonal remains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import blas, lapack
+
+from convexnn_solvers.backends import Float64Array
+from convexnn_solvers.gated_program import GatedProgram
+from convexnn_solvers.newton_operator import NewtonOperator, SharedOperator, outer
+
+Solve = Callable[[Float64Array], Float64Array]
+Operator = NewtonOperator | SharedOperator
+
+# Products with a few vectors are as slow as so many times their operations in products of matrices.
+_WAITING = 2.0
+
+
+@dataclass(frozen=True)
+class SystemLimits:
+    """When to factorise what.
+
+    ``memory``: bytes for a factor. ``iterations``: of conjugate gradients for one system. ``reuse``: the
+    share of a factorisation's work that iterations with an old factor may cost. ``plain_iterations``: as
+    many are assumed without any factor, and ``usual_iterations`` with one. ``overhead``: of one iteration,
+    in operations.
+    """
+
+    memory: float = 2.0e9
+    iterations: int = 300
+    reuse: float = 0.5
+    plain_iterations: float = 300.0
+    usual_iterations: float = 10.0
+    overhead: float = 2.0e6
+
+
+@dataclass
+class SolveCounts:
+    """How much work the Newton systems took."""
+
+    factorisations: int = 0
+    iterations: int = 0
+
+
+class NewtonSystems:
+    """Solves one Newton system after another, keeping the Gram matrix and the latest factor."""
+
+    def __init__(self, program: GatedProgram, limits: SystemLimits | None = None) -> None:
+        self.counts = SolveCounts()
+        self._program = program
+        self._limits = limits or SystemLimits()
+        self._gram: Float64Array | None = None
+        self._factor: Solve | None = None
+        self._factor_work = 0.0
+
+    def solve(self, operator: NewtonOperator, right: Float64Array, rtol: float) -> Float64Array:
+        """``x`` with ``||operator(x) - right|| <= rtol ||right||``, or as good as the iteration limit allows.
+
+        On a program with an offset everything happens among the columns of sum zero. The direction is a
+        descent direction whenever it is not zero, also when the limit ends the iteration.
+        """
+        written = self._written_out(operator)
+        applied: Operator = operator if written is None else written
+        x = np.zeros_like(right)
+        if self._factor is not None:
+            affordable = self._limits.reuse * self._factor_work / self._iteration_work(applied)
+            x, converged = self._iterate(
+                applied, right, x, rtol, min(int(affordable), self._limits.iterations)
+            )
+            if converged:
+                return x
+        self._factor, self._factor_work = self._new_factor(operator, written)
+        self.counts.factorisations += 1
+        x, _ = self._iterate(applied, right, x, rtol, self._limits.iterations)
+        return x
+
+    def _written_out(self, operator: NewtonOperator) -> SharedOperator | None:
+        """The matrix written out where several outputs share it and that pays within one system."""
+        n, c = operator.diagonal.shape
+        m = operator.slopes.shape[1]
+        if c == 1 or operator.jacobian.free or not self._fits(n * (3 * n + (c + 1) * m)):
+            return None
+        dense = float(n * n * m) + self._limits.usual_iterations * float(2 * n * n * c + 4 * n * m * c)
+        if dense > self._limits.usual_iterations * operator.work:
+            return None
+        couplings = np.stack([operator.coupling(k) for k in range(c)])
+        return SharedOperator(operator.hadamard(self._gram_matrix()), couplings, operator.diagonal)
+
+    def _fits(self, entries: float) -> bool:
+        return 8.0 * float(entries) <= self._limits.memory
+
+    def _iteration_work(self, operator: Operator) -> float:
+        """Operations of one iteration, those that wait for memory counted as several."""
+        n, c = operator.diagonal.shape
+        return _WAITING * (operator.work + 2.0 * float(n * n * c)) + self._limits.overhead
+
+    def _iterate(
+        self, operator: Operator, right: Float64Array, x: Float64Array, rtol: float, limit: int
+    ) -> tuple[Float64Array, bool]:
+        """Preconditioned conjugate gradients from ``x``; whether the tolerance was met."""
+        assert self._factor is not None
+        goal = rtol * np.linalg.norm(right)
+        residual = right - self._centred(operator(x)) if np.any(x) else right.copy()
+        direction, rho = np.zeros_like(right), 1.0
+        for _ in range(limit):
+            if np.linalg.norm(residual) <= goal:
+                return x, True
+            z = self._factor(residual)
+            previous, rho = rho, float(np.vdot(residual, z))
+            direction = z + (rho / previous) * direction
+            image = self._centred(operator(direction))
+            curvature = float(np.vdot(direction, image))
+            if not curvature > 0.0 or not rho > 0.0:
+                return x, False
+            x = x + (rho / curvature) * direction
+            residual = residual - (rho / curvature) * image
+            self.counts.iterations += 1
+        return x, bool(np.linalg.norm(residual) <= goal)
+
+    def _centred(self, x: Float64Array) -> Float64Array:
+        return x - x.mean(axis=0) if self._program.fit.centred else x
+
+    def _new_factor(self, operator: NewtonOperator, written: SharedOperator | None) -> tuple[Solve, float]:
+        """The cheapest preconditioner that fits into memory, and its operations."""
+        n, c = operator.diagonal.shape
+        m = operator.slopes.shape[1]
+        hadamard = not operator.jacobian.free
+        # Outputs without cones have one factor in common, which ignores the rank-one parts.
+        ranks = (
+            [operator.jacobian.rank(k) for k in range(c)]
+            if c == 1 or not hadamard
+            else [m * operator.X.shape[1]]
+        )
+        dense = sum(n * n * (2.0 * m if hadamard else r) + n**3 / 3.0 for r in ranks)
+        low_rank = sum(n * float(r) ** 2 + r**3 / 3.0 for r in ranks)
+        if not self._fits(n * (3.0 * n + m) * len(ranks)):
+            dense = np.inf
+        if not self._fits(sum(2.0 * r * (n + r) for r in ranks)):
+            low_rank = np.inf
+        if min(dense, low_rank) > self._limits.plain_iterations * self._iteration_work(operator):
+            return _apart(self._program, [_jacobi(operator, k) for k in range(c)]), 0.0
+        if len(ranks) < c:
+            solves = [self._first_part(operator, written, dense <= low_rank)]
+        elif dense <= low_rank and hadamard:
+            H = outer(operator.coupling(0), operator.hadamard(self._gram_matrix()))
+            solves = [_cholesky(H, operator.diagonal[:, 0])]
+        else:
+            solves = [_from_roots(operator, k, dense <= low_rank) for k in range(c)]
+        return _apart(self._program, solves), min(dense, low_rank)
+
+    def _first_part(self, operator: NewtonOperator, written: SharedOperator | None, dense: bool) -> Solve:
+        """The inverse of the part that all outputs have, with the mean of their diagonals."""
+        h = operator.diagonal.mean(axis=1)
+        if dense:
+            H = operator.hadamard(self._gram_matrix()) if written is None else written.upper.copy(order="F")
+            return _cholesky(H, h)
+        weights = np.sqrt(operator.sigma * operator.jacobian.shrink)
+        W = operator.X[:, :, None] * (operator.slopes * weights)[:, None, :]
+        return _woodbury(np.asfortranarray(W.reshape(h.size, -1)), h)
+
+    def _gram_matrix(self) -> Float64Array:
+        if self._gram is None:
+            self._gram = np.asfortranarray(self._program.X @ self._program.X.T)
+        return self._gram
+
+
+def _from_roots(operator: NewtonOperator, output: int, dense: bool) -> Solve:
+    """The exact inverse within one output, from the columns ``S_b X M_b``."""
+    columns, owner = operator.jacobian.roots(output)
+    W = np.sqrt(operator.sigma) * (operator.X @ columns) * operator.slopes[:, owner]
+    h = operator.diagonal[:, output]
+    return _cholesky(outer(W), h) if dense else _woodbury(W, h)
+
+
+def _cholesky(H: Float64Array, diagonal: Float64Array) -> Solve:
+    """Solves with ``diag(diagonal) + H``; overwrites ``H``."""
+    H.flat[:: H.shape[0] + 1] += diagonal
+    factor = _factorised(H)
+    return lambda right: np.asarray(lapack.dpotrs(factor, right, lower=0)[0])
+
+
+def _woodbury(W: Float64Array, diagonal: Float64Array) -> Solve:
+    """Solves with ``diag(diagonal) + W W^T`` through the r x r matrix ``I + W^T diag(diagonal)^-1 W``."""
+    if W.shape[1] == 0:
+        return lambda right: right / diagonal[:, None]
+    scaled = W / diagonal[:, None]
+    small = blas.dsyrk(1.0, np.asfortranarray(W / np.sqrt(diagonal)[:, None]), trans=1)
+    small.flat[:: small.shape[0] + 1] += 1.0
+    factor = _factorised(small)
+
+    def solve(right: Float64Array) -> Float64Array:
+        inner = lapack.dpotrs(factor, scaled.T @ right, lower=0)[0]
+        return np.asarray(right / diagonal[:, None] - scaled @ inner)
+
+    return solve
+
+
+def _factorised(H: Float64Array) -> Float64Array:
+    """The Cholesky factor of the upper triangle; rounding may ask for a slightly larger diagonal."""
+    diagonal = H.diagonal().copy()
+    shift = 0.0
+    for _ in range(8):
+        factor, info = lapack.dpotrf(H, lower=0, clean=0)
+        if info == 0:
+            return np.asarray(factor)
+        shift = max(10.0 * shift, 1e-14 * float(np.max(diagonal)))
+        H.flat[:: H.shape[0] + 1] = diagonal + shift
+    raise FloatingPointError("the Newton matrix is not positive definite to working precision")
+
+
+def _jacobi(operator: NewtonOperator, output: int) -> Solve:
+    """Division by the diagonal of the operator, with free directions counted in full."""
+    shrink = operator.jacobian.shrink
+    lengths = np.einsum("ij,ij->i", operator.X, operator.X)
+    squares = operator.slopes**2
+    along = operator.X @ operator.jacobian.directions[output]
+    diagonal = operator.diagonal[:, output] + operator.sigma * (
+        lengths * (squares @ shrink) + (squares * along**2) @ (1.0 - shrink)
+    )
+    return lambda right: right / diagonal[:, None]
+
+
+def _apart(program: GatedProgram, solves: list[Solve]) -> Solve:
+    """One solve per output, or one for all; with an offset, the solution among the columns of sum zero."""
+    corrections: list[Float64Array] = []
+    if program.fit.centred:
+        corrections = [solve(np.ones((program.X.shape[0], 1)))[:, 0] for solve in solves]
+
+    def solve(right: Float64Array) -> Float64Array:
+        if len(solves) == 1:
+            x = solves[0](right)
+        else:
+            x = np.hstack([one(right[:, k : k + 1]) for k, one in enumerate(solves)])
+        for k in range(x.shape[1] if corrections else 0):
+            direction = corrections[min(k, len(corrections) - 1)]
+            x[:, k] -= direction * (x[:, k].sum() / direction.sum())
+        return x
+
+    return solve

@@ -1,0 +1,58 @@
+"""The options that all our solvers share, given to the class or to ``problem.solve``."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from numbers import Integral, Real
+from typing import Any
+
+from convexnn_solvers.backends import Backend, select_backend
+from convexnn_solvers.result import Progress
+
+
+@dataclass(frozen=True)
+class Options:
+    """Validated options; see :class:`convexnn_solvers.interface.RFISTA` for what they mean."""
+
+    tol: float = 1e-4
+    max_iter: int = 100_000
+    time_limit: float | None = None
+    device: str = "cpu"
+    dtype: str = "float64"
+    backend: str | None = None
+    verbose: bool = False
+    callback: Callable[[Progress], object] | None = None
+
+    def __post_init__(self) -> None:
+        if not _is_number(self.tol) or not 0.0 <= self.tol < math.inf:
+            raise ValueError(f"tol must be a number >= 0 (a relative certified gap), not {self.tol!r}.")
+        if isinstance(self.max_iter, bool) or not isinstance(self.max_iter, Integral) or self.max_iter < 0:
+            raise ValueError(f"max_iter must be an integer >= 0, not {self.max_iter!r}.")
+        limit = self.time_limit
+        if limit is not None and (not _is_number(limit) or math.isnan(limit) or limit < 0.0):
+            raise ValueError(f"time_limit must be seconds >= 0, or None for no limit, not {limit!r}.")
+        if self.callback is not None and not callable(self.callback):
+            raise TypeError(f"callback must be a function of one argument, not {self.callback!r}.")
+        if not isinstance(self.verbose, bool):
+            raise TypeError(f"verbose must be True or False, not {self.verbose!r}.")
+
+    def updated(self, solver: str, given: Mapping[str, Any]) -> Options:
+        """These options with those of one ``solve`` call on top; an unknown one is refused by name."""
+        known = [field.name for field in fields(self)]
+        for name in given:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean {close[0]!r}? " if close else ""
+                raise TypeError(f"{solver} has no option {name!r}; {hint}The options are {', '.join(known)}.")
+        return replace(self, **given)
+
+    def selected_backend(self) -> Backend:
+        """The array library that device, dtype and backend ask for, or an error that says what is missing."""
+        return select_backend(self.device, self.dtype, self.backend)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)

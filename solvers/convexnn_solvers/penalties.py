@@ -1,0 +1,72 @@
+"""Penalties on one variable: value, proximal map and dual norm side by side.
+
+A penalty sees a *view* of its variable (a reshape of it) and a non-negative weight per group, in the
+user's units: the term is ``sum(weight * norms(view))``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from convexnn_solvers.backends import Array
+
+
+class Penalty(Protocol):
+    """What solvers and certificates need to know of a penalty; implementations are small frozen values."""
+
+    @property
+    def name(self) -> str:
+        """The word that messages use."""
+        ...
+
+    def norms(self, view: Array, xp: Any) -> Array:
+        """One norm per group; the weight of the term has this shape (or is a number)."""
+        ...
+
+    def prox(self, view: Array, threshold: Array, xp: Any) -> Array:
+        """``argmin_u 1/2 ||u - view||^2 + sum(threshold * norms(u))``."""
+        ...
+
+    def dual_norms(self, view: Array, xp: Any) -> Array:
+        """The dual norm of each group: the conjugate is zero iff ``dual_norms(view) <= weight``."""
+        ...
+
+
+@dataclass(frozen=True)
+class GroupNorm:
+    """Euclidean norms along ``axis`` (``None``: of the whole array), CVXPY's ``norm(x, 2, axis)``."""
+
+    axis: int | None = 0
+    name: str = "group norm"
+
+    def norms(self, view: Array, xp: Any) -> Array:
+        if self.axis is None:
+            return xp.sqrt(xp.sum(view * view))
+        return xp.sqrt(xp.sum(view * view, axis=self.axis))
+
+    def prox(self, view: Array, threshold: Array, xp: Any) -> Array:
+        norms = self.norms(view, xp)
+        positive = norms > 0.0
+        shrink = xp.where(positive, 1.0 - threshold / xp.where(positive, norms, 1.0), 0.0 * norms)
+        shrink = xp.clip(shrink, 0.0, None)
+        return view * (shrink if self.axis is None else xp.expand_dims(shrink, axis=self.axis))
+
+    def dual_norms(self, view: Array, xp: Any) -> Array:
+        return self.norms(view, xp)
+
+
+@dataclass(frozen=True)
+class AbsoluteValue:
+    """Absolute values of the entries (``norm1``, ``abs``); every entry is a group."""
+
+    name: str = "l1 norm"
+
+    def norms(self, view: Array, xp: Any) -> Array:
+        return xp.abs(view)
+
+    def prox(self, view: Array, threshold: Array, xp: Any) -> Array:
+        return xp.sign(view) * xp.clip(xp.abs(view) - threshold, 0.0, None)
+
+    def dual_norms(self, view: Array, xp: Any) -> Array:
+        return xp.abs(view)

@@ -1,0 +1,74 @@
+"""What a ``cp.Problem`` holds for our solvers: compiled forms, and where to start from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from convexnn_solvers.backends import Backend, Float64Array
+from convexnn_solvers.composite import Composite, DualPoint
+
+if TYPE_CHECKING:
+    from convexnn_solvers.compiler import Compiled
+    from convexnn_solvers.iterate import Candidate
+
+_ON_PROBLEM = "_convexnn_compiled"
+
+
+class _Kept:
+    """Compiled forms of one problem; lives on the problem, and is neither copied nor pickled with it."""
+
+    def __init__(self) -> None:
+        self.compiled: dict[Backend, Compiled] = {}
+
+    def __deepcopy__(self, memo: Any) -> _Kept:
+        return _Kept()
+
+    def __reduce__(self) -> tuple[type[_Kept], tuple[()]]:
+        return (_Kept, ())
+
+
+def compiled(problem: Any, backend: Backend) -> Compiled:
+    """The problem compiled for a backend, once."""
+    from convexnn_solvers.compiler import compile_problem
+
+    kept = problem.__dict__.setdefault(_ON_PROBLEM, _Kept())
+    if backend not in kept.compiled:
+        kept.compiled[backend] = compile_problem(problem, backend)
+    compiled: Compiled = kept.compiled[backend]
+    return compiled
+
+
+def starts(problem: Any, composite: Composite, warm_start: bool) -> list[Candidate]:
+    """The variables' values with the last solve's dual point, if there are any, and the origin."""
+    from convexnn_solvers.iterate import Candidate
+
+    zero = Candidate(tuple(np.zeros(block.shape) for block in composite.variables))
+    if not warm_start:
+        return [zero]
+    values = {variable.id: variable.value for variable in problem.variables()}
+    point = tuple(_usable(values[block.id], block.shape) for block in composite.variables)
+    if not any(np.any(value) for value in point):
+        return [zero]
+    extra = getattr(problem.solver_stats, "extra_stats", None)
+    dual = extra.get("dual_point") if isinstance(extra, dict) else None
+    return [Candidate(point, (dual,) if isinstance(dual, DualPoint) else ()), zero]
+
+
+def _usable(value: Any, shape: tuple[int, ...]) -> Float64Array:
+    """A variable's value as a start: zeros where there is none or it is not finite."""
+    array = np.zeros(shape) if value is None else np.asarray(value, dtype=np.float64).reshape(shape)
+    return array if np.isfinite(array).all() else np.zeros(shape)
+
+
+def dual_values(problem: Any, composite: Composite) -> tuple[Float64Array | None, ...]:
+    """The constraints' dual values where they are finite and of the right shape."""
+    by_id = {constraint.id: constraint.dual_value for constraint in problem.constraints}
+    found: list[Float64Array | None] = []
+    for term in composite.constraints:
+        value = by_id.get(term.id)
+        array = None if value is None else np.asarray(value, dtype=np.float64)
+        fits = array is not None and array.shape == term.shape and bool(np.isfinite(array).all())
+        found.append(array if fits else None)
+    return tuple(found)

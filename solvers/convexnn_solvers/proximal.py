@@ -1,0 +1,175 @@
+"""The proximal map of everything in a problem that is not smooth: penalties, bounds, pattern cones.
+
+    prox(v) = argmin_x  sum_i lam_i norms_i(x) + sum_k 1/(2 step_k) ||x_k - v_k||^2   over bounds and cones
+
+with one step per variable k. Where a norm meets a cone (bounds at zero, pattern cones) the map is known in
+closed form: first the projection on the cone, then the shrinkage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convexnn_solvers.active_sets import Indices
+from convexnn_solvers.affine import UnsupportedProblem
+from convexnn_solvers.backends import Array, Backend, Float64Array
+from convexnn_solvers.composite import Composite, ConstraintTerm, PenaltyTerm, Point, VariableBlock
+from convexnn_solvers.cones import ActiveRows, no_active_rows
+from convexnn_solvers.dual_norms import ConeColumns, column_groups
+from convexnn_solvers.dual_values import cone_multipliers
+from convexnn_solvers.penalties import AbsoluteValue
+
+
+class ConeProjector:
+    """Projects a variable's columns on their pattern cones, and keeps the multipliers that this took.
+
+    Remembers the active rows of the last call: the next one is faster, and :meth:`multipliers` reads them.
+    """
+
+    def __init__(self, constraint: ConstraintTerm, groups: Indices | None) -> None:
+        assert constraint.pattern_cone is not None
+        self.columns = ConeColumns(constraint.pattern_cone)
+        self._groups = groups
+        self._shape = constraint.shape
+        self._active = no_active_rows(self.columns.gates.size)
+        self._touched = np.zeros(self.columns.gates.size, dtype=np.bool_)
+
+    def project(self, block: Float64Array, zero: NDArray[np.bool_] | None) -> Float64Array:
+        """Every column projected, or set to zero where its group's entry of ``zero`` says so.
+
+        ``zero`` marks groups that the shrinkage after the projection removes in any case.
+        """
+        columns = self.columns.split(block)
+        kept = np.ones(columns.shape[1], dtype=np.bool_)
+        if zero is not None and self._groups is not None:
+            kept = ~zero.ravel()[self._groups]
+        index = np.flatnonzero(kept)
+        found = self.columns.cones.project(
+            columns[:, index], self.columns.gates[index], warm=self._active.take(index)
+        )
+        self._active = self._active.replaced(index, found)
+        self._touched = kept
+        moved = np.zeros_like(columns)
+        moved[:, index] = found.points
+        return self.columns.join(moved)
+
+    def multipliers(self, step: float) -> Float64Array:
+        """The constraint's multipliers after a proximal step of this length, in the constraint's shape."""
+        rows = np.where(self._touched[:, None], self._active.rows, -1)
+        used = ActiveRows(rows, self._active.multipliers / step)
+        return cone_multipliers(self.columns, used).reshape(self._shape)
+
+
+@dataclass(frozen=True, eq=False)
+class VariableProx:
+    """The proximal map of one variable, with at most one penalty beside its bounds or its cone."""
+
+    backend: Backend
+    term: PenaltyTerm | None
+    lower: Array | None
+    upper: Array | None
+    cone: ConeProjector | None
+
+    def __call__(self, v: Array, step: float) -> Array:
+        """``argmin`` over this variable of the formula above."""
+        if self.term is None:
+            return self._inside(self._projected(v, None))
+        weight, xp = step * self.term.weight, self.backend.xp
+        if isinstance(self.term.penalty, AbsoluteValue):  # entry by entry, clipping comes last
+            return self._inside(self.term.unview(self.term.penalty.prox(self.term.view(v), weight, xp)))
+        v = self._inside(v)
+        if self.cone is not None:
+            removed = self.term.penalty.norms(self.term.view(v), xp) <= weight
+            v = self._projected(v, self.backend.to_numpy(removed) > 0.0)
+        return self.term.unview(self.term.penalty.prox(self.term.view(v), weight, xp))
+
+    def _inside(self, v: Array) -> Array:
+        if self.lower is None and self.upper is None:
+            return v
+        return self.backend.xp.clip(v, self.lower, self.upper)
+
+    def _projected(self, v: Array, zero: NDArray[np.bool_] | None) -> Array:
+        if self.cone is None:
+            return v
+        return self.backend.asarray(self.cone.project(self.backend.to_numpy(v), zero))
+
+
+@dataclass(frozen=True, eq=False)
+class ProximalMap:
+    """One :class:`VariableProx` per variable."""
+
+    blocks: tuple[VariableProx, ...]
+
+    def __call__(self, point: Point, steps: Sequence[float]) -> Point:
+        """The proximal point, with one step per variable."""
+        return tuple(block(v, step) for block, v, step in zip(self.blocks, point, steps, strict=True))
+
+
+def proximal_map(composite: Composite, cones: Collection[int] = ()) -> ProximalMap:
+    """The proximal map of a problem, with the pattern cones of the constraints at positions ``cones``.
+
+    Raises UnsupportedProblem, naming the term, where a combination has no closed form.
+    """
+    by_variable = {}
+    for position in cones:
+        constraint = composite.constraints[position]
+        assert constraint.pattern_cone is not None
+        by_variable[constraint.pattern_cone.variable] = constraint
+    blocks, backend = [], composite.backend
+    for index, variable in enumerate(composite.variables):
+        term = _only_penalty(composite, index)
+        _check_bounds(variable, term)
+        cone = None
+        if index in by_variable:
+            cone = ConeProjector(by_variable[index], _groups(by_variable[index], term))
+        lower = None if variable.lower is None else backend.asarray(variable.lower)
+        upper = None if variable.upper is None else backend.asarray(variable.upper)
+        blocks.append(VariableProx(backend, term, lower, upper, cone))
+    return ProximalMap(tuple(blocks))
+
+
+def projectable_cones(composite: Composite) -> tuple[int, ...]:
+    """Positions of the pattern-cone constraints that the proximal map can take; one per variable."""
+    found: dict[int, int] = {}
+    for position, constraint in enumerate(composite.constraints):
+        cone = constraint.pattern_cone
+        if cone is None or cone.variable in found:
+            continue
+        variable = composite.variables[cone.variable]
+        term = _only_penalty(composite, cone.variable)
+        free = variable.lower is None and variable.upper is None
+        if free and (term is None or _groups(constraint, term) is not None):
+            found[cone.variable] = position
+    return tuple(found.values())
+
+
+def _only_penalty(composite: Composite, index: int) -> PenaltyTerm | None:
+    terms = [term for term in composite.penalties if term.variable == index]
+    if len(terms) > 1:
+        raise UnsupportedProblem(
+            f"variable {composite.variables[index].name} carries two penalties, {terms[0].text} and "
+            f"{terms[1].text}; keep one, or solve with cp.CLARABEL."
+        )
+    return terms[0] if terms else None
+
+
+def _groups(constraint: ConstraintTerm, term: PenaltyTerm | None) -> Indices | None:
+    """The group of every column of the cone, if each column lies within one group."""
+    assert constraint.pattern_cone is not None
+    return None if term is None else column_groups(term, ConeColumns(constraint.pattern_cone))
+
+
+def _check_bounds(variable: VariableBlock, term: PenaltyTerm | None) -> None:
+    """Entrywise penalties allow any bounds, group norms those that are zero or infinite."""
+    if term is None or isinstance(term.penalty, AbsoluteValue):
+        return
+    for bound in (variable.lower, variable.upper):
+        if bound is not None and not np.all((bound == 0.0) | np.isinf(bound)):
+            raise UnsupportedProblem(
+                f"variable {variable.name} carries {term.text} and bounds other than a sign; write the "
+                "bounds as constraints (for AugmentedLagrangian), or solve with cp.CLARABEL."
+            )

@@ -1,0 +1,297 @@
+"""R-FISTA: proximal gradient steps with momentum, backtracking through the prox, and restarts.
+
+For a smooth f of affine outputs, ``f(x) = sum_k w_k f_k(A_k x + b_k) + <c, x>``, one step from y is
+
+    x+ = prox(y - step grad f(y)),    y+ = x+ + (t - 1)/t+ (x+ - x),    t+ = (1 + sqrt(1 + 4 t^2))/2.
+
+Outputs are affine, so those of ``y+`` follow from those of ``x+`` and ``x``: a step costs one forward and one
+adjoint product, and one forward product more whenever the step has to shrink. Every variable has a scale of
+its own, so that blocks in different units (an output bias beside hundreds of gates) share one step length.
+After Beck and Teboulle (2009), O'Donoghue and Candes (2015), and Mishkin, Sahiner and Pilanci (2022).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from convexnn_solvers.affine import UnsupportedProblem
+from convexnn_solvers.backends import Array, Float64Array
+from convexnn_solvers.composite import Composite, LossTerm, Point
+from convexnn_solvers.iterate import Candidate
+from convexnn_solvers.proximal import ProximalMap, proximal_map
+
+# The step shrinks by this factor until the quadratic bound holds, ...
+_SHRINK = 0.8
+# ... and grows by this factor for the next iteration when the bound was slack by the ratio below.
+_GROW = 1.25
+_SLACK = 5.0
+_MAX_SHRINKS = 200
+_POWER_ITERATIONS = 8
+# A Bregman distance smaller than this many rounding errors of its terms is taken from gradients instead.
+_CANCELLATION = 1e3
+_ROUNDING = 16.0
+
+
+OutputHessian = Callable[[Point], tuple[Array | None, ...]]
+
+
+@dataclass(frozen=True, eq=False)
+class Smooth:
+    """The smooth part of a problem and its metric: ``scales[k]`` estimates ``||A_k||^2`` of variable k."""
+
+    composite: Composite
+    scales: tuple[float, ...]
+
+    def gradient(self, outputs: Point) -> tuple[tuple[Array, ...], Point]:
+        """Gradients with respect to the losses' outputs, and with respect to x."""
+        cotangents = self.composite.loss_gradients(outputs)
+        pulled = self.composite.affine.adjoint(cotangents)
+        return cotangents, tuple(g + c for g, c in zip(pulled, self.composite.linear, strict=True))
+
+    def norm_squared(self, dx: Point) -> float:
+        """The squared norm of a displacement in the metric."""
+        return float(sum(s * _sum(d * d, self.composite) for s, d in zip(self.scales, dx, strict=True)))
+
+    def inner(self, a: Point, b: Point) -> float:
+        """The inner product of two displacements in the metric."""
+        pairs = zip(self.scales, a, b, strict=True)
+        return float(sum(s * _sum(u * v, self.composite) for s, u, v in pairs))
+
+    def rounding(self, x: Point, outputs: Point) -> float:
+        """Bregman distances below this are rounding of the outputs, and say nothing about the step."""
+        xp = self.composite.backend.xp
+        eps = _ROUNDING * float(xp.finfo(self.composite.backend.dtype).eps)
+        return eps * eps * abs(float(self.composite.smooth_value(x, outputs)))
+
+    def lipschitz(self) -> float:
+        """An estimate of the Lipschitz constant of the gradient in the metric, by power iterations."""
+        every = range(len(self.scales))
+        return largest_curvature(self.composite, loss_hessian(self.composite), self.scales, every)
+
+
+def smooth_part(composite: Composite) -> Smooth:
+    """Scales from the curvature of each variable alone; a variable outside the losses gets the largest."""
+    return Smooth(composite, positive_scales(curvature_alone(composite, loss_hessian(composite))))
+
+
+def curvature_alone(composite: Composite, hessian: OutputHessian) -> list[float]:
+    """The largest curvature with respect to each variable alone."""
+    ones = [1.0] * len(composite.variables)
+    return [largest_curvature(composite, hessian, ones, (k,)) for k in range(len(ones))]
+
+
+def positive_scales(curvatures: Sequence[float]) -> tuple[float, ...]:
+    """Scales of the metric: the curvatures, and the largest of them for variables without any."""
+    largest = max(curvatures, default=0.0)
+    return tuple(a if a > 0.0 else largest or 1.0 for a in curvatures)
+
+
+@dataclass(frozen=True, eq=False)
+class Descent:
+    """One state of the accelerated iteration; ``y`` is the extrapolated point.
+
+    ``residual`` is the norm of the gradient mapping, in the metric's dual norm.
+    """
+
+    x: Point
+    outputs: Point
+    y: Point
+    y_outputs: Point
+    momentum: float
+    step: float
+    last_step: float
+    residual: float
+
+
+def descend_from(smooth: Smooth, x: Point, step: float) -> Descent:
+    """The state before the first step; one forward product."""
+    outputs = smooth.composite.affine.forward(x)
+    return Descent(x, outputs, x, outputs, 1.0, step, step, math.inf)
+
+
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """A proximal step that satisfies the quadratic bound: ``distance <= moved`` (both of f's dimension)."""
+
+    x: Point
+    outputs: Point
+    length: float
+    moved: float
+    distance: float
+
+
+def advance(smooth: Smooth, prox: ProximalMap, state: Descent) -> Descent:
+    """One accelerated proximal gradient step."""
+    found = _backtracked(smooth, prox, state)
+    x, outputs = found.x, found.outputs
+    residual = math.sqrt(2.0 * found.moved / found.length) if math.isfinite(found.distance) else math.nan
+    following = found.length * _GROW if found.moved > _SLACK * found.distance else found.length
+    change = _difference(x, state.x)
+    if smooth.inner(_difference(state.y, x), change) > 0.0:
+        return Descent(x, outputs, x, outputs, 1.0, following, found.length, residual)
+    momentum = (1.0 + math.sqrt(1.0 + 4.0 * state.momentum**2)) / 2.0
+    beta = (state.momentum - 1.0) / momentum
+    return Descent(
+        x=x,
+        outputs=outputs,
+        y=_combined(x, change, [beta] * len(x)),
+        y_outputs=_combined(outputs, _difference(outputs, state.outputs), [beta] * len(outputs)),
+        momentum=momentum,
+        step=following,
+        last_step=found.length,
+        residual=residual,
+    )
+
+
+def _backtracked(smooth: Smooth, prox: ProximalMap, state: Descent) -> _Step:
+    """The proximal step from ``y``, shortened until the quadratic bound holds."""
+    cotangents, gradient = smooth.gradient(state.y_outputs)
+    length = state.step
+    for shrinks_left in reversed(range(_MAX_SHRINKS)):
+        steps = [length / scale for scale in smooth.scales]
+        x = prox(_combined(state.y, gradient, [-step for step in steps]), steps)
+        outputs = smooth.composite.affine.forward(x)
+        moved = smooth.norm_squared(_difference(x, state.y)) / (2.0 * length)
+        distance = bregman(smooth.composite, outputs, state.y_outputs, cotangents)
+        holds = distance <= moved or not math.isfinite(distance)
+        if holds or not shrinks_left or distance <= smooth.rounding(x, outputs):
+            return _Step(x, outputs, length, moved, distance)
+        length *= _SHRINK
+    raise AssertionError("the last trial always returns")
+
+
+@runtime_checkable
+class KnowsBregman(Protocol):
+    """A loss with a formula for its Bregman distance that does not cancel."""
+
+    def bregman(self, new: Array, old: Array, weight: Array, xp: Any) -> Array:
+        """``weight (f(new) - f(old) - <grad f(old), new - old>)``."""
+        ...
+
+
+def bregman(composite: Composite, new: Point, old: Point, cotangents: Sequence[Array]) -> float:
+    """``f(new) - f(old) - <grad f(old), new - old>`` for affine outputs, safe against cancellation.
+
+    Exact for quadratic losses. Where the difference of values drowns in their rounding, half the
+    symmetrised distance stands in, which agrees up to third order.
+    """
+    xp = composite.backend.xp
+    eps = float(xp.finfo(composite.backend.dtype).eps)
+    total = 0.0
+    for term, q, p, g in zip(composite.losses, new, old, cotangents, strict=False):
+        if isinstance(term.loss, KnowsBregman):
+            total += float(term.loss.bregman(q, p, term.weight, xp))
+            continue
+        d = q - p
+        if term.loss.quadratic:
+            total += float(term.loss.value(d, term.weight, xp))
+            continue
+        before, after = float(term.loss.value(p, term.weight, xp)), float(term.loss.value(q, term.weight, xp))
+        linear = float(xp.sum(g * d))
+        distance = after - before - linear
+        if abs(distance) <= _CANCELLATION * eps * max(abs(before), abs(after), abs(linear)):
+            distance = 0.5 * float(xp.sum((term.loss.gradient(q, term.weight, xp) - g) * d))
+        total += distance
+    return total
+
+
+@dataclass(frozen=True, eq=False)
+class AcceleratedGradient:
+    """The method for :func:`convexnn_solvers.iterate.iterate`: R-FISTA on a problem without constraints."""
+
+    smooth: Smooth
+    prox: ProximalMap
+    name: str = "R-FISTA"
+    judges_itself: bool = False
+
+    def start(self, x: Point) -> Descent:
+        """The first step length is the inverse of the estimated Lipschitz constant."""
+        lipschitz = self.smooth.lipschitz()
+        return descend_from(self.smooth, x, 1.0 / lipschitz if lipschitz > 0.0 else 1.0)
+
+    def step(self, state: Descent) -> Descent:
+        """One accelerated step."""
+        return advance(self.smooth, self.prox, state)
+
+    def residual(self, state: Descent) -> float:
+        """NaN when the last step produced one."""
+        return 0.0 if math.isinf(state.residual) else state.residual
+
+    def wants_look(self, state: Descent) -> bool:
+        """Never: there is no cheaper opinion than the certificate's."""
+        return False
+
+    def candidate(self, state: Descent) -> Candidate:
+        """The iterate itself; the certificate makes its own dual point of its residual."""
+        return Candidate(tuple(self.smooth.composite.backend.to_numpy(a) for a in state.x))
+
+    def multipliers(self, state: Descent) -> tuple[Float64Array, ...]:
+        """There are no constraints."""
+        return ()
+
+
+def rfista_method(composite: Composite) -> AcceleratedGradient:
+    """R-FISTA for a problem without constraints. Raises UnsupportedProblem, naming what it cannot take."""
+    if composite.constraints:
+        raise UnsupportedProblem(
+            f"RFISTA takes no constraints, and the problem has {composite.constraints[0].text}; "
+            "solve with AugmentedLagrangian() or cp.CLARABEL."
+        )
+    return AcceleratedGradient(smooth_part(composite), proximal_map(composite))
+
+
+def loss_hessian(composite: Composite) -> OutputHessian:
+    """An upper bound of the losses' Hessian with respect to the affine outputs, as a map of outputs."""
+
+    def apply(outputs: Point) -> tuple[Array | None, ...]:
+        curved = [
+            _curved(term, q, composite.backend.xp) for term, q in zip(composite.losses, outputs, strict=False)
+        ]
+        return (*curved, *(None for _ in outputs[len(curved) :]))
+
+    return apply
+
+
+def largest_curvature(
+    composite: Composite, hessian: OutputHessian, scales: Sequence[float], variables: Sequence[int]
+) -> float:
+    """The largest eigenvalue of ``S^-1/2 A^T H A S^-1/2`` on some variables, by power iterations."""
+    backend, rng = composite.backend, np.random.default_rng(0)
+    v = list(composite.zeros())
+    for k in variables:
+        v[k] = backend.asarray(rng.standard_normal(composite.variables[k].shape))
+    estimate = 0.0
+    for _ in range(_POWER_ITERATIONS):
+        size = math.sqrt(sum(scales[k] * _sum(v[k] * v[k], composite) for k in variables))
+        if size == 0.0:
+            return 0.0
+        pulled = composite.affine.adjoint(hessian(composite.affine.linear(tuple(a / size for a in v))))
+        for k in variables:
+            v[k] = pulled[k] / scales[k]
+        estimate = math.sqrt(sum(scales[k] * _sum(v[k] * v[k], composite) for k in variables))
+    return estimate
+
+
+def _curved(term: LossTerm, q: Array, xp: Any) -> Array:
+    """An upper bound of the loss's Hessian times ``q``; weights per group count with their largest."""
+    weight = term.weight
+    if tuple(getattr(weight, "shape", ())) not in ((), tuple(q.shape)):
+        weight = xp.max(weight)
+    return term.loss.curvature * weight * q
+
+
+def _difference(a: Point, b: Point) -> Point:
+    return tuple(u - v for u, v in zip(a, b, strict=True))
+
+
+def _combined(a: Point, b: Point, factors: Sequence[float]) -> Point:
+    return tuple(u + f * v for u, v, f in zip(a, b, factors, strict=True))
+
+
+def _sum(array: Array, composite: Composite) -> float:
+    return float(composite.backend.xp.sum(array))

@@ -1,0 +1,234 @@
+"""What a convex atom of the objective is to our solvers: a loss of an affine map, or a penalty of a variable.
+
+Reading an atom needs no values; its weight, the coefficient with which it stands in the objective, is
+given later, at every refresh. An atom that is neither is refused by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cvxpy as cp
+import numpy as np
+from cvxpy.atoms.affine.affine_atom import AffAtom
+from cvxpy.atoms.affine.reshape import reshape
+from cvxpy.atoms.affine.transpose import transpose
+from cvxpy.atoms.elementwise.abs import abs as absolute
+from cvxpy.atoms.elementwise.huber import huber
+from cvxpy.atoms.elementwise.logistic import logistic
+from cvxpy.atoms.elementwise.maximum import maximum
+from cvxpy.atoms.elementwise.power import Power
+from cvxpy.atoms.log_sum_exp import log_sum_exp
+from cvxpy.atoms.norm1 import norm1
+from cvxpy.atoms.pnorm import Pnorm
+from cvxpy.atoms.quad_form import QuadForm
+from cvxpy.atoms.quad_over_lin import quad_over_lin
+
+from convexnn_solvers.affine import UnsupportedProblem, shortened, value_of
+from convexnn_solvers.backends import Float64Array
+from convexnn_solvers.loading import to_dense
+from convexnn_solvers.losses import Huber, LogSumExp, Loss, Softplus, Square, SquaredHinge, SumSquares
+from convexnn_solvers.penalties import AbsoluteValue, GroupNorm, Penalty
+
+Weighted = tuple[Loss, Float64Array]
+
+
+@dataclass(frozen=True)
+class LossReading:
+    """``sum(weight * atom)`` is ``loss(argument)``; ``make`` turns the atom's weight into loss and weight."""
+
+    atom: Any
+    argument: Any
+    make: Callable[[Float64Array], Weighted]
+
+
+@dataclass(frozen=True)
+class PenaltyReading:
+    """``sum(weight * atom)`` is ``sum(weigh(weight) * penalty.norms(view))``, of a reordered variable."""
+
+    atom: Any
+    view: Any
+    variable: Any
+    penalty: Penalty
+    weigh: Callable[[Float64Array], Float64Array]
+
+
+def convex_atoms(objective: Any) -> list[Any]:
+    """The atoms at which the affine part of an objective ends, each once, in order of appearance."""
+    found: dict[int, Any] = {}
+    pending = [objective]
+    while pending:
+        expr = pending.pop()
+        if expr.is_affine():
+            continue
+        if isinstance(expr, AffAtom):
+            pending.extend(reversed(expr.args))
+        else:
+            found.setdefault(id(expr), expr)
+    return list(found.values())
+
+
+def read_atom(atom: Any) -> LossReading | PenaltyReading:
+    """What the atom is; UnsupportedProblem, naming it, if it is nothing we know."""
+    reading = _read_penalty(atom) or _read_loss(atom)
+    if reading is None:
+        raise UnsupportedProblem(_refusal(atom))
+    return reading
+
+
+def is_a(expr: Any, *kinds: type) -> bool:
+    """``isinstance`` that leaves CVXPY's expressions untyped, as their annotations are too narrow."""
+    return isinstance(expr, kinds)
+
+
+def _read_penalty(atom: Any) -> PenaltyReading | None:
+    if not is_a(atom, Pnorm, norm1, absolute):
+        return None
+    inner = atom.args[0]
+    if is_a(atom, norm1, absolute) and is_a(inner, Pnorm):  # mixed_norm: the l1 norm of norms is their sum
+        reading = _read_penalty(inner)
+        if reading is None:
+            return None
+        weigh = reading.weigh
+        return replace(reading, atom=atom, weigh=lambda w: weigh(_over_entries(w, atom, inner)))
+    view = inner
+    variable = _reordered_variable(view)
+    if variable is None:
+        return None
+    if is_a(atom, Pnorm):
+        if float(atom.p) != 2.0:
+            return None
+        axis = None if atom.axis is None else int(atom.axis)
+        groups = () if axis is None else tuple(np.delete(view.shape, axis).tolist())
+        return PenaltyReading(atom, view, variable, GroupNorm(axis), lambda w: np.reshape(w, groups))
+    return PenaltyReading(atom, view, variable, AbsoluteValue(), lambda w: _over_entries(w, atom, view))
+
+
+def _read_loss(atom: Any) -> LossReading | None:
+    reading = _squares(atom) or _entrywise(atom)
+    if reading is not None and not reading.argument.is_affine():
+        return None
+    return reading
+
+
+def _squares(atom: Any) -> LossReading | None:
+    """Sums of squares in their many writings."""
+    if is_a(atom, quad_over_lin):
+        argument, divisor = atom.args
+        return _grouped_squares(atom, argument, atom, divisor) if divisor.is_constant() else None
+    if is_a(atom, QuadForm):
+        return _quad_form(atom)
+    if is_a(atom, Power) and float(atom.p.value) == 2.0:
+        base = atom.args[0]
+        if is_a(base, Pnorm) and float(base.p) == 2.0:
+            return _grouped_squares(atom, base.args[0], base, None)
+        hinge = _hinge(base)
+        if hinge is not None:
+            return LossReading(atom, hinge, lambda w: (SquaredHinge(), w))
+        return LossReading(atom, base, lambda w: _square(w))
+    return None
+
+
+def _grouped_squares(atom: Any, argument: Any, reduced: Any, divisor: Any) -> LossReading:
+    """The squares of ``argument``, summed as the axis atom ``reduced`` does and divided by a constant."""
+    hinge = _hinge(argument)
+    inner = argument if hinge is None else hinge
+
+    def make(weight: Float64Array) -> Weighted:
+        if divisor is not None:
+            value = float(np.asarray(value_of(divisor)))
+            if value <= 0.0:
+                raise ValueError(f"{shortened(atom)} divides by {value}; the divisor must be positive.")
+            weight = weight / value
+        entries = weight if weight.ndim == 0 else _over_entries(weight, reduced, inner)
+        return (SquaredHinge(), entries) if hinge is not None else _square(entries)
+
+    return LossReading(atom, inner, make)
+
+
+def _square(weight: Float64Array) -> Weighted:
+    return (SumSquares(), weight) if weight.ndim == 0 else (Square(), weight)
+
+
+def _quad_form(atom: Any) -> LossReading | None:
+    x, matrix = atom.args
+    if not matrix.is_constant() or matrix.parameters():
+        return None
+    factor = _root(to_dense(value_of(matrix)), atom)
+    return LossReading(atom, factor @ x, lambda w: (SumSquares(), w))
+
+
+def _root(P: Float64Array, atom: Any) -> Float64Array:
+    """``F`` with ``F^T F = P``, of as many rows as the rank."""
+    values, vectors = np.linalg.eigh((P + P.T) / 2.0)
+    top = float(np.max(np.abs(values)))
+    if values[0] < -1e-9 * top:
+        raise UnsupportedProblem(f"{shortened(atom)} is not convex: its matrix has a negative eigenvalue.")
+    kept = values > 1e-14 * top
+    return np.sqrt(values[kept])[:, None] * vectors[:, kept].T if kept.any() else np.zeros((1, len(values)))
+
+
+def _entrywise(atom: Any) -> LossReading | None:
+    if is_a(atom, huber):
+        return LossReading(atom, atom.args[0], lambda w: (Huber(_threshold(atom)), w))
+    if is_a(atom, logistic):
+        return LossReading(atom, atom.args[0], lambda w: (Softplus(), w))
+    if is_a(atom, log_sum_exp) and not isinstance(atom.axis, tuple):
+        argument = atom.args[0]
+        axis = None if atom.axis is None else int(atom.axis)
+        groups = () if axis is None else tuple(np.delete(argument.shape, axis).tolist())
+        return LossReading(
+            atom, argument, lambda w: (LogSumExp(axis), np.reshape(w, groups) if w.ndim else w)
+        )
+    return None
+
+
+def _threshold(atom: Any) -> float:
+    value = float(np.asarray(value_of(atom.M)))
+    if value <= 0.0:
+        raise ValueError(f"the threshold M of {shortened(atom)} must be positive, not {value}.")
+    return value
+
+
+def _hinge(expr: Any) -> Any | None:
+    """``q`` if the expression is ``max(q, 0)``, CVXPY's ``pos``."""
+    if not is_a(expr, maximum) or len(expr.args) != 2:
+        return None
+    for constant, other in (expr.args, expr.args[::-1]):
+        if constant.is_constant() and not constant.parameters() and not np.any(to_dense(constant.value)):
+            return other if other.shape == expr.shape else None
+    return None
+
+
+def _reordered_variable(expr: Any) -> Any | None:
+    """The variable of which the expression is a rearrangement of all entries, if it is one."""
+    while is_a(expr, reshape, transpose):
+        expr = expr.args[0]
+    return expr if is_a(expr, cp.Variable) else None
+
+
+def _over_entries(weight: Float64Array, atom: Any, argument: Any) -> Float64Array:
+    """One weight per entry of the argument, from one per entry of an atom that reduces along its axis."""
+    shape, axis = argument.shape, getattr(atom, "axis", None)
+    if weight.shape == shape:
+        return weight
+    if axis is None:
+        return np.broadcast_to(np.reshape(weight, ()), shape)
+    axes = np.atleast_1d(axis)
+    kept = tuple(1 if i in axes else size for i, size in enumerate(shape))
+    return np.broadcast_to(np.reshape(weight, kept), shape)
+
+
+def _refusal(atom: Any) -> str:
+    kind, text = type(atom).__name__, shortened(atom)
+    if is_a(atom, Pnorm, norm1, absolute):
+        return (
+            f"{kind} is a penalty only of a whole variable (or a reshape or transpose of one) and with p = 1 "
+            f"or 2, not {text}; rewrite it, or solve with cp.CLARABEL."
+        )
+    return (
+        f"{kind} is not a smooth loss of an affine expression nor a group or l1 norm of a variable: {text}; "
+        "solve with cp.CLARABEL."
+    )

@@ -1,0 +1,81 @@
+"""Variables as blocks with entrywise bounds, and which penalties they can carry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import cvxpy as cp
+import numpy as np
+
+from convexnn_solvers.affine import UnsupportedProblem, shortened, value_of
+from convexnn_solvers.backends import Float64Array
+from convexnn_solvers.composite import VariableBlock
+from convexnn_solvers.loading import to_dense
+from convexnn_solvers.penalties import GroupNorm
+from convexnn_solvers.terms import PenaltyReading
+
+_SIGNS = ("nonneg", "nonpos", "pos", "neg")
+
+
+def read_variable(variable: Any) -> VariableBlock:
+    """Id, shape, name and bounds of a variable.
+
+    Raises UnsupportedProblem for an attribute that is not a bound, ValueError for bounds without value.
+    """
+    others = [
+        key
+        for key, value in variable.attributes.items()
+        if key not in (*_SIGNS, "bounds") and value is not False and value is not None
+    ]
+    if others:
+        raise UnsupportedProblem(
+            f"variable {variable.name()} has the attribute {', '.join(others)}, which has no matrix-free "
+            "form; drop it, or solve with cp.CLARABEL (cp.HIGHS for integers)."
+        )
+    lower, upper = _bounds(variable)
+    if lower is not None and upper is not None and np.any(lower > upper):
+        raise ValueError(f"variable {variable.name()} has a lower bound above its upper bound.")
+    return VariableBlock(variable.id, variable.shape, variable.name(), lower, upper)
+
+
+def check_penalised(readings: Sequence[PenaltyReading]) -> None:
+    """Refuse what has no closed-form proximal map: two penalties, or a group norm inside a general box."""
+    first: dict[int, PenaltyReading] = {}
+    for reading in readings:
+        variable = reading.variable
+        if id(variable) in first:
+            raise UnsupportedProblem(
+                f"variable {variable.name()} carries two penalties, {shortened(first[id(variable)].atom)} "
+                f"and {shortened(reading.atom)}; keep one, or solve with cp.CLARABEL."
+            )
+        first[id(variable)] = reading
+        if isinstance(reading.penalty, GroupNorm) and _is_general_box(read_variable(variable)):
+            raise UnsupportedProblem(
+                f"variable {variable.name()} carries {shortened(reading.atom)} and bounds other than a sign; "
+                "write the bounds as constraints (for AugmentedLagrangian), or solve with cp.CLARABEL."
+            )
+
+
+def _bounds(variable: Any) -> tuple[Float64Array | None, Float64Array | None]:
+    attributes = variable.attributes
+    low, high = np.full(variable.shape, -np.inf), np.full(variable.shape, np.inf)
+    if attributes["bounds"] is not None:
+        low, high = (np.broadcast_to(_bound(b), variable.shape) for b in attributes["bounds"])
+    if attributes["nonneg"] or attributes["pos"]:
+        low = np.maximum(low, 0.0)
+    if attributes["nonpos"] or attributes["neg"]:
+        high = np.minimum(high, 0.0)
+    return (None if np.all(low == -np.inf) else low), (None if np.all(high == np.inf) else high)
+
+
+def _bound(bound: Any) -> Float64Array:
+    return to_dense(value_of(bound) if isinstance(bound, cp.Expression) else bound)
+
+
+def _is_general_box(block: VariableBlock) -> bool:
+    """Whether the bounds are more than one sign for all entries."""
+    if block.lower is not None and block.upper is not None:
+        return True
+    bound = block.lower if block.lower is not None else block.upper
+    return bound is not None and bool(np.any(bound != 0.0))
