@@ -1,0 +1,106 @@
+"""Inputs are checked once, at the door: what passes is a real, finite float64 array of the right shape.
+
+Arrays that are float64 already are used by reference and never written to; anything else (lists, data
+frames, integers, float32) is converted once. Every refusal is one sentence with the remedy.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float64Array = NDArray[np.float64]
+
+
+def features(X: Any, name: str = "X") -> Float64Array:
+    """``X`` as a float64 array (n, d) with n, d >= 1."""
+    array = numbers(X, name)
+    if array.ndim != 2:
+        hint = "; a single feature is X.reshape(-1, 1), a single sample X.reshape(1, -1)"
+        raise ValueError(
+            f"{name} must have shape (n, d), rows are samples, not {array.shape}"
+            f"{hint.replace('X', name) if array.ndim == 1 else ''}."
+        )
+    if 0 in array.shape:
+        raise ValueError(f"{name} must hold at least one sample and one feature, not shape {array.shape}.")
+    return array
+
+
+def with_ones(X: Float64Array, bias: bool) -> Float64Array:
+    """``X`` itself, or with a column of ones appended when there is a ``bias``."""
+    return np.hstack([X, np.ones((X.shape[0], 1))]) if bias else X
+
+
+def targets(y: Any, samples: int, outputs: int, name: str = "y") -> Float64Array:
+    """``y`` as a float64 array (n,) for one output, (n, c) for several; (n, 1) counts as (n,)."""
+    array = numbers(y, name)
+    if outputs == 1 and array.shape == (samples, 1):
+        array = array[:, 0]
+    expected = (samples,) if outputs == 1 else (samples, outputs)
+    if array.shape == expected:
+        return array
+    if array.ndim == 2 and array.shape[0] == samples and 0 not in array.shape:
+        raise ValueError(
+            f"{name} has {array.shape[1]} columns but the model outputs={outputs}; "
+            f"build the model with outputs={array.shape[1]}."
+        )
+    raise ValueError(f"{name} must have shape {expected}, one entry per sample, not {array.shape}.")
+
+
+def numbers(values: Any, name: str) -> Float64Array:
+    """``values`` as a finite float64 array of any shape."""
+    array = _as_array(values, name)
+    if array.dtype.kind not in "fiub":
+        remedy = _remedy(array.dtype.kind, name)
+        raise TypeError(f"{name} must hold real numbers, not {array.dtype}; {remedy}.")
+    array = np.asarray(array, dtype=np.float64)
+    finite = np.isfinite(array)
+    if not finite.all():
+        where = tuple(int(i) for i in np.argwhere(~finite)[0])
+        raise ValueError(
+            f"{name} must not contain NaN or infinity (first at {where}); impute or drop those samples."
+        )
+    return array
+
+
+def count(value: Any, name: str) -> int:
+    """``value`` as an int >= 1."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a whole number, not {value!r}.") from None
+    if number < 1:
+        raise ValueError(f"{name} must be at least 1, not {number}.")
+    return number
+
+
+def number(value: Any, name: str) -> float:
+    """``value`` as a finite float."""
+    array = _as_array(value, name)
+    if array.ndim != 0 or array.dtype.kind not in "fiu":
+        raise TypeError(f"{name} must be a real number, not {value!r}.")
+    if not np.isfinite(array):
+        raise ValueError(f"{name} must be finite, not {value!r}.")
+    return float(array)
+
+
+def _as_array(values: Any, name: str) -> NDArray[Any]:
+    if hasattr(values, "toarray"):
+        raise TypeError(f"{name} must be dense; convert the sparse matrix with {name}.toarray().")
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise ValueError(f"{name} has masked entries; fill or drop them, e.g. {name}.filled(0.0).")
+    try:
+        return np.asarray(values)
+    except Exception as error:
+        raise TypeError(f"{name} must be an array of numbers; NumPy says: {error}") from error
+
+
+def _remedy(kind: str, name: str) -> str:
+    if kind == "c":
+        return f"stack real and imaginary parts, np.hstack([{name}.real, {name}.imag])"
+    if kind in "mM":
+        return "convert dates and durations to numbers first"
+    return "encode text and categories as numbers and fill missing values first"

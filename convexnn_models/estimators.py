@@ -1,0 +1,237 @@
+"""Convex networks as scikit-learn estimators; needs scikit-learn (``pip install 'convexnn[sklearn]'``)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convexnn_models import _arrays, losses
+from convexnn_models._arrays import Float64Array
+from convexnn_models.gated_relu import gated_relu
+from convexnn_models.gates import sample_gates
+from convexnn_models.network import Network
+from convexnn_models.recovery import recover
+from convexnn_models.relu import relu
+from convexnn_solvers import Auto, Certificate, certificate
+
+try:
+    from scipy.special import expit, softmax
+    from sklearn.base import BaseEstimator, ClassifierMixin, MultiOutputMixin, RegressorMixin
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.utils import check_random_state
+    from sklearn.utils.multiclass import check_classification_targets
+    from sklearn.utils.validation import check_is_fitted, validate_data
+except ImportError as error:
+    raise ImportError(
+        "convexnn_models.estimators needs scikit-learn 1.6 or newer; pip install 'convexnn[sklearn]'"
+    ) from error
+
+_FORMULATIONS: dict[str, Callable[..., Any]] = {"relu": relu, "gated_relu": gated_relu}
+_REGRESSION_LOSSES = ("squared", "huber")
+
+
+class _ConvexNN(BaseEstimator):  # type: ignore[misc]
+    """What both estimators share: sampled gates, one convex program, its certificate and its network."""
+
+    network_: Network
+    certificate_: Certificate
+    n_features_in_: int
+
+    def __init__(
+        self,
+        *,
+        n_gates: int = 100,
+        reg: float = 0.01,
+        activation: str = "relu",
+        bias: bool = True,
+        solver: Any = None,
+        tol: float = 1e-3,
+        random_state: Any = 0,
+    ) -> None:
+        self.n_gates = n_gates
+        self.reg = reg
+        self.activation = activation
+        self.bias = bias
+        self.solver = solver
+        self.tol = tol
+        self.random_state = random_state
+
+    def _train(
+        self, X: Float64Array, targets: NDArray[Any], outputs: int, loss: str | losses.LossFunction
+    ) -> None:
+        """Solve, certify and recover; warns when the certificate does not reach ``tol``."""
+        if self.activation not in _FORMULATIONS:
+            raise ValueError(f"activation must be 'relu' or 'gated_relu', not {self.activation!r}.")
+        tol = _arrays.number(self.tol, "tol")
+        bias = bool(self.bias)
+        gates = sample_gates(X, _arrays.count(self.n_gates, "n_gates"), _seed(self.random_state), bias=bias)
+        model = _FORMULATIONS[self.activation](
+            X, gates, outputs=outputs, grouping="per-output", bias=bias, output_bias=bias
+        )
+        problem = model.problem(targets, self.reg, loss)
+        problem.solve(solver=Auto(tol=tol) if self.solver is None else self.solver)
+        # The dual point and the network's report have the size of the training data: not in every pickle.
+        self.certificate_ = replace(certificate(problem), dual_point=None)
+        self.network_ = replace(recover(model), info=None)
+        gap = self.certificate_.relative_gap
+        if gap is None or not gap <= tol:
+            warnings.warn(
+                f"The relative certified gap is {'unknown' if gap is None else f'{gap:.1e}'}, above "
+                f"tol={tol:g} (solver status: {problem.status}); scale the features, or raise reg, tol or "
+                f"the solver's limits. {self.certificate_}",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+
+    def _scores(self, X: Any) -> Float64Array:
+        check_is_fitted(self)
+        return self.network_.predict(validate_data(self, X, reset=False, dtype=np.float64))
+
+
+class ConvexNNRegressor(MultiOutputMixin, RegressorMixin, _ConvexNN):  # type: ignore[misc]
+    """Two-layer network for regression, trained by convex optimisation to a certified gap.
+
+    Minimises ``loss + reg * penalty`` over the networks whose neurons have the sampled activation patterns;
+    neurons feed one output each, so the convex objective is the network's own with weight decay. Features
+    are taken as they are: put a ``StandardScaler`` in front.
+
+    Parameters
+    ----------
+    n_gates : int
+        How many activation patterns to sample; fewer when the data has fewer.
+    reg : float
+        The regularisation, in the scaling ``1/(2n) ||prediction - y||^2 + reg * penalty``.
+    activation : str
+        "relu", or "gated_relu": an unconstrained and faster program, whose gates stay as sampled.
+    bias : bool
+        Hidden biases, regularised like weights, and a free output bias.
+    loss : str or function
+        "squared", "huber" (threshold 1), or any ``(prediction, y) -> convex CVXPY expression``, such as
+        ``functools.partial(convexnn_models.losses.huber, threshold=0.1)``.
+    solver : CVXPY solver or None
+        Anything that ``problem.solve(solver=...)`` takes; None for ``Auto(tol=tol)``.
+    tol : float
+        The relative certified gap, ``(primal - dual) / primal``, above which ``fit`` warns.
+    random_state : int, RandomState or None
+        An int is the ``seed`` of ``sample_gates``.
+
+    Attributes
+    ----------
+    network_ : Network
+        The trained network: ``.weights``, ``.to_torch()``, ``.to_onnx(path)``, ``.save(path)``.
+    certificate_ : Certificate
+        What is proved about its training objective, whatever the solver claimed.
+    n_features_in_ : int
+        The number of features seen by ``fit``.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_gates: int = 100,
+        reg: float = 0.01,
+        activation: str = "relu",
+        bias: bool = True,
+        loss: str | losses.LossFunction = "squared",
+        solver: Any = None,
+        tol: float = 1e-3,
+        random_state: Any = 0,
+    ) -> None:
+        super().__init__(
+            n_gates=n_gates,
+            reg=reg,
+            activation=activation,
+            bias=bias,
+            solver=solver,
+            tol=tol,
+            random_state=random_state,
+        )
+        self.loss = loss
+
+    def fit(self, X: Any, y: Any) -> ConvexNNRegressor:
+        """Train on samples X (n, d) and targets y, (n,) or (n, c).
+
+        Raises ValueError or TypeError for bad data or parameters; warns with scikit-learn's
+        ``ConvergenceWarning`` when the certificate does not reach ``tol``.
+        """
+        if not callable(self.loss) and self.loss not in _REGRESSION_LOSSES:
+            raise ValueError(f"loss must be 'squared', 'huber' or a function, not {self.loss!r}.")
+        X, y = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True)
+        self._train(X, y, 1 if y.ndim == 1 else y.shape[1], self.loss)
+        self._is_column = y.shape[1:] == (1,)
+        return self
+
+    def predict(self, X: Any) -> Float64Array:
+        """The predictions for samples X (n, d), in the shape of the targets: (n,) or (n, c)."""
+        scores = self._scores(X)
+        return scores[:, None] if self._is_column else scores
+
+
+class ConvexNNClassifier(ClassifierMixin, _ConvexNN):  # type: ignore[misc]
+    """Two-layer network for classification, trained by convex optimisation to a certified gap.
+
+    Two classes are told apart by one output and the logistic loss, more by one output per class and the
+    softmax loss (cross-entropy), each a mean over the samples. Features are taken as they are: put a
+    ``StandardScaler`` in front.
+
+    Parameters
+    ----------
+    n_gates, reg, activation, bias, solver, tol, random_state
+        As for :class:`ConvexNNRegressor`.
+
+    Attributes
+    ----------
+    classes_ : array (c,)
+        The labels, sorted.
+    network_, certificate_, n_features_in_
+        As for :class:`ConvexNNRegressor`.
+    """
+
+    classes_: NDArray[Any]
+
+    def fit(self, X: Any, y: Any) -> ConvexNNClassifier:
+        """Train on samples X (n, d) and labels y (n,) of at least two classes.
+
+        Raises ValueError or TypeError for bad data or parameters; warns with scikit-learn's
+        ``ConvergenceWarning`` when the certificate does not reach ``tol``.
+        """
+        X, y = validate_data(self, X, y, dtype=np.float64)
+        check_classification_targets(y)
+        self.classes_, numbered = np.unique(y, return_inverse=True)
+        count = self.classes_.size
+        if count < 2:
+            raise ValueError(f"y must hold at least two classes, not 1 class ({self.classes_[0]!r}) only.")
+        if count == 2:
+            self._train(X, 2.0 * numbered - 1.0, 1, "logistic")
+        else:
+            self._train(X, numbered, count, "softmax")
+        return self
+
+    def decision_function(self, X: Any) -> Float64Array:
+        """The network's scores: (n,), positive for the second of two classes; else (n, c)."""
+        return self._scores(X)
+
+    def predict_proba(self, X: Any) -> Float64Array:
+        """The probabilities (n, c) of the classes, in the order of ``classes_``."""
+        scores = self._scores(X)
+        if scores.ndim == 1:
+            return np.column_stack([expit(-scores), expit(scores)])
+        return np.asarray(softmax(scores, axis=1))
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """The likeliest class of every sample."""
+        scores = self._scores(X)
+        winner = (scores > 0.0).astype(np.intp) if scores.ndim == 1 else scores.argmax(axis=1)
+        return np.asarray(self.classes_[winner])
+
+
+def _seed(random_state: Any) -> int:
+    """An int itself, so that ``sample_gates`` draws the same gates elsewhere; else one drawn from it."""
+    if isinstance(random_state, (int, np.integer)) and random_state >= 0:
+        return int(random_state)
+    return int(check_random_state(random_state).randint(np.iinfo(np.int32).max))

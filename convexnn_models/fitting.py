@@ -1,0 +1,62 @@
+"""What solvers and certificates of whole models ask first: values, a problem, the squared loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from convexnn_models import _arrays, losses
+from convexnn_models._arrays import Float64Array
+from convexnn_models.model import ConvexModel, Training
+
+
+def held_value(variable: Any) -> Float64Array:
+    """The value of a variable; ValueError when it has none."""
+    value = variable.value
+    if value is None or not np.all(np.isfinite(value)):
+        raise ValueError(
+            f"model has no values (variable {variable.name()}); solve a problem made of it first, "
+            "e.g. model.problem(y, reg).solve()."
+        )
+    return np.asarray(value, dtype=np.float64)
+
+
+def held_bias(model: ConvexModel) -> Float64Array | float:
+    """The value of the free output bias, () or (c,); zero without one."""
+    return 0.0 if model.output_bias is None else held_value(model.output_bias)
+
+
+def known_training(model: ConvexModel) -> Training:
+    """What the model was last fitted to; ValueError before the first ``model.problem(y, reg)``."""
+    if model.training is None:
+        raise ValueError("model has no problem yet: call model.problem(y, reg) first.")
+    return model.training
+
+
+def squared_targets(model: ConvexModel) -> tuple[Float64Array, float]:
+    """The targets (n, c) of a squared loss and the value of reg; ValueError for any other loss."""
+    training = known_training(model)
+    if training.loss is not losses.squared:
+        raise ValueError(f"loss {training.loss.__name__} is not for this solver; use cp.CLARABEL or cp.SCS.")
+    if training.reg.value is None:
+        raise ValueError("reg is a Parameter without a value: set model.reg.value first.")
+    n = int(model.prediction.shape[0])
+    y = _arrays.targets(training.y, n, model.outputs)
+    return y.reshape(n, model.outputs), float(training.reg.value)
+
+
+def matching(theta: Any, y: Float64Array) -> Float64Array:
+    """A dual candidate in the shape of the targets (n, c); ValueError when it has another size."""
+    array = _arrays.numbers(theta, "thetas")
+    if array.size != y.size:
+        raise ValueError(f"thetas must hold arrays of shape {y.shape}, not {array.shape}.")
+    return array.reshape(y.shape)
+
+
+def positive(value: Any, name: str) -> float:
+    """``value`` as a finite number above zero."""
+    number = _arrays.number(value, name)
+    if number <= 0.0:
+        raise ValueError(f"{name} must be positive, not {value!r}.")
+    return number

@@ -1,0 +1,139 @@
+"""The same program along a sequence of regularisations: every solve starts where the last one ended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from convexnn_models import _arrays, losses
+from convexnn_models._arrays import Float64Array
+from convexnn_models.lambda_max import lambda_max
+from convexnn_models.model import ConvexModel
+from convexnn_models.network import Network
+from convexnn_models.recovery import recover
+from convexnn_solvers import Auto, Certificate, certificate
+
+
+@dataclass(frozen=True, eq=False)
+class PathPoint:
+    """One regularisation of a path: what the solver said, what is proved, and the network."""
+
+    reg: float
+    status: str
+    certificate: Certificate
+    network: Network
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class RegularizationPath(Sequence[PathPoint]):
+    """The points of a path, from the largest regularisation to the smallest."""
+
+    points: tuple[PathPoint, ...]
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.points[index]
+
+    def __iter__(self) -> Iterator[PathPoint]:
+        return iter(self.points)
+
+    @property
+    def regs(self) -> Float64Array:
+        """The regularisations, falling."""
+        return np.array([point.reg for point in self.points])
+
+    def __str__(self) -> str:
+        lines = [f"{'reg':>11} {'objective':>13} {'rel. gap':>9} {'width':>6} {'seconds':>8}  status"]
+        for point in self.points:
+            gap = point.certificate.relative_gap
+            shown = "-" if gap is None else f"{gap:.1e}"
+            lines.append(
+                f"{point.reg:11.4e} {point.certificate.primal:13.7g} {shown:>9} {point.network.width:6d} "
+                f"{point.seconds:8.2f}  {point.status}"
+            )
+        return "\n".join(lines)
+
+
+def regularization_path(
+    model: ConvexModel,
+    y: Any,
+    n_regs: int = 30,
+    *,
+    ratio: float = 1e-2,
+    regs: Any = None,
+    loss: str | losses.LossFunction = "squared",
+    solver: Any = None,
+    tol: float = 1e-4,
+    **options: Any,
+) -> RegularizationPath:
+    """Solve ``model.problem(y, reg, loss)`` for falling regularisations, each warm-started, each certified.
+
+    Parameters
+    ----------
+    model : ConvexModel
+        A ``relu``, ``gated_relu`` or ``piecewise_linear`` model; its variables end at the last solution.
+    y : array (n,) or (n, c)
+        As in ``model.problem``.
+    n_regs : int
+        How many, geometrically from ``lambda_max(model, y, loss)``, where the zero network is optimal, down
+        to ``ratio`` times that.
+    ratio : float
+        See ``n_regs``; between 0 and 1.
+    regs : array or None
+        The positive regularisations themselves, instead of ``n_regs`` and ``ratio``; solved in falling order.
+    loss : str or function
+        As in ``model.problem``; with a loss that ``lambda_max`` does not know, ``regs`` must be given.
+    solver : CVXPY solver or None
+        Anything that ``problem.solve(solver=...)`` takes; None for ``Auto(tol=tol)``.
+    tol : float
+        The relative certified gap that ``Auto`` stops at; not passed to a given ``solver``.
+    **options
+        Of the loss.
+
+    Returns a :class:`RegularizationPath`; every point's ``certificate`` was computed at that point by
+    :func:`convexnn_solvers.certificate`, whatever the solver claimed. Raises ValueError or TypeError for bad
+    arguments.
+    """
+    values = _falling(model, y, n_regs, ratio, regs, loss, options)
+    chosen = Auto(tol=tol) if solver is None else solver
+    problem = model.problem(y, float(values[0]), loss, **options)
+    points = []
+    for reg in values:
+        started = time.perf_counter()
+        model.reg.value = float(reg)
+        problem.solve(solver=chosen, warm_start=True)
+        seconds = time.perf_counter() - started
+        proof = certificate(problem)
+        points.append(PathPoint(float(reg), str(problem.status), proof, recover(model), seconds))
+    return RegularizationPath(tuple(points))
+
+
+def _falling(
+    model: ConvexModel,
+    y: Any,
+    n_regs: int,
+    ratio: float,
+    regs: Any,
+    loss: str | losses.LossFunction,
+    options: dict[str, Any],
+) -> Float64Array:
+    if regs is not None:
+        given = np.asarray(regs, dtype=np.float64)
+        if given.ndim != 1 or given.size == 0 or not np.all(np.isfinite(given)) or not np.all(given > 0.0):
+            raise ValueError("regs must be a non-empty sequence of finite, positive numbers.")
+        return np.sort(given)[::-1]
+    count = _arrays.count(n_regs, "n_regs")
+    share = _arrays.number(ratio, "ratio")
+    if not 0.0 < share < 1.0:
+        raise ValueError(f"ratio must lie between 0 and 1, not {ratio!r}.")
+    largest = lambda_max(model, y, loss, **options)
+    if largest == 0.0:
+        raise ValueError("y leaves nothing to fit: the zero network is optimal for every reg; pass regs.")
+    return np.asarray(largest * np.geomspace(1.0, share, count))
