@@ -1,0 +1,115 @@
+"""Auto picks an engine that takes the problem, says why, and goes on with another one when it is stuck."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, cast
+
+import cvxpy as cp
+import numpy as np
+import pytest
+
+import convexnn_models as cnn
+from convexnn_solvers import Auto, certificate
+from convexnn_solvers import auto as auto_module
+from convexnn_solvers.auto import Engine, engines, run_engines
+from convexnn_solvers.backends import numpy_backend
+from convexnn_solvers.certifier import Certifier
+from convexnn_solvers.compiler import compile_problem
+from convexnn_solvers.iterate import Candidate, Limits
+from convexnn_solvers.rfista import rfista_method
+from convexnn_solvers.status import Status
+
+_RNG = np.random.default_rng(0)
+_X = _RNG.standard_normal((40, 4))
+_Y = np.maximum(_X @ _RNG.standard_normal(4), 0.0) - 0.3 * _X[:, 0]
+_GATES = cnn.sample_gates(_X, 12)
+
+
+def _gated() -> Any:
+    return cnn.gated_relu(_X, _GATES).problem(_Y, 0.02)
+
+
+def _relu() -> Any:
+    return cnn.relu(_X, _GATES).problem(_Y, 0.02)
+
+
+def _ridge() -> Any:
+    model = cnn.gated_relu(_X, _GATES)
+    problem = model.problem(_Y, 0.02)
+    return cp.Problem(cp.Minimize(problem.objective.args[0] + 0.1 * cp.sum_squares(model.variables[0])))
+
+
+def _bounded_below() -> Any:
+    model = cnn.relu(_X, _GATES)
+    problem = model.problem(_Y, 0.02)
+    return cp.Problem(problem.objective, [*problem.constraints, model.prediction >= -0.1])
+
+
+@pytest.mark.parametrize(
+    ("make", "engine"),
+    [
+        (_gated, "SemismoothNewton"),
+        (_relu, "SemismoothNewton"),
+        (_ridge, "RFISTA"),
+        (_bounded_below, "AugmentedLagrangian"),
+    ],
+)
+def test_the_engine_fits_the_problem_and_is_named(make: Any, engine: str) -> None:
+    problem = make()
+    problem.solve(solver=Auto())
+    (run,) = problem.solver_stats.extra_stats["engines"]
+    assert run["engine"] == engine
+    assert run["status"] == "OPTIMAL"
+    assert run["reason"]
+    proof = certificate(problem)
+    assert proof.relative_gap is not None
+    assert proof.relative_gap <= 1e-4
+
+
+def test_too_many_samples_to_factor_go_to_a_first_order_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auto_module, "_GRAM_BYTES", 8 * 39 * 39)
+    problem = _gated()
+    problem.solve(solver="Auto")
+    (run,) = problem.solver_stats.extra_stats["engines"]
+    assert run["engine"] == "RFISTA"
+    assert "40 x 40" in run["reason"]
+
+
+class _Stuck:
+    """An engine that is stuck after some steps of another one."""
+
+    def __init__(self, method: Any) -> None:
+        self._method = method
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._method, name)
+
+    def candidate(self, state: Any) -> Candidate:
+        handed_in: Candidate = self._method.candidate(state)
+        return replace(handed_in, finding=Status.STALLED)
+
+
+def test_a_stuck_engine_hands_its_point_to_the_next() -> None:
+    composite = compile_problem(_gated(), numpy_backend()).composite()
+
+    def candidates() -> Iterator[Engine]:
+        yield Engine("first", "a test", lambda: cast("Any", _Stuck(rfista_method(composite))))
+        yield Engine("second", "first got no further", lambda: rfista_method(composite))
+
+    zero = Candidate(composite.zeros())
+    judge = Certifier(composite)
+    result, log = run_engines(candidates(), composite, judge, [zero], Limits(tol=1e-6))
+    assert [row["engine"] for row in log] == ["first", "second"]
+    assert [row["status"] for row in log] == ["STALLED", "OPTIMAL"]
+    assert result.status is Status.OPTIMAL
+    assert [row["iteration"] for row in result.history] == sorted(row["iteration"] for row in result.history)
+    objectives = [row["primal"] for row in result.history]
+    assert min(objectives) == objectives[-1]
+
+
+def test_the_order_ends_with_a_method_that_takes_everything() -> None:
+    composite = compile_problem(_relu(), numpy_backend()).composite()
+    names = [engine.name for engine in engines(composite, (), 1e-4)]
+    assert names == ["SemismoothNewton", "AugmentedLagrangian"]

@@ -1,0 +1,193 @@
+"""The benchmark harness: exact conversions, an honest clock and judge, one row from end to end."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.cases import Case, grid, instance
+from benchmarks.contestants import contestants
+from benchmarks.referee import TARGETS, Referee
+from benchmarks.report import write
+from benchmarks.results import OURS, contradictions, outcomes, ratios
+from benchmarks.run import Schedule, best_gap, run, seconds_to
+from benchmarks.scalings import from_groups, gated_features, scnn_terms
+from benchmarks.store import Store
+from benchmarks.workers import Run
+from convexnn_solvers import SemismoothNewton
+
+GATED = Case("tiny", "gated", 6, 0.1)
+RELU = Case("tiny", "relu", 6, 0.1)
+
+
+def _objective(case: Case, values: list[Any]) -> float:
+    model, problem = instance(case).problem()
+    for variable, value in zip(model.variables, values, strict=True):
+        variable.value = value
+    return float(problem.objective.value)
+
+
+@pytest.mark.parametrize(("data", "formulation"), [("tiny", "gated"), ("tiny3", "gated"), ("tiny3", "relu")])
+def test_scnn_objective_is_ours_over_the_outputs(data: str, formulation: str) -> None:
+    case = Case(data, formulation, 6, 0.1)
+    numbers = instance(case)
+    c, P, d, n = numbers.outputs, len(numbers.gates), numbers.X.shape[1], len(numbers.X)
+    terms = scnn_terms(numbers.X, numbers.reg, c)
+    signs = (1.0, -1.0) if numbers.relu else (1.0,)
+    weights = [np.random.default_rng(k).standard_normal((c, P, d)) for k in range(len(signs))]
+    masked = numbers.gates.patterns.astype(float)
+    outputs = sum(
+        s * np.einsum("nd,cpd,np->nc", terms.X, w, masked) for s, w in zip(signs, weights, strict=True)
+    )
+    residual = outputs - numbers.Y.reshape(n, c)
+    theirs = np.sum(residual**2) / (2 * n * c)
+    theirs += terms.lam * sum(np.sum(np.linalg.norm(w, axis=2)) for w in weights)
+    assert _objective(case, [terms.ours(w) for w in weights]) == pytest.approx(c * theirs, rel=1e-12)
+
+
+@pytest.mark.parametrize("data", ["tiny", "tiny3"])
+def test_group_lasso_on_features_is_the_gated_program(data: str) -> None:
+    case = Case(data, "gated", 6, 0.1)
+    numbers = instance(case)
+    n, d = numbers.X.shape
+    features = gated_features(numbers.X, numbers.gates.patterns)
+    coefficients = np.random.default_rng(0).standard_normal((features.shape[1], numbers.outputs))
+    residual = features @ coefficients - numbers.Y.reshape(n, -1)
+    norms = np.linalg.norm(coefficients.reshape(-1, d, numbers.outputs), axis=1)
+    theirs = np.sum(residual**2) / (2 * n) + numbers.reg * norms.sum()
+    assert _objective(case, [from_groups(coefficients, d)]) == pytest.approx(theirs, rel=1e-12)
+
+
+@pytest.mark.parametrize("case", [GATED, RELU], ids=["gated", "relu"])
+@pytest.mark.parametrize("name", ["SemismoothNewton", "RFISTA", "AugmentedLagrangian", "CLARABEL", "SCS"])
+@pytest.mark.filterwarnings("ignore:Solution may be inaccurate")
+def test_contestants_reach_both_targets_or_say_why_not(case: Case, name: str) -> None:
+    numbers = instance(case)
+    contestant = contestants()[name]
+    reason = contestant.can_take(numbers)
+    if reason is not None:
+        assert name in ("RFISTA", "AugmentedLagrangian")
+        return
+    referee = Referee(numbers, cap=20.0)
+    contestant.solve(numbers, referee)
+    assert all(referee.reached(target) for target in TARGETS), referee.reason
+    assert all(0.0 < s["compile_seconds"] <= s["seconds"] for s in referee.samples)
+
+
+def test_peers_that_are_not_there_say_so() -> None:
+    numbers = instance(GATED)
+    reasons = {name: contestants()[name].can_take(numbers) for name in ("scnn", "skglm", "celer", "MOREAU")}
+    assert all(reason is None or "import" in reason or "installed" in reason for reason in reasons.values())
+
+
+def test_the_clock_stands_still_while_a_point_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    referee = Referee(instance(GATED), cap=10.0)
+    certify = referee.certifier.certify
+
+    def slowly(*arguments: Any) -> Any:
+        time.sleep(0.2)
+        return certify(*arguments)
+
+    monkeypatch.setattr(referee.certifier, "certify", slowly)
+    referee.begin(1.0)
+    assert not referee.look([np.zeros((3, len(instance(GATED).gates)))])
+    assert 1.0 <= referee.seconds < 1.1
+    assert not referee.due
+
+
+def test_the_judge_believes_no_contestant() -> None:
+    numbers = instance(GATED)
+    model, problem = numbers.problem()
+    problem.solve(solver=SemismoothNewton(tol=1e-8))
+    referee = Referee(numbers, cap=10.0)
+    referee.look([1.01 * model.variables[0].value])
+    assert referee.samples[0]["gap"] is not None
+    assert referee.samples[0]["gap"] > 1e-5
+    assert not referee.reached(TARGETS[-1])
+
+
+def test_a_point_after_the_cap_is_no_success() -> None:
+    numbers = instance(GATED)
+    model, problem = numbers.problem()
+    problem.solve(solver=SemismoothNewton(tol=1e-8))
+    referee = Referee(numbers, cap=1.0)
+    referee.begin(2.0)
+    assert referee.look([model.variables[0].value], [problem.solver_stats.extra_stats["dual_point"]])
+    late = Run(declined="", reason="", timed_out=True, samples=referee.samples)
+    assert (best_gap(late) or 0.0) <= 1e-6
+    assert seconds_to(late, TARGETS[0]) is None
+
+
+def _run(seconds: float | None, dual: float = 1.0, timed_out: bool = False) -> Run:
+    sample = {"compile_seconds": 0.0, "dual": dual, "violation": 0.0, "in_time": True}
+    reached = {**sample, "seconds": seconds, "primal": dual, "gap": 0.0}
+    far = {**sample, "seconds": 60.0, "primal": 1.5, "gap": 0.5}
+    made: Any = {"declined": "", "reason": "", "timed_out": timed_out}
+    made["samples"] = [far] if seconds is None else [reached]
+    return made  # type: ignore[no-any-return]
+
+
+def test_a_time_out_counts_as_the_cap_and_makes_a_bound(tmp_path: Path) -> None:
+    store = Store(tmp_path / "b.json", cap=60.0)
+    for seconds in (1.0, 2.0, 3.0):
+        store.add(GATED, OURS, _run(seconds))
+    store.add(GATED, "scnn", _run(None, timed_out=True))
+    store.add(GATED, "skglm", _run(1.0))
+    found = outcomes(store.content, 1e-6)
+    timed_out, won = ratios(found, "scnn", OURS, 60.0), ratios(found, "skglm", OURS, 60.0)
+    assert timed_out.value == pytest.approx(30.0)
+    assert timed_out.bound
+    assert timed_out.rows == 1
+    assert won.value == pytest.approx(0.5)
+    assert not won.bound
+    assert contradictions(store.content) == []
+    store.add(GATED, "celer", _run(1.0, dual=2.0))
+    assert contradictions(store.content) == [GATED.key]
+
+
+def test_a_results_file_with_another_cap_is_refused(tmp_path: Path) -> None:
+    store = Store(tmp_path / "b.json", cap=60.0)
+    store.add(GATED, OURS, _run(1.0))
+    with pytest.raises(ValueError, match="another file"):
+        Store(tmp_path / "b.json", cap=5.0)
+
+
+def test_smaller_regs_are_not_run_after_a_time_out(tmp_path: Path) -> None:
+    store = Store(tmp_path / "b.json", cap=60.0)
+    easier, harder = Case("tiny", "gated", 6, 0.1), Case("tiny", "gated", 6, 0.01)
+    store.add(easier, OURS, _run(None, timed_out=True))
+    run(Schedule([easier, harder], [OURS], cap=60.0), store)
+    (skipped,) = store.runs(harder, OURS)
+    assert skipped["timed_out"]
+    assert "not reached at 0.1" in skipped["reason"]
+
+
+@pytest.mark.filterwarnings("ignore:There appear to be")
+def test_a_row_from_end_to_end_and_again(tmp_path: Path) -> None:
+    path = tmp_path / "b.json"
+    schedule = Schedule([GATED], [OURS], cap=20.0, repeats=2)
+    assert run(schedule, Store(path, 20.0))
+    first = json.loads(path.read_text())
+    runs = Store(path, 20.0).runs(GATED, OURS)
+    assert len(runs) == 2
+    assert all((best_gap(r) or 0.0) <= 1e-6 and seconds_to(r, 1e-6) is not None for r in runs)
+    assert run(schedule, Store(path, 20.0))
+    assert json.loads(path.read_text()) == first
+    text = write(path, tmp_path / "report").read_text()
+    assert "C-GReLU, relative gap 1e-06" in text
+    assert (tmp_path / "report" / "speedup.png").exists()
+    assert (tmp_path / "report" / "profile.png").exists()
+
+
+def test_the_grids() -> None:
+    small, full = grid(False), grid(True)
+    assert len({case.data for case in small}) == 6
+    assert {(case.formulation, case.gates) for case in small} == {("gated", 500), ("relu", 100)}
+    assert {case.gates for case in full} == {100, 500, 1000}
+    assert {case.data for case in small} <= {case.data for case in full}
+    assert len(set(full)) == len(full)

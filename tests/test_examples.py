@@ -1,0 +1,78 @@
+"""Every example and the README's code run as a newcomer runs them, and what they print holds."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("sklearn", reason="pip install 'convexnn[demo]'")
+pytest.importorskip("matplotlib", reason="pip install 'convexnn[demo]'")
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = sorted((ROOT / "examples").glob("0*.py"))
+README_CODE = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+
+
+def run(script: str, folder: Path, *arguments: str) -> str:
+    """What a script prints; warnings are errors."""
+    boot = f"import sys, runpy; sys.path[:] = {sys.path!r}; sys.argv = {[script, *arguments]!r}; "
+    code = boot + f"runpy.run_path({script!r}, run_name='__main__')"
+    finished = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd=folder, check=False
+    )
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+def relative_gaps(printed: str) -> list[float]:
+    return [float(text) for text in re.findall(r"\(relative ([^)]+)\)", printed)]
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_examples_run(path: Path, tmp_path: Path) -> None:
+    printed = run(str(path), tmp_path)
+    gaps = relative_gaps(printed)
+    assert all(gap >= 0.0 for gap in gaps)
+    if path.stem != "04_certificates":  # whose last points are bad on purpose
+        assert all(gap <= 1e-4 for gap in gaps)
+    assert printed
+
+
+def test_a_bad_point_is_told_from_a_good_one(tmp_path: Path) -> None:
+    clarabel, scs, away, random = relative_gaps(run(str(ROOT / "examples/04_certificates.py"), tmp_path))
+    assert clarabel < scs < 1e-3 < away < 0.5 < random
+
+
+def test_commercial_solvers_are_rows(tmp_path: Path) -> None:
+    printed = run(str(ROOT / "examples/commercial_solvers.py"), tmp_path)
+    for name in ("CLARABEL", "AugmentedLagrangian"):
+        assert re.search(rf"^{name} +optimal", printed, re.MULTILINE)
+
+
+def test_the_demo_certifies_prunes_compares_and_draws(tmp_path: Path) -> None:
+    printed = run(str(ROOT / "examples/demo.py"), tmp_path, "--gates", "6", "--seconds", "6")
+    assert all(0.0 <= gap <= 1e-4 for gap in relative_gaps(printed))
+    assert len(relative_gaps(printed)) == 2
+    accuracies = [float(text) for text in re.findall(r"held-out accuracy +([\d.]+)%", printed)]
+    assert len(accuracies) == 3
+    assert min(accuracies) > 85.0
+    for name in ("CLARABEL", "SCS", "AugmentedLagrangian", r"RFISTA \(C-GReLU\)"):
+        assert re.search(rf"^{name} +(optimal|user_limit)", printed, re.MULTILINE)
+    widths = re.findall(r"(\d+) neurons before pruning, (\d+) after", printed)
+    assert all(int(after) <= int(before) for before, after in widths)
+    assert (tmp_path / "output" / "convergence.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("code", README_CODE)
+def test_the_readmes_code_runs(code: str, tmp_path: Path) -> None:
+    script = tmp_path / "readme.py"
+    script.write_text(code, encoding="utf-8")
+    run(str(script), tmp_path)
+
+
+def test_the_readme_has_code() -> None:
+    assert README_CODE

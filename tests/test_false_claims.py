@@ -1,0 +1,41 @@
+"""Feasible and bounded problems that look otherwise at first are never called infeasible or unbounded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cvxpy as cp
+import pytest
+
+from convexnn_solvers import RFISTA, AugmentedLagrangian
+
+_V = cp.Variable(3)
+_W = cp.Variable(2)
+
+
+def _thin_wedge() -> Any:
+    """Its feasible points begin at a distance of about 1e5."""
+    return cp.Problem(cp.Minimize(cp.norm(_V)), [_V[0] - (1 - 1e-5) * _V[1] >= 1, _V[1] - _V[0] >= 0.5])
+
+
+def _flat_bowl() -> Any:
+    """A quadratic that ends a long descent only after 1e12."""
+    bowl = cp.sum_squares(1e-8 * _V[0] - _V[1]) + cp.sum_squares(_V[1])
+    return cp.Problem(cp.Minimize(bowl + 1e-3 * _V[0] + 1e-6 * cp.norm(_V)))
+
+
+@pytest.mark.filterwarnings("ignore:Solution may be inaccurate")
+@pytest.mark.parametrize(
+    ("make", "solver"),
+    [(_thin_wedge, AugmentedLagrangian), (_flat_bowl, AugmentedLagrangian), (_flat_bowl, RFISTA)],
+)
+def test_nothing_is_claimed_that_was_not_proved(make: Any, solver: Any) -> None:
+    problem = make()
+    problem.solve(solver=solver(max_iter=400), warm_start=False)
+    assert problem.status in (cp.OPTIMAL, cp.USER_LIMIT)
+
+
+def test_a_descent_from_no_feasible_point_is_infeasible() -> None:
+    problem = cp.Problem(cp.Minimize(cp.sum(_W)), [_V >= 1, _V <= 0])
+    problem.solve(solver=AugmentedLagrangian(), warm_start=False)
+    assert problem.status == cp.INFEASIBLE

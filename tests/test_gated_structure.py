@@ -1,0 +1,143 @@
+"""Which problems semismooth Newton recognises, however they are written, and how it refuses others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import cvxpy as cp
+import numpy as np
+import pytest
+
+from convexnn_solvers import SemismoothNewton, UnsupportedProblem, certificate, gated, pattern_slack
+
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((20, 3))
+D = X @ RNG.standard_normal((3, 5)) >= 0.0
+D[3] = False  # a sample that no gate sees
+OTHER = ~D
+y = RNG.standard_normal(20)
+labels = np.sign(y)
+V, W, b = cp.Variable((3, 5), name="V"), cp.Variable((3, 5), name="W"), cp.Variable(name="b")
+B = cp.Variable(2, name="B")
+
+
+def group_norms(*variables: Any) -> Any:
+    return 0.05 * sum(cp.sum(cp.norm(variable, 2, axis=0)) for variable in variables)
+
+
+def squares(prediction: Any) -> Any:
+    return cp.sum_squares(prediction - y) / 40.0
+
+
+def cones(*variables: Any) -> list[Any]:
+    return [pattern_slack(X, D, variable) >= 0 for variable in variables]
+
+
+def logistic(prediction: Any) -> Any:
+    return cp.sum(cp.logistic(cp.multiply(-labels, prediction))) / 20.0
+
+
+TAKEN: dict[str, Callable[[], tuple[Any, list[Any]]]] = {
+    "difference inside": lambda: (squares(gated(X, D, V - W)) + group_norms(V, W), cones(V, W)),
+    "difference outside": lambda: (squares(gated(X, D, V) - gated(X, D, W)) + group_norms(V, W), cones(V, W)),
+    "multiples": lambda: (squares(2.0 * gated(X, D, V - 3.0 * W)) + group_norms(V, W), cones(V, W)),
+    "minus": lambda: (squares(-gated(X, D, V)) + group_norms(V), []),
+    "labels first": lambda: (cp.sum_squares(y - gated(X, D, V) - b) / 40.0 + group_norms(V), []),
+    "one sign": lambda: (squares(gated(X, D, V)) + group_norms(V), cones(V)),
+    "logistic and bias": lambda: (logistic(gated(X, D, V) + 0.5 * b) + group_norms(V), []),
+    "logistic of one class": lambda: (cp.sum(cp.logistic(-gated(X, D, V))) / 20.0 + group_norms(V), []),
+    "reshaped": lambda: (squares(cp.reshape(gated(X, D, V), (20,), order="F")) + group_norms(V), []),
+    "l1 of norms": lambda: (squares(gated(X, D, V)) + 0.05 * cp.norm1(cp.norm(V, 2, axis=0)), []),
+    "other weights": lambda: (
+        squares(gated(X, D, V)) + 0.05 * cp.sum(cp.multiply(np.arange(1.0, 6.0), cp.norm(V, 2, axis=0))),
+        [],
+    ),
+    "maximised": lambda: (-squares(gated(X, D, V)) - group_norms(V), []),
+    "with a constant": lambda: (7.0 + squares(gated(X, D, V, slope=-0.5)) + group_norms(V), []),
+}
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_gated_programs_are_recognised_however_they_are_written(name: str) -> None:
+    objective, constraints = TAKEN[name]()
+    sense = cp.Maximize if name == "maximised" else cp.Minimize
+    problem = cp.Problem(sense(objective), constraints)
+    value = problem.solve(solver=SemismoothNewton(tol=1e-8))
+    assert problem.status == cp.OPTIMAL
+    assert certificate(problem).relative_gap == pytest.approx(0.0, abs=1e-8)
+    assert value == pytest.approx(problem.solve(solver=cp.CLARABEL), rel=1e-5)
+
+
+U = cp.Variable((6, 5), name="U")
+T = RNG.standard_normal((20, 2))
+REFUSED: dict[str, tuple[Callable[[], tuple[Any, list[Any]]], str]] = {
+    "no penalty": (lambda: (squares(gated(X, D, V)), []), "no penalty"),
+    "reg = 0": (
+        lambda: (squares(gated(X, D, V)) + cp.Parameter(nonneg=True, value=0.0) * group_norms(V), []),
+        "weight zero",
+    ),
+    "another loss": (
+        lambda: (cp.sum_squares(cp.pos(1.0 - gated(X, D, V))) + group_norms(V), []),
+        "not a squared, Huber or logistic",
+    ),
+    "weighted samples": (
+        lambda: (cp.sum_squares(cp.multiply(np.arange(1.0, 21.0), gated(X, D, V) - y)) + group_norms(V), []),
+        "depends on V in another way",
+    ),
+    "two losses": (
+        lambda: (squares(gated(X, D, V)) + logistic(gated(X, D, V)) + group_norms(V), []),
+        "2 losses",
+    ),
+    "l1 norm": (lambda: (squares(gated(X, D, V)) + cp.sum(cp.abs(V)), []), "not a group norm per gate"),
+    "one norm": (lambda: (squares(gated(X, D, V)) + cp.norm(V, "fro"), []), "not a group norm per gate"),
+    "rows": (
+        lambda: (squares(gated(X, D, V)) + cp.sum(cp.norm(V, 2, axis=1)), []),
+        "not a group norm per gate",
+    ),
+    "two layers": (
+        lambda: (squares(gated(X, D, V) + gated(X, OTHER, W)) + group_norms(V, W), []),
+        "another way",
+    ),
+    "no gates": (lambda: (cp.sum_squares(X @ V[:, 0] - y) + group_norms(V), []), "has no gated"),
+    "linear term": (lambda: (squares(gated(X, D, V)) + group_norms(V) + cp.sum(V), []), "linear term in V"),
+    "free weights": (lambda: (squares(gated(X, D, V) + X @ W[:, 0]) + group_norms(V), []), "depends on W"),
+    "two biases": (lambda: (squares(gated(X, D, V) + b + B[0]) + group_norms(V), []), "depends on B"),
+    "constraint": (lambda: (squares(gated(X, D, V)) + group_norms(V), [V >= -1.0]), "no pattern cone"),
+    "half of the cones": (
+        lambda: (squares(gated(X, D, V - W)) + group_norms(V, W), cones(V)),
+        "some weights lie in pattern cones",
+    ),
+    "other cones": (
+        lambda: (squares(gated(X, D, V)) + group_norms(V), [pattern_slack(X, OTHER, V) >= 0]),
+        "patterns of its own",
+    ),
+    "bounds": (
+        lambda: (squares(gated(X, D, cp.Variable((3, 5), name="N", nonneg=True))) + group_norms(V), []),
+        "bounds",
+    ),
+    "mixed grouping": (
+        lambda: (
+            cp.sum_squares(gated(X, D, U) - T)
+            + cp.sum(cp.norm(cp.reshape(U, (2, 15), order="F"), 2, axis=0)),
+            [],
+        ),
+        "not a group norm per gate",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_other_problems_are_refused_by_name_with_a_remedy(name: str) -> None:
+    make, reason = REFUSED[name]
+    objective, constraints = make()
+    problem = cp.Problem(cp.Minimize(objective), constraints)
+    with pytest.raises(UnsupportedProblem, match=reason) as error:
+        problem.solve(solver=SemismoothNewton())
+    assert "use " in str(error.value)
+
+
+def test_other_arithmetic_is_refused() -> None:
+    problem = cp.Problem(cp.Minimize(squares(gated(X, D, V)) + group_norms(V)))
+    with pytest.raises(ValueError, match="float64 with NumPy"):
+        problem.solve(solver=SemismoothNewton(dtype="float32"))

@@ -1,0 +1,252 @@
+"""The parts of the semismooth Newton method: proximal maps, Jacobians, linear systems, fits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from convexnn_solvers.cones import PatternCones
+from convexnn_solvers.gated_program import GatedProgram, block_norms, forward_columns, scaled
+from convexnn_solvers.newton_blocks import ConeProx, PlainProx, jacobian
+from convexnn_solvers.newton_duals import best_multiple
+from convexnn_solvers.newton_fits import Fit, LogisticFit, SquaredFit
+from convexnn_solvers.newton_operator import newton_operator
+from convexnn_solvers.newton_outliers import Outliers
+from convexnn_solvers.newton_system import NewtonSystems, SystemLimits
+
+Float = NDArray[np.float64]
+
+
+def program(cones: bool, outputs: int = 1, centred: bool = False, slope: float = 0.0) -> GatedProgram:
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((24, 4))
+    patterns = X @ rng.standard_normal((4, 7)) >= 0.0
+    Y = rng.standard_normal((24, outputs))
+    signs = (1.0, -1.0) if cones else (1.0,)
+    weights = rng.uniform(0.5, 1.0, size=7 * len(signs))
+    return GatedProgram(
+        X, patterns, SquaredFit(Y - centred * Y.mean(axis=0), centred), weights, signs, cones, slope
+    )
+
+
+def prox_of(cones: bool, data: GatedProgram) -> Any:
+    return ConeProx(data) if cones else PlainProx()
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+@pytest.mark.parametrize("cones", [False, True])
+def test_proximal_points_satisfy_their_definition_after_any_history(cones: bool, outputs: int) -> None:
+    data, rng = program(cones, outputs), np.random.default_rng(1)
+    prox, thresholds = prox_of(cones, data), 1.5 * np.ones(data.blocks)
+    everything = np.arange(data.blocks)
+    inside = rng.standard_normal(data.point_shape)  # points inside the cones leave no polar direction
+    if cones:
+        inside = ConeProx(data).project(inside, everything)[0]
+    for Z in (3.0 * inside, *(2.0 * rng.standard_normal((12, *data.point_shape)))):
+        found = prox.at(Z, thresholds)
+        exact = ConeProx(data).project(Z, everything)[0] if cones else Z
+        norms = block_norms(exact)
+        np.testing.assert_array_equal(found.blocks, np.flatnonzero(norms > thresholds))
+        expected = exact * np.maximum(1.0 - thresholds / norms, 0.0)
+        np.testing.assert_allclose(found.values, expected[:, :, found.blocks], atol=1e-10)
+
+
+@pytest.mark.parametrize("cones", [False, True])
+def test_the_line_is_the_envelope_and_its_derivative(cones: bool) -> None:
+    data, rng = program(cones, 2), np.random.default_rng(2)
+    prox, thresholds = prox_of(cones, data), np.ones(data.blocks)
+    Z, step = 2.0 * rng.standard_normal((2, *data.point_shape))
+    line = prox.along(Z, step, thresholds)
+    for length in (0.0, 0.3, 1.0):
+        value, derivative = line(length)
+        assert value == pytest.approx(prox.at(Z + length * step, thresholds).envelope, rel=1e-12)
+        assert derivative == pytest.approx((line(length + 1e-6)[0] - line(length - 1e-6)[0]) / 2e-6, rel=1e-6)
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+@pytest.mark.parametrize("cones", [False, True])
+def test_the_jacobian_is_the_derivative_and_has_the_roots_it_says(cones: bool, outputs: int) -> None:
+    data, rng = program(cones, outputs), np.random.default_rng(3)
+    prox, thresholds = prox_of(cones, data), np.ones(data.blocks)
+    Z, step = 2.0 * rng.standard_normal((2, *data.point_shape))
+    active = prox.at(Z, thresholds)
+    J = jacobian(data, active)
+    ahead, behind = (prox.at(Z + h * step, thresholds) for h in (1e-6, -1e-6))
+    np.testing.assert_array_equal(ahead.blocks, behind.blocks)
+    C = step[:, :, active.blocks]
+    np.testing.assert_allclose(J.apply(C), (ahead.values - behind.values) / 2e-6, atol=1e-6)
+    for k in range(outputs):
+        columns, owner = J.roots(k)
+        only = np.zeros_like(C)
+        only[k] = C[k]
+        squared = np.zeros_like(C[k])
+        for column, block in zip(columns.T, owner, strict=True):
+            squared[:, block] += column * (column @ C[k][:, block])
+        np.testing.assert_allclose(squared, J.apply(only)[k], atol=1e-10)
+
+
+LIMITS = {
+    "cheapest": SystemLimits(),
+    "Cholesky or Woodbury": SystemLimits(plain_iterations=np.inf),
+    "diagonal": SystemLimits(memory=0.0),
+}
+
+
+@pytest.mark.parametrize("limits", LIMITS)
+@pytest.mark.parametrize("sigma", [0.1, 1e4])
+@pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize("outputs", [1, 2])
+@pytest.mark.parametrize("cones", [False, True])
+def test_newton_systems_are_solved_however_large_they_are(
+    cones: bool, outputs: int, centred: bool, sigma: float, limits: str
+) -> None:
+    data, rng = program(cones, outputs, centred, slope=0.3), np.random.default_rng(4)
+    for kept in (data.gates, 2):  # the second is of low rank
+        small = data.restricted(np.arange(kept))
+        active = prox_of(cones, small).at(
+            2.0 * rng.standard_normal(small.point_shape), np.full(small.blocks, 0.1)
+        )
+        slopes = small.slopes(small.block_gates(active.blocks))
+        diagonal = rng.uniform(1.0, 2.0, size=(24, outputs))
+        operator = newton_operator(small, active, slopes, sigma, diagonal)
+        systems = NewtonSystems(small, LIMITS[limits])
+        for _ in range(2):  # the second time with the factor of the first
+            right = rng.standard_normal((24, outputs))
+            right -= centred * right.mean(axis=0)
+            x = systems.solve(operator, right, 1e-10)
+            left = operator(x)
+            left -= centred * left.mean(axis=0)
+            assert np.linalg.norm(left - right) <= 1e-9 * np.linalg.norm(right)
+            assert not centred or np.abs(x.sum(axis=0)).max() <= 1e-12
+
+
+def test_exact_factors_need_one_iteration_and_old_ones_are_used_again() -> None:
+    data = program(cones=False)
+    active = PlainProx().at(np.ones(data.point_shape), np.full(data.blocks, 0.1))
+    operator = newton_operator(data, active, data.slopes(active.blocks), 10.0, np.ones((24, 1)))
+    systems = NewtonSystems(data, SystemLimits(overhead=0.0, reuse=1e6))
+    for _ in range(3):
+        systems.solve(operator, np.ones((24, 1)), 1e-8)
+    assert (systems.counts.factorisations, systems.counts.iterations) == (1, 3)
+
+
+def test_the_operator_is_what_its_text_says() -> None:
+    data, rng = program(cones=True, outputs=2, slope=-0.5), np.random.default_rng(5)
+    active = ConeProx(data).at(3.0 * rng.standard_normal(data.point_shape), np.ones(data.blocks))
+    slopes = data.slopes(data.block_gates(active.blocks))
+    operator = newton_operator(data, active, slopes, 2.0, np.full((24, 2), 3.0))
+    x = rng.standard_normal((24, 2))
+    adjoint = data.adjoint(x)[:, :, data.block_gates(active.blocks)]
+    moved = jacobian(data, active).apply(adjoint)
+    np.testing.assert_allclose(operator(x), 3.0 * x + 2.0 * forward_columns(data.X, slopes, moved))
+
+
+def fits(centred: bool) -> dict[str, Fit]:
+    rng = np.random.default_rng(6)
+    Y = rng.standard_normal((9, 2))
+    labels = np.where(np.arange(18).reshape(9, 2) % 3 == 0, 1.0, -1.0)
+    return {
+        "squared": SquaredFit(Y, centred),
+        "huber": SquaredFit(Y, centred, 0.6),
+        "logistic": LogisticFit(-labels, 0.1 * Y, centred),
+    }
+
+
+@pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize("name", ["squared", "huber", "logistic"])
+def test_fits_satisfy_fenchels_equality_at_their_best_offset(name: str, centred: bool) -> None:
+    fit, rng = fits(centred)[name], np.random.default_rng(7)
+    for _ in range(5):
+        p = 2.0 * rng.standard_normal((9, 2))
+        found = fit.at(p)
+        assert found.value + fit.conjugate(found.xi) == pytest.approx(float(np.vdot(found.xi, p)), abs=1e-9)
+        if centred:
+            np.testing.assert_allclose(found.xi.sum(axis=0), 0.0, atol=1e-9)
+            shifted = fits(False)[name].at(p + found.offset)
+            assert found.value == pytest.approx(shifted.value, rel=1e-12)
+            for change in 0.01 * np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]):
+                assert fits(False)[name].at(p + found.offset + change).value >= found.value
+
+
+@pytest.mark.parametrize("name", ["squared", "logistic"])
+def test_conjugates_have_the_derivatives_that_they_say(name: str) -> None:
+    fit, rng = fits(False)[name], np.random.default_rng(8)
+    xi = fit.at(rng.standard_normal((9, 2))).xi
+    direction = 0.1 * rng.standard_normal((9, 2)) * np.abs(xi)
+    line = fit.along(xi, direction)
+    h = 1e-5
+    assert line(0.0)[0] == pytest.approx(0.0, abs=1e-12)
+    assert line(0.0)[1] == pytest.approx(float(np.vdot(fit.derivative(xi), direction)), rel=1e-10)
+    assert line(0.4)[1] == pytest.approx((line(0.4 + h)[0] - line(0.4 - h)[0]) / (2.0 * h), rel=1e-5)
+    bent = (line(h)[1] - line(-h)[1]) / (2.0 * h)
+    assert bent == pytest.approx(float(np.sum(fit.curvature(xi) * direction**2)), rel=1e-5)
+
+
+def test_steps_stay_inside_the_domain_of_the_logistic_conjugate() -> None:
+    fit, rng = fits(False)["logistic"], np.random.default_rng(9)
+    assert isinstance(fit, LogisticFit)
+    xi = fit.at(np.zeros((9, 2))).xi
+    for _ in range(20):
+        direction = rng.standard_normal((9, 2))
+        a = fit.signs * (xi + fit.room(xi, direction) * direction)
+        assert a.min() > 0.0
+        assert a.max() < 1.0
+    assert fit.room(xi, np.zeros((9, 2))) == np.inf
+
+
+def test_extreme_predictions_have_finite_gradients() -> None:
+    fit = fits(False)["logistic"]
+    xi = fit.at(np.array([[1e3, -1e3]] * 9)).xi
+    assert np.isfinite(fit.derivative(xi)).all()
+    assert np.isfinite(fit.curvature(xi)).all()
+    assert np.isfinite(fit.conjugate(xi))
+
+
+def test_outliers_are_the_difference_between_squares_and_huber() -> None:
+    residual = np.linspace(-2.0, 2.0, 9)[:, None]
+    outliers = Outliers(0.5, (9, 1))
+    step = outliers.at(-residual, 1.0)
+    np.testing.assert_allclose(step.values, np.sign(residual) * np.maximum(np.abs(residual) - 0.5, 0.0))
+    line = outliers.along(-residual, np.ones((9, 1)), 1.0)
+    assert line(0.2)[1] == pytest.approx((line(0.2 + 1e-6)[0] - line(0.2 - 1e-6)[0]) / 2e-6, rel=1e-6)
+
+
+@pytest.mark.parametrize("factor", [1e-8, 1.0, 1e8])
+def test_scaled_programs_have_the_same_solutions(factor: float) -> None:
+    data = program(cones=False, outputs=2)
+    large = GatedProgram(factor * data.X, data.patterns, data.fit, factor * data.weights)
+    inside, scaling = scaled(large)
+    reference, back = scaled(data)
+    np.testing.assert_allclose(inside.X, reference.X)
+    np.testing.assert_allclose(inside.weights, reference.weights)
+    assert scaling.point * factor == pytest.approx(back.point)
+    assert np.linalg.norm(inside.fit.at(np.zeros((24, 2))).xi) == pytest.approx(1.0)
+
+
+def test_adjoint_and_forward_are_adjoint() -> None:
+    data, rng = program(cones=True, outputs=2, slope=0.2), np.random.default_rng(10)
+    U, r = rng.standard_normal(data.point_shape), rng.standard_normal((24, 2))
+    assert np.vdot(data.forward(U), r) == pytest.approx(float(np.vdot(U, data.by_block(data.adjoint(r)))))
+
+
+@pytest.mark.parametrize("cones", [False, True])
+def test_multiples_of_a_direction_are_feasible_and_as_large_as_they_can_be(cones: bool) -> None:
+    data, rng = program(cones), np.random.default_rng(11)
+    xi = -data.fit.at(np.zeros((24, 1))).xi
+    for direction in (-xi, rng.standard_normal((24, 1)) - 0.5 * xi):
+        products = data.by_block(data.adjoint(direction))
+        found = best_multiple(data, direction, products, ConeProx(data) if cones else None)
+        exact = ConeProx(data).project(-products, np.arange(data.blocks))[0] if cones else products
+        largest = found.scale * float(np.max(block_norms(exact) / data.weights))
+        assert largest <= 1.0 + 1e-12
+        wanted = data.fit.wanted_scale(direction)
+        assert found.scale == pytest.approx(wanted) or largest == pytest.approx(1.0)
+        assert found.value == pytest.approx(-data.fit.conjugate(found.scale * direction))
+        for rows in found.rows:
+            moved = -found.scale * products[0] + PatternCones(data.X, data.patterns).combine(
+                data.block_gates(np.arange(data.blocks)), rows
+            )
+            assert np.max(np.linalg.norm(moved, axis=0) / data.weights) <= 1.0 + 1e-12

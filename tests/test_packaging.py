@@ -1,0 +1,93 @@
+"""The package as others meet it: what importing costs and drags in, and what a wheel holds."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = [ROOT / "convexnn_models", ROOT / "solvers" / "convexnn_solvers"]
+SOURCES = sorted(path for package in PACKAGES for path in package.rglob("*.py"))
+OPTIONAL = ["torch", "sklearn", "matplotlib", "numba", "pandas", "mosek"]
+
+
+def run(code: str) -> str:
+    """What a new Python process prints, with this one's import path."""
+    command = [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; {code}"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_importing_adds_no_optional_package() -> None:
+    modules = "set(name.split('.')[0] for name in sys.modules)"
+    code = f"import cvxpy; before = {modules}; import convexnn_models, convexnn_solvers; "
+    added = run(code + f"print(*sorted({modules} - before))").split()
+    assert not set(added) & set(OPTIONAL)
+    assert {"convexnn_models", "convexnn_solvers"} <= set(added)
+
+
+def test_importing_is_quick() -> None:
+    code = (
+        "from time import process_time as now; a = now(); import cvxpy; b = now(); "
+        "import convexnn_models, convexnn_solvers; print(b - a, now() - b)"
+    )
+    run(code)  # writes the bytecode
+    cvxpys, ours = min((tuple(map(float, run(code).split())) for _ in range(3)), key=lambda pair: pair[1])
+    assert ours < 0.5 * cvxpys  # a share, because seconds depend on the machine and its load
+
+
+def test_only_one_file_knows_cvxpys_reductions() -> None:
+    using = [
+        path.name
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if (isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cvxpy.reductions"))
+        or (isinstance(node, ast.Import) and any(a.name.startswith("cvxpy.reductions") for a in node.names))
+    ]
+    assert set(using) == {"interface.py"}
+
+
+def test_the_wheel_holds_both_packages_typed(tmp_path: Path) -> None:
+    pytest.importorskip("hatchling")
+    started = time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    assert time.perf_counter() - started < 60.0
+    (wheel,) = tmp_path.glob("convexnn-*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for package in PACKAGES:
+        for path in [*package.rglob("*.py"), package / "py.typed"]:
+            assert path.relative_to(package.parent).as_posix() in names
+    tops = {name.split("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"convexnn_models", "convexnn_solvers"}
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_an_installed_wheel_imports_on_its_own(tmp_path: Path) -> None:
+    """Unpacked somewhere else, without this checkout on the path."""
+    pytest.importorskip("hatchling")
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = tmp_path.glob("convexnn-*.whl")
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); "
+        "import convexnn_models, convexnn_solvers; print(convexnn_models.__file__, convexnn_solvers.__file__)"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path, env={}
+    ).stdout.split()
+    assert all(name.startswith(str(tmp_path / "site")) for name in printed)

@@ -1,0 +1,67 @@
+"""A path solves every regularisation to a certified gap, warm, and agrees with solving each one alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cvxpy as cp
+import numpy as np
+import pytest
+
+import convexnn_models as cnn
+
+_RNG = np.random.default_rng(0)
+_X = _RNG.standard_normal((60, 4))
+_Y = np.maximum(_X @ _RNG.standard_normal(4), 0.0) - 0.3 * _X[:, 0]
+_GATES = cnn.sample_gates(_X, 15)
+
+
+@pytest.mark.parametrize("formulation", [cnn.gated_relu, cnn.relu])
+@pytest.mark.parametrize("loss", ["squared", "huber", "logistic"])
+def test_every_point_is_certified_and_no_worse_than_alone(formulation: Any, loss: str) -> None:
+    y = np.sign(_Y - np.median(_Y)) if loss == "logistic" else _Y
+    y = np.where(y == 0.0, 1.0, y)
+    path = cnn.regularization_path(formulation(_X, _GATES), y, 4, ratio=0.05, loss=loss)
+    assert len(path) == 4
+    assert path[0].network.width == 0  # lambda_max: the zero network
+    assert np.all(np.diff(path.regs) < 0.0)
+    for point in path:
+        assert point.status == cp.OPTIMAL
+        assert point.certificate.relative_gap is not None
+        assert point.certificate.relative_gap <= 1e-4
+        problem = formulation(_X, _GATES).problem(y, point.reg, loss)
+        problem.solve(solver=cp.CLARABEL)
+        assert point.certificate.dual is not None
+        assert point.certificate.dual <= problem.value * (1.0 + 1e-6) + 1e-9
+        assert point.certificate.primal >= problem.value * (1.0 - 1e-6) - 1e-9
+    assert path[-1].network.width > 0
+
+
+def test_given_regularisations_are_solved_in_falling_order_by_any_solver() -> None:
+    path = cnn.regularization_path(cnn.gated_relu(_X, _GATES), _Y, regs=[0.01, 0.1, 0.03], solver=cp.CLARABEL)
+    assert list(path.regs) == [0.1, 0.03, 0.01]
+    widths = str(path).splitlines()
+    assert len(widths) == 4
+    objectives = [point.certificate.primal for point in path]
+    assert objectives == sorted(objectives, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n_regs": 0}, "n_regs"),
+        ({"ratio": 1.5}, "ratio"),
+        ({"regs": []}, "regs"),
+        ({"regs": [0.1, -1.0]}, "regs"),
+        ({"regs": [np.nan]}, "regs"),
+        ({"loss": "absolute"}, "gradient"),
+    ],
+)
+def test_bad_arguments_are_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        cnn.regularization_path(cnn.gated_relu(_X, _GATES), _Y, **arguments)
+
+
+def test_nothing_to_fit_is_said() -> None:
+    with pytest.raises(ValueError, match="zero network"):
+        cnn.regularization_path(cnn.gated_relu(_X, _GATES), np.zeros(60))
