@@ -1,0 +1,77 @@
+"""The results file: one JSON value, rewritten whole after every run, so that a stopped benchmark goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import threading
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cases import Case
+from benchmarks.workers import Run
+
+_PACKAGES = (
+    *("convexnn", "cvxpy", "numpy", "scipy", "clarabel", "scs", "Mosek", "numba"),
+    *("pyscnn", "skglm", "celer"),
+)
+
+
+class Store:
+    """Runs by case and contestant, on disk; safe to use from several threads."""
+
+    def __init__(self, path: Path, cap: float) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        fresh = {"machine": machine(), "cap": cap, "rows": {}}
+        self.content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else fresh
+        if self.content["cap"] != cap:
+            raise ValueError(
+                f"{path} holds runs capped at {self.content['cap']:g} s, not {cap:g} s: name another file."
+            )
+
+    def runs(self, case: Case, name: str) -> list[Run]:
+        """What is done already."""
+        row = self.content["rows"].get(f"{case.key} {name}")
+        return [] if row is None else list(row["runs"])
+
+    def add(self, case: Case, name: str, run: Run) -> None:
+        """Append a run and write the file."""
+        with self._lock:
+            rows = self.content["rows"]
+            row = rows.setdefault(
+                f"{case.key} {name}", {"case": asdict(case), "contestant": name, "runs": []}
+            )
+            row["runs"].append(run)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            draft = self.path.with_suffix(".part")
+            draft.write_text(json.dumps(self.content, indent=0))
+            os.replace(draft, self.path)
+
+
+def machine() -> dict[str, Any]:
+    """Where and with what the runs are made."""
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
