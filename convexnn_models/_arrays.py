@@ -1,7 +1,7 @@
 """Inputs are checked once, at the door: what passes is a real, finite float64 array of the right shape.
 
-Arrays that are float64 already are used by reference and never written to; anything else (lists, data
-frames, integers, float32) is converted once. Every refusal is one sentence with the remedy.
+Arrays that are float64 already, memory maps (``np.memmap``) included, are used by reference and never written
+to; anything else (lists, data frames, integers, float32) is converted once, in memory. Every refusal is one sentence with the remedy.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from convexnn_solvers.row_blocks import first_not_finite
 
 Float64Array = NDArray[np.float64]
 
@@ -57,9 +59,8 @@ def numbers(values: Any, name: str) -> Float64Array:
         remedy = _remedy(array.dtype.kind, name)
         raise TypeError(f"{name} must hold real numbers, not {array.dtype}; {remedy}.")
     array = np.asarray(array, dtype=np.float64)
-    finite = np.isfinite(array)
-    if not finite.all():
-        where = tuple(int(i) for i in np.argwhere(~finite)[0])
+    where = first_not_finite(array)
+    if where is not None:
         raise ValueError(
             f"{name} must not contain NaN or infinity (first at {where}); impute or drop those samples."
         )

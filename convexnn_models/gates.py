@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 
 from convexnn_models import _arrays
 from convexnn_models._arrays import Float64Array
+from convexnn_solvers.row_blocks import blocks_of, row_blocks
 
 # |x . g| <= _TIE ||x|| ||g|| counts as a tie. Rounding errors are around d * 1e-16 of that scale.
 _TIE = 1e-9
 _CHUNK_ENTRIES = 2_000_000  # of X @ g, so that no n x P array of floats is formed
+_BATCH_BITS = 2**25  # of the patterns drawn at once
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -103,10 +105,7 @@ def sample_gates(X: Any, k: int, seed: int | np.random.Generator = 0, *, bias: b
     draws, idle = 0, 0
     while len(found) < min(wanted, most) and idle < 1000 + 10 * len(found):
         batch = rng.standard_normal((_batch_size(data, wanted - len(found)), data.shape[1]))
-        products = data @ batch.T
-        tied = (np.abs(products) <= _TIE * norms[:, None] * np.linalg.norm(batch, axis=1)) & live[:, None]
-        bits = products >= 0.0
-        useful = ~tied.any(axis=0) & bits[live].any(axis=0)
+        bits, useful = _bits(data, norms, live, batch)
         keys = np.packbits(bits, axis=0)
         for column in range(batch.shape[0]):
             draws, idle = draws + 1, idle + 1
@@ -249,8 +248,23 @@ def _off_ties(
     raise ValueError(f"vectors has a gate (column {column}) that cannot be moved off its ties; drop it.")
 
 
+def _bits(
+    X: Float64Array, norms: Float64Array, live: NDArray[np.bool_], batch: Float64Array
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """The patterns of some gates (rows of ``batch``), and which of them have active samples and no ties."""
+    lengths = np.linalg.norm(batch, axis=1)
+    bits = np.empty((X.shape[0], batch.shape[0]), dtype=np.bool_)
+    tied, active = np.zeros((2, batch.shape[0]), dtype=np.bool_)
+    for rows in row_blocks(X.shape[0], max(batch.shape)):
+        products, counted = X[rows] @ batch.T, live[rows, None]
+        bits[rows] = products >= 0.0
+        tied |= np.any((np.abs(products) <= _TIE * norms[rows, None] * lengths) & counted, axis=0)
+        active |= np.any(bits[rows] & counted, axis=0)
+    return bits, ~tied & active
+
+
 def _live(X: Float64Array) -> NDArray[np.bool_]:
-    return np.asarray(np.any(X != 0.0, axis=1))
+    return np.concatenate([np.any(X[rows] != 0.0, axis=1) for rows in blocks_of(X)])
 
 
 def _row_norms(X: Float64Array) -> Float64Array:
@@ -275,7 +289,7 @@ def _cover_bound(n: int, rank: int, enough: int) -> int:
 
 
 def _batch_size(X: Float64Array, missing: int) -> int:
-    return max(1, min(missing + 16, _CHUNK_ENTRIES // len(X)))
+    return max(1, min(missing + 16, _BATCH_BITS // len(X)))
 
 
 def _column_chunks(rows: int, columns: int) -> Iterator[slice]:

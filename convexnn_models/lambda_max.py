@@ -12,8 +12,9 @@ from convexnn_models import _arrays, losses
 from convexnn_models._arrays import Float64Array
 from convexnn_models.model import ConvexModel
 from convexnn_solvers.cones import PatternCones
+from convexnn_solvers.row_blocks import row_blocks
 
-_CHUNK_ENTRIES = 2_000_000  # of the n x gates block of scaled residuals
+_CHUNK_ENTRIES = 2_000_000  # of the n x gates products of the cheap bounds
 _FEW = 4  # blocks projected before looking again whether the others can matter
 _DESCENT_STEPS = 25  # of the cheap upper bounds of projections
 _SIGNS = (1.0, -1.0)
@@ -96,16 +97,15 @@ def _blocks(model: ConvexModel, theta: Float64Array, *, in_cone: bool = False) -
     assert model.gates is not None
     patterns = model.gates.patterns
     (n, d), P, c = model.X.shape, patterns.shape[1], model.outputs
-    blocks = np.empty((P, d, c))
-    step = max(1, _CHUNK_ENTRIES // n)
-    for start in range(0, P, step):
-        active = patterns[:, start : start + step]
+    blocks = np.zeros((c, d, P))
+    for rows in row_blocks(n, max(d, P)):
+        active = patterns[rows]
         for k in range(c):
-            weights = np.where(active, 1.0, model.slope) * theta[:, k, None]
+            weights = np.where(active, 1.0, model.slope) * theta[rows, k, None]
             if in_cone:
                 weights = np.where((weights > 0.0) == active, weights, 0.0)
-            blocks[start : start + step, :, k] = (model.X.T @ weights).T
-    return blocks
+            blocks[k] += model.X[rows].T @ weights
+    return np.ascontiguousarray(blocks.transpose(2, 1, 0))
 
 
 def _block_norms(blocks: Float64Array, grouping: str) -> Float64Array:

@@ -20,6 +20,7 @@ from cvxpy.lin_ops import lin_utils
 from numpy.typing import NDArray
 
 from convexnn_solvers.backends import Float64Array
+from convexnn_solvers.row_blocks import first_not_finite, none_negative
 
 _ROWS = 1024  # rows per block of `numeric`, so that no n x P intermediate is formed
 
@@ -78,7 +79,7 @@ class gated(AffAtom):  # type: ignore[misc]
 
     def is_incr(self, idx: int) -> bool:
         """Whether every coefficient is non-negative."""
-        return self.slope >= 0.0 and bool(np.all(self.X >= 0.0))
+        return self.slope >= 0.0 and none_negative(self.X)
 
     def is_decr(self, idx: int) -> bool:
         """False: unknown without a pass over the coefficients."""
@@ -238,7 +239,7 @@ def _features(X: Any) -> Float64Array:
     if array.ndim != 2 or 0 in array.shape:
         raise ValueError(f"X must have shape (n, d) with n, d >= 1, not {array.shape}.")
     array = np.asarray(array, dtype=np.float64)
-    if not np.isfinite(array).all():
+    if first_not_finite(array) is not None:
         raise ValueError("X must not contain NaN or infinite entries; remove or impute those samples.")
     return array
 
