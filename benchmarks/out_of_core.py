@@ -3,10 +3,10 @@
 Makes a file of random features, solves a gated program on its memory map in a process that may hold only
 ``--limit`` MB of private memory more than after its imports, certifies the result, and deletes the file.
 
-The limit is RLIMIT_DATA, which the kernel enforces: it counts every private writable page that the process has
-asked for (heap, NumPy arrays, thread stacks), touched or not. Pages of the read-only memory map are not
-counted: they are the system's file cache, which it drops whenever somebody needs the memory. RLIMIT_AS would
-count the size of the file, however little of it is in memory, and the resident size what the cache
+The limit is RLIMIT_DATA, which the kernel enforces: it counts every private writable page that the process
+has asked for (heap, NumPy arrays, thread stacks), touched or not. Pages of the read-only memory map are not
+counted: they are the system's file cache, which it drops whenever somebody needs the memory. RLIMIT_AS
+would count the size of the file, however little of it is in memory, and the resident size what the cache
 happens to keep; both are the wrong question.
 """
 
@@ -129,7 +129,7 @@ def _private_bytes() -> int:
 
 def main() -> None:
     """Parse the command line and run."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     for name, value in asdict(Size()).items():
         parser.add_argument(f"--{name}", type=type(value), default=value)
     parser.add_argument("--folder", type=Path, help="where the file may lie for the time being")

@@ -1,7 +1,8 @@
 """Inputs are checked once, at the door: what passes is a real, finite float64 array of the right shape.
 
-Arrays that are float64 already, memory maps (``np.memmap``) included, are used by reference and never written
-to; anything else (lists, data frames, integers, float32) is converted once, in memory. Every refusal is one sentence with the remedy.
+Arrays that are float64 already, memory maps (``np.memmap``) included, are used by reference and never
+written to; anything else (lists, data frames, integers, float32) is converted once, in memory. Every
+refusal is one sentence with the remedy.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Features on a disk, in a process that is not allowed the memory to hold them (or any mask of their size)."""
+"""Features on a disk, in a process that is not allowed the memory to hold them or a mask of them."""
 
 from __future__ import annotations
 
