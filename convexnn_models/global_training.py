@@ -48,7 +48,8 @@ class GlobalOptimum:
     lower, upper : float
         No network of any width has an objective below ``lower``; ``upper`` is that of ``network``.
     relative_gap : float
-        ``(upper - lower) / max(|upper|, |lower|)``; 0 where the two agree up to rounding.
+        ``(upper - lower) / max(|upper|, |lower|)``; where both are below the rounding errors of the zero
+        network's loss, relative to those.
     status : Status
         ``OPTIMAL`` when the relative gap is as small as wanted, else why training stopped.
     history : list of dict

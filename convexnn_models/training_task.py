@@ -123,10 +123,12 @@ class TrainingTask:
         return low
 
     def relative_gap(self, upper: float, lower: float) -> float:
-        """``(upper - lower) / max(|upper|, |lower|)``; 0 where rounding at the zero network exceeds it."""
-        if upper - lower <= 4.0 * _EPS * self.fit(np.zeros_like(self.targets)):
-            return 0.0
-        return (upper - lower) / max(abs(upper), abs(lower))
+        """``(upper - lower) / max(|upper|, |lower|, 4 eps F(0))``: 0 only where the two are equal.
+
+        The last term, what rounding the loss of the zero network amounts to, is for optima of zero.
+        """
+        scale = max(abs(upper), abs(lower), 4.0 * _EPS * self.fit(np.zeros_like(self.targets)))
+        return (upper - lower) / scale if scale > 0.0 else 0.0
 
     def network_objective(self, network: Network) -> float:
         """The non-convex objective of a network on the training samples."""
