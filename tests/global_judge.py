@@ -6,6 +6,7 @@ above by a network that exists, below by a dual point whose price is the largest
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import warnings
 from typing import Any, NamedTuple
@@ -59,24 +60,20 @@ def instance(seed: int, samples: int = 6, features: int = 3) -> Instance:
 
 def loss_value(problem: Instance, f: Array) -> float:
     """The mean loss of scores (n,)."""
+    if problem.loss == "logistic":
+        return float(np.mean(np.logaddexp(0.0, -problem.y * f)))
     r = np.abs(f - problem.y)
-    terms = {
-        "squared": lambda: 0.5 * r**2,
-        "huber": lambda: np.where(r <= 1.0, 0.5 * r**2, r - 0.5),
-        "logistic": lambda: np.logaddexp(0.0, -problem.y * f),
-    }
-    return float(np.mean(terms[problem.loss]()))
+    return float(
+        np.mean(0.5 * r**2 if problem.loss == "squared" else np.where(r <= 1.0, 0.5 * r**2, r - 0.5))
+    )
 
 
 def residual(problem: Instance, f: Array) -> Array:
     """Minus the gradient of the mean loss."""
-    r = f - problem.y
-    slopes = {
-        "squared": lambda: r,
-        "huber": lambda: np.clip(r, -1.0, 1.0),
-        "logistic": lambda: -problem.y * np.exp(-np.logaddexp(0.0, problem.y * f)),
-    }
-    return np.asarray(-slopes[problem.loss]() / len(f))
+    y, n = problem.y, len(f)
+    if problem.loss == "logistic":
+        return np.asarray(y * np.exp(-np.logaddexp(0.0, y * f)) / n)
+    return np.asarray((y - f if problem.loss == "squared" else np.clip(y - f, -1.0, 1.0)) / n)
 
 
 def dual_value(problem: Instance, theta: Array) -> float:
@@ -111,17 +108,34 @@ def brute_force_price(X: Array, theta: Array) -> float:
     return best * (1.0 + 1e-13)
 
 
+def rounding(problem: Instance) -> float:
+    """What the judge does not tell apart."""
+    return 1e-12 * loss_value(problem, np.zeros(len(problem.y)))
+
+
 def judged_bracket(problem: Instance) -> tuple[float, float]:
     """Below and above the optimum over all networks, from one program with all 2^n sign patterns."""
+    lower, upper = -np.inf, np.inf
+    program = _AllPatterns(problem)
+    for tol in (1e-11, 1e-10, 1e-9, 1e-8):
+        vectors, offset = program.solved(tol)
+        below, above = _bracket(problem, vectors, offset)
+        lower, upper = max(lower, below), min(upper, above)
+        if upper - lower <= 1e-7 * upper + rounding(problem):
+            break
+    return lower, upper
+
+
+def _bracket(problem: Instance, vectors: Array, start: float) -> tuple[float, float]:
+    """The objectives of the networks with these weights and without any, and the bound of their residual."""
     X, n = problem.data, len(problem.X)
-    vectors, offset = _all_patterns_at_once(problem)
     signs = np.repeat([1.0, -1.0], vectors.shape[1] // 2)
-    offset = _fitted_offset(problem, np.maximum(X @ vectors, 0.0) @ signs, offset)
-    networks = [(vectors * np.float64(scale), offset) for scale in (1.0, 0.0)]
-    if problem.output_bias:
-        networks.append((0.0 * vectors, _fitted_offset(problem, np.zeros(n), 0.0)))
-    upper = min(objective(problem, v, signs, b) for v, b in networks)
-    theta = residual(problem, np.maximum(X @ vectors, 0.0) @ signs + offset)
+    values = np.maximum(X @ vectors, 0.0) @ signs
+    offset = _fitted_offset(problem, values, start)
+    nothing = np.zeros((X.shape[1], 0))
+    constant = objective(problem, nothing, np.zeros(0), _fitted_offset(problem, np.zeros(n), 0.0))
+    upper = min(objective(problem, vectors, signs, offset), constant)
+    theta = residual(problem, values + offset)
     if problem.output_bias:
         gain, loss = theta[theta > 0.0].sum(), -theta[theta < 0.0].sum()
         heavier = theta > 0.0 if gain > loss else theta < 0.0
@@ -131,7 +145,7 @@ def judged_bracket(problem: Instance) -> tuple[float, float]:
     found = minimize_scalar(
         lambda s: -max(dual_value(problem, s * theta), -1e9), bounds=(0.0, limit), method="bounded"
     )
-    scales = [0.0, limit, float(found.x), *(s for s in (1.0,) if s <= limit)]
+    scales = [0.0, limit, float(found.x), min(1.0, limit)]
     return max(dual_value(problem, s * theta) for s in scales), upper
 
 
@@ -148,37 +162,41 @@ def _fitted_offset(problem: Instance, f: Array, start: float) -> float:
     return 0.5 * (low + high)
 
 
-def _all_patterns_at_once(problem: Instance) -> tuple[Array, float]:
-    """Weights (d, 2 * 2^n), positive outputs first, and the output bias, as Clarabel leaves them."""
-    X, y, n = problem.data, problem.y, len(problem.X)
-    patterns = np.array(list(itertools.product([0.0, 1.0], repeat=n)))
-    signed = [cp.Variable((len(patterns), X.shape[1])) for _ in range(2)]
-    f: Any = sum(
-        cp.multiply(patterns[:, i], (signed[0] - signed[1]) @ X[i]).sum() * np.eye(n)[i] for i in range(n)
-    )
-    b = cp.Variable(value=0.0)
-    if problem.output_bias:
-        f = f + b
-    fits = {
-        "squared": lambda: cp.sum_squares(f - y) / 2,
-        "huber": lambda: cp.sum(cp.huber(f - y)) / 2,
-        "logistic": lambda: cp.sum(cp.logistic(cp.multiply(-y, f))),
-    }
-    cost: Any = sum(cp.sum(cp.norm(V, 2, axis=1)) for V in signed)
-    cones: list[Any] = [cp.multiply(2.0 * patterns - 1.0, V @ X.T) >= 0 for V in signed]
-    program: Any = cp.Problem(cp.Minimize(fits[problem.loss]() / n + problem.reg * cost), cones)
-    for tol in (1e-11, 1e-9, 1e-7):
+class _AllPatterns:
+    """The program with all sign patterns in plain CVXPY (cells or not: all are networks)."""
+
+    def __init__(self, problem: Instance) -> None:
+        X, y, n = problem.data, problem.y, len(problem.X)
+        patterns = np.array(list(itertools.product([0.0, 1.0], repeat=n)))
+        self._signed = [cp.Variable((len(patterns), X.shape[1])) for _ in range(2)]
+        plus, minus = self._signed
+        f: Any = sum(
+            cp.multiply(patterns[:, i], (plus - minus) @ X[i]).sum() * np.eye(n)[i] for i in range(n)
+        )
+        self._offset = cp.Variable()
+        constraints: list[Any] = [cp.multiply(2.0 * patterns - 1.0, V @ X.T) >= 0 for V in self._signed]
+        if not problem.output_bias:
+            constraints.append(self._offset == 0.0)
+        f = f + self._offset
+        fits = {
+            "squared": lambda: cp.sum_squares(f - y) / 2,
+            "huber": lambda: cp.sum(cp.huber(f - y)) / 2,
+            "logistic": lambda: cp.sum(cp.logistic(cp.multiply(-y, f))),
+        }
+        cost: Any = sum(cp.sum(cp.norm(V, 2, axis=1)) for V in self._signed)
+        self._program: Any = cp.Problem(
+            cp.Minimize(fits[problem.loss]() / n + problem.reg * cost), constraints
+        )
+
+    def solved(self, tol: float) -> tuple[Array, float]:
+        """Weights (d, 2 * 2^n), positive outputs first, and the output bias, as Clarabel leaves them."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Solution may be inaccurate")
-            try:
-                program.solve(solver=cp.CLARABEL, tol_gap_abs=tol, tol_gap_rel=tol, tol_feas=tol)
-            except cp.SolverError:
-                continue
-        if program.status in (cp.OPTIMAL, cp.OPTIMAL_INACCURATE):
-            break
-    values = [V.value for V in signed]
-    assert all(value is not None for value in values)
-    return np.concatenate([np.asarray(value).T for value in values], axis=1), float(np.asarray(b.value))
+            with contextlib.suppress(cp.SolverError):
+                self._program.solve(solver=cp.CLARABEL, tol_gap_abs=tol, tol_gap_rel=tol, tol_feas=tol)
+        columns = [np.zeros(V.shape).T if V.value is None else np.asarray(V.value).T for V in self._signed]
+        offset = 0.0 if self._offset.value is None else float(np.asarray(self._offset.value))
+        return np.concatenate(columns, axis=1), offset
 
 
 def trained(problem: Instance, width: int, seed: int) -> float:
@@ -194,7 +212,8 @@ def trained(problem: Instance, width: int, seed: int) -> float:
         f = hidden @ a + (flat[-1] if problem.output_bias else 0.0)
         back = -residual(problem, f)
         into = X.T @ np.where(products > 0.0, np.outer(back, a), 0.0) + problem.reg * W
-        gradient = [into.ravel(), hidden.T @ back + problem.reg * a, [back.sum() * problem.output_bias]]
+        slope = np.array([float(problem.output_bias) * back.sum()])
+        gradient = [into.ravel(), hidden.T @ back + problem.reg * a, slope]
         decay = 0.5 * problem.reg * float(flat[:-1] @ flat[:-1])
         return loss_value(problem, f) + decay, np.concatenate(gradient)
 

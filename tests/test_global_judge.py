@@ -9,7 +9,7 @@ import os
 
 import numpy as np
 import pytest
-from global_judge import Instance, brute_force_price, instance, judged_bracket, objective, trained
+from global_judge import Instance, brute_force_price, instance, judged_bracket, rounding, trained
 
 import convexnn_models as cnn
 from convexnn_models.network import Network
@@ -33,20 +33,20 @@ def test_no_bound_is_wrong(seed: int) -> None:
     problem = instance(seed)
     X, y, reg, loss = problem.X, problem.y, problem.reg, problem.loss
     below, above = judged_bracket(problem)
-    rounding = 1e-12 * objective(problem, np.zeros((problem.data.shape[1], 0)), np.zeros(0), 0.0)
-    assert -rounding <= above - below <= 1e-6 * above + rounding  # else the judge judges nothing
+    unseen = rounding(problem)
+    assert -unseen <= above - below <= 1e-6 * above + unseen  # else the judge judges nothing
     found = cnn.train_to_global_optimum(X, y, reg, gap=1e-4, time_limit=30.0, **problem.kinds)
     assert found.status is Status.OPTIMAL
-    assert max(row["lower"] for row in found.history) <= above + rounding
-    assert found.upper >= below - rounding
-    assert found.upper - found.lower <= 1.001e-4 * found.upper + rounding
+    assert max(row["lower"] for row in found.history) <= above + unseen
+    assert found.upper >= below - unseen
+    assert found.upper - found.lower <= 1.001e-4 * found.upper + unseen
     assert found.upper == pytest.approx(found.network.objective(X, y, reg, loss=loss), rel=1e-9, abs=1e-12)
     for network in (found.network, random_network(np.random.default_rng(seed), problem)):
         judged = cnn.global_certificate(network, X, y, reg, loss=loss, time_limit=5.0)
         assert judged.dual is not None
         assert judged.relative_gap is not None
-        assert judged.dual <= above + rounding
-        assert judged.primal >= below - rounding
+        assert judged.dual <= above + unseen
+        assert judged.primal >= below - unseen
         assert judged.relative_gap >= 0.0
         assert judged.improved is not None
         assert judged.improved.objective(X, y, reg, loss=loss) <= judged.primal * (1.0 + 1e-9) + 1e-12
