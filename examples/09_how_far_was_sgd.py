@@ -35,7 +35,7 @@ def trained(name: str, width: int, seed: int = 0, steps: int = 1000) -> torch.nn
     for _ in range(steps):
         optimiser.zero_grad()
         loss = 0.5 * torch.mean((network(inputs) - targets) ** 2)
-        loss.backward()
+        torch.autograd.backward(loss)
         optimiser.step()
         schedule.step()
     return network
