@@ -8,7 +8,6 @@ from convexnn_models.convolutional import ConvolutionalModel as ConvolutionalMod
 from convexnn_models.convolutional import convolutional as convolutional
 from convexnn_models.convolutional_network import ConvolutionalNetwork as ConvolutionalNetwork
 from convexnn_models.convolutional_network import Pooling as Pooling
-from convexnn_models.convolutional_recovery import recover_convolutional as recover_convolutional
 from convexnn_models.deep_network import DeepNetwork as DeepNetwork
 from convexnn_models.gated_relu import gated_relu as gated_relu
 from convexnn_models.gates import Gates as Gates
@@ -26,7 +25,6 @@ from convexnn_models.parallel_linear import LinearInterpolation as LinearInterpo
 from convexnn_models.parallel_linear import ParallelLinearModel as ParallelLinearModel
 from convexnn_models.parallel_linear import linear_interpolation as linear_interpolation
 from convexnn_models.parallel_linear import parallel_linear as parallel_linear
-from convexnn_models.parallel_linear import recover_parallel_linear as recover_parallel_linear
 from convexnn_models.parallel_linear_fit import ParallelLinearFit as ParallelLinearFit
 from convexnn_models.parallel_linear_fit import parallel_linear_certificate as parallel_linear_certificate
 from convexnn_models.parallel_linear_fit import solve_parallel_linear as solve_parallel_linear
@@ -46,16 +44,14 @@ from convexnn_models.polynomial_certificate import polynomial_certificate as pol
 from convexnn_models.polynomial_fit import PolynomialFit as PolynomialFit
 from convexnn_models.polynomial_fit import solve_polynomial as solve_polynomial
 from convexnn_models.polynomial_network import PolynomialNetwork as PolynomialNetwork
-from convexnn_models.polynomial_recovery import recover_polynomial as recover_polynomial
 from convexnn_models.pricing import Price as Price
 from convexnn_models.pricing import enumerated_price as enumerated_price
 from convexnn_models.pricing import price as price
 from convexnn_models.pricing import relaxed_price as relaxed_price
 from convexnn_models.rank_one_three_layer import RankOneThreeLayer as RankOneThreeLayer
 from convexnn_models.rank_one_three_layer import rank_one_three_layer as rank_one_three_layer
+from convexnn_models.recover import recover as recover
 from convexnn_models.recovery import Recovery as Recovery
-from convexnn_models.recovery import recover as recover
 from convexnn_models.relu import relu as relu
 from convexnn_models.three_layer import ThreeLayerModel as ThreeLayerModel
-from convexnn_models.three_layer import recover_three_layer as recover_three_layer
 from convexnn_models.three_layer import three_layer as three_layer

@@ -15,7 +15,7 @@ from convexnn_models._arrays import Float64Array
 from convexnn_models.gated_relu import gated_relu
 from convexnn_models.gates import sample_gates
 from convexnn_models.network import Network
-from convexnn_models.recovery import recover
+from convexnn_models.recovery import recover_two_layer
 from convexnn_models.relu import relu
 from convexnn_solvers import Auto, Certificate, certificate
 
@@ -77,7 +77,7 @@ class _ConvexNN(BaseEstimator):  # type: ignore[misc]
         problem.solve(solver=Auto(tol=tol) if self.solver is None else self.solver)
         # The dual point and the network's report have the size of the training data: not in every pickle.
         self.certificate_ = replace(certificate(problem), dual_point=None)
-        self.network_ = replace(recover(model), info=None)
+        self.network_ = replace(recover_two_layer(model), info=None)
         gap = self.certificate_.relative_gap
         if gap is None or not gap <= tol:
             warnings.warn(

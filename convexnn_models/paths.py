@@ -14,7 +14,7 @@ from convexnn_models._arrays import Float64Array
 from convexnn_models.lambda_max import lambda_max
 from convexnn_models.model import ConvexModel
 from convexnn_models.network import Network
-from convexnn_models.recovery import recover
+from convexnn_models.recovery import recover_two_layer
 from convexnn_solvers import Auto, Certificate, certificate
 
 
@@ -111,7 +111,7 @@ def regularization_path(
         problem.solve(solver=chosen, warm_start=True)
         seconds = time.perf_counter() - started
         proof = certificate(problem)
-        points.append(PathPoint(float(reg), str(problem.status), proof, recover(model), seconds))
+        points.append(PathPoint(float(reg), str(problem.status), proof, recover_two_layer(model), seconds))
     return RegularizationPath(tuple(points))
 
 

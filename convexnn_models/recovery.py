@@ -20,7 +20,7 @@ _CHUNK_ENTRIES = 4_000_000  # of samples x neurons
 
 @dataclass(frozen=True)
 class Recovery:
-    """How a network came out of a convex program: ``network.info`` of what :func:`recover` returns.
+    """How a network came out of a convex program: ``network.info`` of what :func:`recover_two_layer` returns.
 
     Attributes
     ----------
@@ -82,7 +82,7 @@ class _Neurons:
         return _Neurons(self.hidden[:, keep] * factors[keep], self.outputs[keep], self.columns[keep])
 
 
-def recover(model: ConvexModel, prune: bool = True) -> Network:
+def recover_two_layer(model: ConvexModel, prune: bool = True) -> Network:
     """The network at the values that the model's variables hold, whoever put them there.
 
     Every block u of gate j becomes a neuron with hidden weights ``u / sqrt(||u||)`` and an output weight
@@ -105,7 +105,9 @@ def recover(model: ConvexModel, prune: bool = True) -> Network:
     variable has no value.
     """
     if not isinstance(model, ConvexModel) or model.gates is None or not model.signs:
-        raise TypeError("model must be a relu, gated_relu or piecewise_linear model.")
+        raise TypeError(
+            f"model must be what relu(X, gates) or another formulation returns, not {type(model).__name__}."
+        )
     held = [_value(variable) for variable in model.variables]
     weights = held[: len(model.signs)]
     offset = held[-1].reshape(model.outputs) if model.output_bias is not None else None

@@ -155,7 +155,7 @@ REFUSALS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: cnn.lambda_max(MODEL, Y[:3]), ValueError, "y must have shape"),
     (lambda: cnn.lambda_max(NETWORK, Y), TypeError, "model must be a relu"),  # type: ignore[arg-type]
     (lambda: cnn.recover(cnn.relu(X, GATES)), ValueError, r"no values \(variable V\); solve"),
-    (lambda: cnn.recover(NETWORK), TypeError, "model must be a relu"),  # type: ignore[arg-type]
+    (lambda: cnn.recover(NETWORK), TypeError, "model must be what relu"),  # type: ignore[call-overload]
     (lambda: cnn.to_relu(NETWORK, X, Y, 0.1), ValueError, "network must be gated"),
     (lambda: cnn.to_relu(GATED), ValueError, "X is needed"),
     (lambda: cnn.to_relu(GATED, X), ValueError, "y and reg are needed"),

@@ -123,9 +123,9 @@ def test_the_network_has_the_convex_objective(
     problem = model.problem(y, 0.02)
     problem.solve(solver=cp.CLARABEL)
     tol = 1e-6 if pooling is Pooling.MAXIMUM else 1e-7
-    whole = cnn.recover_convolutional(model, prune=False)
+    whole = cnn.recover(model, prune=False)
     assert whole.objective(patches, y, 0.02) == pytest.approx(problem.value, rel=tol)
-    pruned = cnn.recover_convolutional(model)
+    pruned = cnn.recover(model)
     assert pruned.width <= min(10, whole.width)
     assert pruned.objective(patches, y, 0.02) == pytest.approx(problem.value, rel=tol)
     fresh = np.random.default_rng(9).standard_normal((5, 3, 2))
@@ -185,7 +185,7 @@ def test_several_outputs_are_separate_problems() -> None:
         both = model.problem(Y, 0.02)
         both.solve(solver=cp.CLARABEL)
         assert both.value == pytest.approx(total, rel=1e-6)
-        network = cnn.recover_convolutional(model)
+        network = cnn.recover(model)
         assert network.objective(patches, Y, 0.02) == pytest.approx(total, rel=1e-6)
 
 
@@ -206,7 +206,7 @@ def test_real_digits_are_learned() -> None:
     proof = certificate(problem)
     assert proof.relative_gap is not None
     assert proof.relative_gap <= 1.1e-3
-    network = cnn.recover_convolutional(model)
+    network = cnn.recover(model)
     accuracy = float(np.mean(np.sign(network.predict(patches[200:])) == y[200:]))
     assert accuracy > 0.93
 
@@ -230,7 +230,7 @@ def gates0() -> cnn.Gates:
         (lambda: cnn.convolutional(P0, gates0(), cells=((0, 5),)), "positions from 0 to 2"),
         (lambda: cnn.convolutional(P0, gates0(), pooling=wrong("max")), "Pooling.AVERAGE"),
         (lambda: cnn.convolutional(P0, gates0(), outputs=0), "outputs must be at least 1"),
-        (lambda: cnn.recover_convolutional(cnn.convolutional(P0, gates0())), "solve a problem"),
+        (lambda: cnn.recover(cnn.convolutional(P0, gates0())), "solve a problem"),
         (lambda: network(output=np.ones((1, 1))), "output"),
         (lambda: network(gates=np.ones((3, 1))), "gates must have shape"),
         (lambda: network().predict(P0[:, :2]), "3 patches of 2"),

@@ -14,7 +14,7 @@ pytest.importorskip("matplotlib", reason="pip install 'convexnn[demo]'")
 
 ROOT = Path(__file__).resolve().parent.parent
 SGD = ROOT / "examples/09_how_far_was_sgd.py"  # needs torch, and has a test of its own
-EXAMPLES = sorted(set((ROOT / "examples").glob("0*.py")) - {SGD})
+EXAMPLES = sorted(set((ROOT / "examples").glob("[0-9]*.py")) - {SGD})
 README_CODE = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
 
 

@@ -107,11 +107,11 @@ def test_the_network_is_the_convex_point(options: dict[str, object]) -> None:
     model, samples, y = filled(np.random.default_rng(7), **options)
     prediction = model.prediction.value
     value = float(model.problem(y, 0.05).objective.value)
-    whole = cnn.recover_polynomial(model, prune=False)
+    whole = cnn.recover(model, prune=False)
     scale = float(np.abs(prediction).max())
     np.testing.assert_allclose(whole.predict(samples), prediction, rtol=0.0, atol=1e-10 * scale)
     assert whole.objective(samples, y, 0.05) == pytest.approx(value, rel=1e-11)
-    pruned = cnn.recover_polynomial(model)
+    pruned = cnn.recover(model)
     assert pruned.width <= min(whole.width, 25 * model.outputs)
     assert pruned.objective(samples, y, 0.05) <= value * (1.0 + 1e-10)
     np.testing.assert_allclose(pruned.predict(samples), prediction, rtol=0.0, atol=1e-4 * scale)
@@ -131,10 +131,10 @@ def test_recovered_networks_are_small_and_have_the_convex_value(
     else:
         problem.solve(solver=solver)
     feasible = cnn.polynomial_certificate(model).primal
-    whole = cnn.recover_polynomial(model, prune=False)
+    whole = cnn.recover(model, prune=False)
     assert whole.width <= 2 * (4 + 1)
     assert whole.objective(X, y, 0.03) == pytest.approx(feasible, rel=1e-12)
-    pruned = cnn.recover_polynomial(model)
+    pruned = cnn.recover(model)
     # SCS's iterates are projections, of low rank already; interior points have every rank
     assert pruned.width < whole.width or solver == cp.SCS
     assert pruned.objective(X, y, 0.03) == pytest.approx(feasible, rel=2e-8)
@@ -146,7 +146,7 @@ def test_no_more_neurons_than_samples_remain() -> None:
     model = cnn.polynomial(X, 0.3, 0.5, 0.1)
     model.problem(y, 1e-4)
     cnn.solve_polynomial(model)
-    network = cnn.recover_polynomial(model)
+    network = cnn.recover(model)
     assert network.width <= 5
     assert network.objective(X, y, 1e-4) == pytest.approx(cnn.polynomial_certificate(model).primal, rel=1e-7)
 
@@ -160,5 +160,5 @@ def test_a_slightly_infeasible_point_is_repaired_not_used() -> None:
     proof = cnn.polynomial_certificate(model)
     assert proof.repaired
     assert 1e-7 < proof.max_violation < 1e-4
-    network = cnn.recover_polynomial(model, prune=False)
+    network = cnn.recover(model, prune=False)
     assert network.objective(samples, y, 0.05) == pytest.approx(proof.primal, rel=1e-12)

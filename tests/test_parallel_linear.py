@@ -154,7 +154,7 @@ def test_planted_optima_are_found_and_certified(n: int, d: int, c: int) -> None:
     fit = cnn.solve_parallel_linear(model, tol=1e-10)
     assert fit.status is Status.OPTIMAL
     assert fit.certificate.primal == pytest.approx(value, rel=1e-9)
-    network = cnn.recover_parallel_linear(model)
+    network = cnn.recover(model)
     assert len(network.branches) == 1
     assert network.objective(X, Y, 0.1) == pytest.approx(value, rel=1e-9)
 
@@ -185,7 +185,7 @@ def test_solvers_agree_and_the_network_has_the_value(options: dict[str, Any], re
         proof = cnn.parallel_linear_certificate(model)
         assert proof.relative_gap is not None
         assert -1e-12 <= proof.relative_gap <= tol
-        network = cnn.recover_parallel_linear(model)
+        network = cnn.recover(model)
         assert network.objective(X, y, reg) == pytest.approx(proof.primal, rel=2e-8)
         np.testing.assert_allclose(network.predict(X), model.prediction.value, atol=1e-3)
 
@@ -246,7 +246,7 @@ def test_degenerate_data_is_solved(X: Array) -> None:
     model.problem(np.arange(float(X.shape[0])), 0.05)
     fit = cnn.solve_parallel_linear(model)
     assert fit.status is Status.OPTIMAL
-    network = cnn.recover_parallel_linear(model)
+    network = cnn.recover(model)
     assert network.objective(X, np.arange(float(X.shape[0])), 0.05) == pytest.approx(fit.certificate.primal)
 
 
@@ -281,7 +281,7 @@ X0, Y0 = np.ones((4, 2)), np.arange(4.0)
         (lambda: cnn.linear_interpolation(X0, Y0, 3), "not in the range"),
         (lambda: cnn.linear_interpolation(X0, np.ones(3), 3), "Y must have shape"),
         (lambda: cnn.solve_parallel_linear(cnn.parallel_linear(X0, 3)), "model.problem"),
-        (lambda: cnn.recover_parallel_linear(cnn.parallel_linear(X0, 3)), "solve a problem"),
+        (lambda: cnn.recover(cnn.parallel_linear(X0, 3)), "solve a problem"),
         (lambda: solved(0.0), "reg must be positive"),
         (lambda: solved(0.1, "huber"), "huber"),
         (lambda: DeepNetwork(((np.ones((2, 3)), np.ones((2, 1))),), (2, 1)), "must chain"),

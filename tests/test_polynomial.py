@@ -352,7 +352,7 @@ def test_degenerate_data_is_solved_and_certified(X: Array, y: Array) -> None:
     assert abs(fit.certificate.primal - (fit.certificate.dual or 0.0)) <= 1e-8 * (
         1.0 + fit.certificate.primal
     )
-    network = cnn.recover_polynomial(model)
+    network = cnn.recover(model)
     assert network.objective(X, y, 0.05) == pytest.approx(fit.certificate.primal, rel=1e-7, abs=1e-12)
     np.testing.assert_array_equal(before[0], X)
     np.testing.assert_array_equal(before[1], y)
@@ -397,7 +397,7 @@ def test_reg_is_a_parameter_and_other_losses_solve() -> None:
     proof = cnn.polynomial_certificate(model)
     assert proof.dual is None
     assert "hinge" in proof.note
-    network = cnn.recover_polynomial(model)
+    network = cnn.recover(model)
     assert network.objective(X, y, 0.01, loss="hinge") == pytest.approx(hinge.value, rel=1e-6)
 
 
@@ -457,7 +457,7 @@ P0 = np.ones((4, 3, 2))
         (lambda: solved(tol=-1.0), "tol must be positive"),
         (lambda: solved(loss="huber"), "huber"),
         (lambda: solved(n=21_000, d=210), "dense matrix of side 21000"),
-        (lambda: cnn.recover_polynomial(cnn.polynomial(X0, *RELU_LIKE)), "solve a problem"),
+        (lambda: cnn.recover(cnn.polynomial(X0, *RELU_LIKE)), "solve a problem"),
         (lambda: cnn.local_pooling(5, 2), "does not divide"),
         (lambda: cnn.window_pooling(4, 5, 2), "does not divide"),
         (lambda: cnn.image_patches(np.ones((2, 3, 3)), 4), "larger than the images"),

@@ -173,7 +173,7 @@ def test_the_parallel_program_is_the_best_trained_network(seed: int) -> None:
     best = best_parallel(X, y, 0.02, tries=25)
     assert problem.value * (1.0 - 1e-6) <= best <= problem.value * 1.001
     for prune in (False, True):
-        network = cnn.recover_three_layer(model, prune=prune)
+        network = cnn.recover(model, prune=prune)
         assert network.objective(X, y, 0.02) == pytest.approx(problem.value, rel=1e-5)
     assert len(network.branches) <= 4
 
@@ -192,7 +192,7 @@ def test_both_solvers_agree_and_a_bias_counts_as_a_feature() -> None:
     other = cnn.three_layer(ones, cnn.all_gates(ones)).problem(y, 0.01)
     other.solve(solver=cp.CLARABEL)
     assert other.value == pytest.approx(problem.value, rel=1e-6)
-    network = cnn.recover_three_layer(model)
+    network = cnn.recover(model)
     assert network.objective(X, y, 0.01) == pytest.approx(problem.value, rel=1e-5)
 
 
@@ -221,7 +221,7 @@ X0 = np.array([[1.0, 0.0], [2.0, 0.0], [-1.0, 0.0]])
         (lambda: large(), "reference program"),
         (lambda: cnn.three_layer(X0, gates0(), second=np.zeros((3, 2), dtype=bool)), "no pattern"),
         (lambda: cnn.three_layer(X0, gates0(), second=np.ones((2, 2), dtype=bool)), "boolean array"),
-        (lambda: cnn.recover_three_layer(cnn.three_layer(X0, gates0())), "solve a problem"),
+        (lambda: cnn.recover(cnn.three_layer(X0, gates0())), "solve a problem"),
     ],
 )
 def test_bad_input_is_one_clear_sentence(call: Callable[[], object], message: str) -> None:

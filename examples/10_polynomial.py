@@ -21,7 +21,7 @@ print("Clarabel: ", cnn.polynomial_certificate(model))
 fit = cnn.solve_polynomial(model)  # the same problem, by a solver that knows its structure
 print("our own:  ", fit)
 
-network = cnn.recover_polynomial(model)  # neural decomposition, exact
+network = cnn.recover(model)  # neural decomposition, exact
 print(network)
 print(f"the network's own objective {network.objective(X, y, 1e-3):.9f}, the program's {problem.value:.9f}")
 
