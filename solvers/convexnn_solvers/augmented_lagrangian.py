@@ -14,17 +14,20 @@ from the projection. Rows of constraints are normalised by powers of two, which 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from convexnn_solvers.backends import Array, Float64Array
+from convexnn_solvers.checkpoint import Arrays, packed_point, whole_point
 from convexnn_solvers.composite import Composite, DualPoint, LossTerm, Point
 from convexnn_solvers.constraint_square import ConstraintSquare
 from convexnn_solvers.iterate import Candidate
 from convexnn_solvers.output_selection import selected
-from convexnn_solvers.proximal import ProximalMap, projectable_cones, proximal_map
+from convexnn_solvers.proximal import ConeProjector, ProximalMap, projectable_cones, proximal_map
 from convexnn_solvers.recession import excludes_every_point
 from convexnn_solvers.rfista import (
     Descent,
@@ -35,7 +38,9 @@ from convexnn_solvers.rfista import (
     descend_from,
     largest_curvature,
     loss_hessian,
+    packed_descent,
     positive_scales,
+    unpacked_descent,
 )
 from convexnn_solvers.status import Status
 
@@ -146,6 +151,32 @@ class AugmentedLagrangianMethod:
         given = self._in_user_units(self._updated(state), state.descent)
         shapes = [constraint.shape for constraint in self.problem.constraints]
         return tuple(np.zeros(s) if mu is None else mu for mu, s in zip(given, shapes, strict=True))
+
+    def packed(self, state: Outer) -> Arrays:
+        """The state, and the active rows of the cones: the next proximal step starts from them."""
+        arrays = packed_descent(state.descent, self.problem.backend)
+        arrays |= packed_point("multipliers", state.multipliers, self.problem.backend.to_numpy)
+        scalars = [state.delta, state.inner, state.violation, state.share, state.infeasible]
+        arrays["outer"] = np.asarray(scalars, dtype=np.float64)
+        for k, projector in self._projectors().items():
+            arrays |= packed_point(f"cone.{k}", projector.packed())
+        return arrays
+
+    def unpacked(self, arrays: Mapping[str, NDArray[Any]]) -> Outer:
+        """The state that was packed."""
+        backend = self.problem.backend
+        multipliers = tuple(backend.asarray(a) for a in whole_point("multipliers", arrays))
+        delta, inner, violation, share, infeasible = (float(value) for value in arrays["outer"])
+        for k, projector in self._projectors().items():
+            projector.unpack(*whole_point(f"cone.{k}", arrays))
+        smooth, squares = self._inner_problem(multipliers, delta)
+        descent = unpacked_descent(arrays, backend)
+        return Outer(
+            descent, smooth, squares, multipliers, delta, int(inner), violation, share, bool(infeasible)
+        )
+
+    def _projectors(self) -> dict[int, ConeProjector]:
+        return {k: block.cone for k, block in enumerate(self.prox.blocks) if block.cone is not None}
 
     def _first_delta(self) -> float:
         """Constraints as curved as the losses; without losses, violations that outweigh the penalties."""

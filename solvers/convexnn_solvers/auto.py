@@ -10,6 +10,7 @@ import numpy as np
 
 from convexnn_solvers.augmented_lagrangian import augmented_lagrangian_method
 from convexnn_solvers.backends import Float64Array
+from convexnn_solvers.checkpoint import Keeper
 from convexnn_solvers.compiler import UnsupportedProblem
 from convexnn_solvers.composite import Composite
 from convexnn_solvers.iterate import Candidate, Limits, Method, iterate
@@ -61,33 +62,39 @@ def run_engines(
     judge: Any,
     starts: Sequence[Candidate],
     limits: Limits,
+    keeper: Keeper | None = None,
 ) -> tuple[Result, list[dict[str, str]]]:
     """Run engine after engine, each from the best point so far, until one ends without being stuck.
 
     Returns the result (iterations and history of all engines together) and who ran, why, and how it ended.
+    A ``keeper`` that found a checkpoint goes on with the engine that wrote it.
     """
     log: list[dict[str, str]] = []
-    previous: Result | None = None
+    joined: Result | None = None
+    iterations, history = 0, tuple[HistoryRow, ...]()
     for engine in candidates:
-        result = iterate(engine.make(), composite, judge, starts, limits)
+        if keeper is not None:
+            if not keeper.begins(engine.name, iterations, history):
+                continue
+            iterations, history = keeper.earlier_iterations, keeper.earlier
+        result = iterate(engine.make(), composite, judge, starts, limits, keeper)
         log.append({"engine": engine.name, "reason": engine.reason, "status": result.status.name})
-        previous = result if previous is None else _joined(previous, result)
+        joined = _joined(iterations, history, result)
         if result.status not in _STUCK:
             break
+        iterations, history = joined.iterations, joined.history
         dual = result.certificate.dual_point
         starts = [Candidate(result.point, () if dual is None else (dual,)), *starts]
-    assert previous is not None
-    return previous, log
+    if joined is None:
+        assert keeper is not None
+        raise ValueError(f"the checkpoint was written by {keeper.writer}; solve with that to go on from it.")
+    return joined, log
 
 
-def _joined(first: Result, second: Result) -> Result:
-    """The second result, as the continuation of the first."""
-    later = [HistoryRow({**row, "iteration": row["iteration"] + first.iterations}) for row in second.history]
-    return replace(
-        second,
-        iterations=first.iterations + second.iterations,
-        history=(*first.history, *later),
-    )
+def _joined(iterations: int, history: tuple[HistoryRow, ...], result: Result) -> Result:
+    """The result, as the continuation of what other engines did before."""
+    later = [HistoryRow({**row, "iteration": row["iteration"] + iterations}) for row in result.history]
+    return replace(result, iterations=iterations + result.iterations, history=(*history, *later))
 
 
 def _too_large(composite: Composite) -> str | None:

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from importlib.metadata import version
+from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cvxpy as cp
@@ -70,9 +72,24 @@ class CompositeSolver(Solver):  # type: ignore[misc]
         backend: str | None = None,
         verbose: bool = False,
         callback: Callable[[Progress], object] | None = None,
+        checkpoint: str | PathLike[str] | None = None,
+        checkpoint_interval: float = 60.0,
+        resume: bool = False,
     ) -> None:
         super().__init__()
-        self.options = Options(tol, max_iter, time_limit, device, dtype, backend, verbose, callback)
+        self.options = Options(
+            tol=tol,
+            max_iter=max_iter,
+            time_limit=time_limit,
+            device=device,
+            dtype=dtype,
+            backend=backend,
+            verbose=verbose,
+            callback=callback,
+            checkpoint=checkpoint,
+            checkpoint_interval=checkpoint_interval,
+            resume=resume,
+        )
 
     def method(
         self, composite: Composite, multipliers: Sequence[Float64Array | None], options: Options
@@ -134,6 +151,7 @@ class CompositeSolver(Solver):  # type: ignore[misc]
         """Compile (once per problem and backend), put in the Parameter values of now, and iterate."""
         from convexnn_solvers.auto import run_engines
         from convexnn_solvers.certifier import Certifier
+        from convexnn_solvers.checkpoint import File, identity, keeper_for
         from convexnn_solvers.iterate import Limits
 
         started = time.perf_counter()
@@ -155,7 +173,11 @@ class CompositeSolver(Solver):  # type: ignore[misc]
         )
         compile_seconds = time.perf_counter() - started
         begin = starts(problem, exact, warm_start)
-        result, engines_run = run_engines(engines, composite, judge, begin, limits)
+        kept = None
+        if options.checkpoint is not None:
+            file = File(Path(options.checkpoint))
+            kept = keeper_for(file, options.checkpoint_interval, options.resume, identity(exact))
+        result, engines_run = run_engines(engines, composite, judge, begin, limits, kept)
         return Solved(result, exact, compile_seconds, engines_run)
 
     def invert(self, solution: Solved, inverse_data: Any) -> Any:
@@ -206,6 +228,12 @@ class RFISTA(CompositeSolver):
         Print one line per certificate.
     callback : callable or None
         Called with a :class:`~convexnn_solvers.result.Progress` after each certificate; returning True stops.
+    checkpoint : path or None
+        A file of arrays to write every ``checkpoint_interval`` seconds (60), and when the solve ends or is
+        interrupted by Ctrl-C.
+    resume : bool
+        Go on from ``checkpoint``, if there is one: with the same iterates and history as if nothing had
+        happened (``SemismoothNewton``: from the best point). That of another problem is refused.
 
     All of them may also be given to ``problem.solve``. Raises TypeError or ValueError for a bad option.
     """

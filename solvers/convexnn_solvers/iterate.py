@@ -7,43 +7,23 @@ about a point is said by the judge, in float64, from the problem's data.
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
 from convexnn_solvers.backends import Float64Array
-from convexnn_solvers.certifier import Certificate
-from convexnn_solvers.composite import Composite, DualPoint, Point
-from convexnn_solvers.dual_values import dual_values
-from convexnn_solvers.recession import descends_for_ever
-from convexnn_solvers.result import HistoryRow, Progress, Result
+from convexnn_solvers.checkpoint import Arrays, Keeper, Resumable, whole_point
+from convexnn_solvers.composite import Composite, Point
+from convexnn_solvers.result import Result
 from convexnn_solvers.status import Status
+from convexnn_solvers.watch import Candidate as Candidate
+from convexnn_solvers.watch import Judge, Watch, packed_candidate
+from convexnn_solvers.watch import Limits as Limits
 
 State = TypeVar("State")
-
-# The solve has stalled when nothing improved during so many iterations, and a third of all of them.
-_PATIENCE = 5000
-# Violations up to this count as feasible where no dual bound exists (the certificate judges otherwise).
-_FEASIBLE = 1e-6
-# An improvement by less than this share is none.
-_IMPROVEMENT = 1e-3
-_TINY = 1e-300
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """What a method hands in: a point (float64, NumPy), duals for the judge to verify, and its findings.
-
-    ``finding`` is ``Status.INFEASIBLE`` or ``Status.UNBOUNDED`` when the method holds evidence of that,
-    ``Status.STALLED`` when it cannot get any better.
-    """
-
-    point: tuple[Float64Array, ...]
-    duals: tuple[DualPoint, ...] = ()
-    finding: Status | None = None
 
 
 class Method(Protocol[State]):
@@ -84,62 +64,40 @@ class Method(Protocol[State]):
         ...
 
 
-class Judge(Protocol):
-    """What the loop needs of a :class:`~convexnn_solvers.certifier.Certifier`."""
-
-    @property
-    def composite(self) -> Composite:
-        """The problem in float64 on the NumPy backend."""
-        ...
-
-    def certify(self, x: Point, candidates: Sequence[DualPoint] = ()) -> Certificate:
-        """The certificate of a point (judged on a repaired copy where that is possible)."""
-        ...
-
-    def repair(self, x: Point) -> tuple[Float64Array, ...]:
-        """The feasible point that the certificate is about."""
-        ...
-
-
-@dataclass(frozen=True)
-class Limits:
-    """When to stop. ``tol``: relative certified gap; ``time_limit``: seconds since ``started``."""
-
-    tol: float = 1e-4
-    max_iter: int = 100_000
-    time_limit: float | None = None
-    verbose: bool = False
-    callback: Callable[[Progress], object] | None = None
-    started: float = field(default_factory=time.perf_counter)
-
-    def seconds(self) -> float:
-        """Seconds since the start."""
-        return time.perf_counter() - self.started
-
-    @property
-    def out_of_time(self) -> bool:
-        """Whether ``time_limit`` has passed."""
-        return self.time_limit is not None and self.seconds() >= self.time_limit
-
-
 def iterate(
-    method: Method[State], composite: Composite, judge: Judge, starts: Sequence[Candidate], limits: Limits
+    method: Method[State],
+    composite: Composite,
+    judge: Judge,
+    starts: Sequence[Candidate],
+    limits: Limits,
+    keeper: Keeper | None = None,
 ) -> Result:
     """Run a method until the certified gap or a limit ends it.
 
     ``starts`` are certified first: an optimal one ends the solve without a step, the best one is where the
-    method begins. ``composite`` is the method's own; ``judge`` may work on another backend.
+    method begins. ``composite`` is the method's own; ``judge`` may work on another backend. What a ``keeper``
+    found is where the solve goes on instead.
     """
-    watch = _Watch(judge, limits, composite.sign, method.name, starts[0].point)
+    watch = Watch(judge, limits, composite.sign, method.name, starts[0].point)
     state: State | None = None
-    iteration = 0
+    iteration, next_look = 0, 10
+    mark: _Mark[State] | None = None
+    saved = None if keeper is None else keeper.taken()
     try:
-        verdict = watch.look_at_starts(starts)
+        verdict = watch.look_at_starts(starts) if saved is None else watch.take_up(saved)
         periodic = not method.judges_itself or limits.verbose or limits.callback is not None
         if verdict is None:
-            state = method.start(tuple(composite.backend.asarray(a) for a in watch.start))
-            next_look = 10
+            if saved is None:
+                state = method.start(tuple(composite.backend.asarray(a) for a in watch.start))
+            else:
+                iteration, next_look = (int(k) for k in saved["loop"])
+                state = _state_from(saved, method, composite)
             while verdict is None:
+                if keeper is not None:
+                    mark = _Mark(iteration, next_look, state, copy(watch), len(watch.history))
+                    if keeper.due():
+                        keeper.write(mark.packed(method))
+                watch.break_silence(iteration)
                 if not math.isfinite(method.residual(state)):
                     verdict = Status.NOT_FINITE
                 elif (
@@ -155,165 +113,39 @@ def iterate(
                     iteration += 1
     except KeyboardInterrupt:
         verdict = Status.INTERRUPTED
+    if keeper is not None and mark is not None:
+        keeper.write(mark.packed(method))
     multipliers = () if state is None else method.multipliers(state)
     return watch.result(verdict, multipliers, iteration)
 
 
-class _Watch:
-    """Keeps the best certified primal point and dual bound, and decides when it is enough."""
+@dataclass(frozen=True, eq=False)
+class _Mark(Generic[State]):
+    """The loop between two iterations; what a limit or an interrupt then looks at is not part of it."""
 
-    def __init__(
-        self, judge: Judge, limits: Limits, sign: float, title: str, start: tuple[Float64Array, ...]
-    ) -> None:
-        self.judge, self.limits, self.sign = judge, limits, sign
-        self.start = self.point = self.previous = start
-        self.best: Certificate | None = None
-        self.dual: float | None = None
-        self.dual_point: DualPoint | None = None
-        self.history: list[HistoryRow] = []
-        self.confirmed: tuple[tuple[tuple[Float64Array, ...], DualPoint | None], Certificate] | None = None
-        self.improved_at, self.improved_to = 0, math.inf
-        if limits.verbose:
-            print(_heading(title), flush=True)
+    iteration: int
+    next_look: int
+    state: State
+    watch: Watch
+    looks: int
 
-    def look_at_starts(self, starts: Sequence[Candidate]) -> Status | None:
-        """Certify the points to start from, and begin where the objective is lowest."""
-        lowest = math.inf
-        for candidate in starts:
-            verdict = self.look(0, candidate)
-            if verdict is Status.NOT_FINITE and candidate is not starts[-1]:
-                continue  # values that somebody left there; the origin comes last
-            if verdict is not None:
-                return verdict
-            if self.objective < lowest:
-                self.start, lowest = candidate.point, self.objective
-        return None
-
-    def look(self, iteration: int, candidate: Candidate) -> Status | None:
-        """Certify a candidate, keep what is best, report; a status if the solve ends here."""
-        if not all(np.isfinite(array).all() for array in candidate.point):
-            return Status.NOT_FINITE
-        certificate = self.judge.certify(candidate.point, candidate.duals)
-        self.objective = self.sign * certificate.primal
-        if not math.isfinite(self.objective):
-            return Status.NOT_FINITE
-        best = self._keep(candidate.point, certificate)
-        row = HistoryRow(
-            iteration=iteration,
-            seconds=self.limits.seconds(),
-            primal=best.primal,
-            dual=self.dual,
-            relative_gap=self._relative_gap(best),
-        )
-        self.history.append(row)
-        progress = Progress(**row, max_violation=certificate.max_violation)
-        if self.limits.verbose:
-            print(_line(progress), flush=True)
-        stop = self.limits.callback is not None and bool(self.limits.callback(progress))
-        unbounded = self._descends_for_ever(candidate.point) and _feasible(certificate)
-        finding = Status.UNBOUNDED if unbounded else candidate.finding
-        return self._verdict(row, stop, finding)
-
-    def result(self, status: Status, multipliers: tuple[Float64Array, ...], iterations: int) -> Result:
-        """The best point, with a certificate computed at this very point."""
-        certificate = self._confirmed()
-        if self.limits.verbose:
-            print(f"{status.name}: {certificate}", flush=True)
-        return Result(
-            status=status,
-            point=self.point,
-            certificate=certificate,
-            multipliers=dual_values(self.judge.composite, certificate.dual_point, multipliers),
-            iterations=iterations,
-            seconds=self.limits.seconds(),
-            history=tuple(self.history),
-        )
-
-    def _confirmed(self) -> Certificate:
-        """The certificate of the best point with the best dual point, computed once per pair."""
-        pair = (self.point, self.dual_point)
-        if self.confirmed is None or any(a is not b for a, b in zip(pair, self.confirmed[0], strict=True)):
-            duals = () if self.dual_point is None else (self.dual_point,)
-            self.confirmed = pair, self.judge.certify(self.point, duals)
-        return self.confirmed[1]
-
-    def _keep(self, point: tuple[Float64Array, ...], new: Certificate) -> Certificate:
-        """Take over what is better than before: the point, the bound, or both; the best certificate."""
-        if new.dual is not None and (self.dual is None or self.sign * new.dual > self.sign * self.dual):
-            self.dual, self.dual_point = new.dual, new.dual_point
-        if self.best is None or self._better(new, self.best):
-            self.point = self.judge.repair(point) if new.repaired else point
-            self.best = new
-        return self.best
-
-    def _better(self, new: Certificate, old: Certificate) -> bool:
-        """Feasible before infeasible; then the smaller violation, or what is closer to the bound.
-
-        Constraints hold up to a tolerance only, so that a lower objective can mean a larger violation.
-        """
-        if _feasible(new) != _feasible(old):
-            return _feasible(new)
-        if not _feasible(new):
-            return new.max_violation < old.max_violation
-        if self.dual is None:
-            return self.sign * new.primal < self.sign * old.primal
-        return abs(new.primal - self.dual) < abs(old.primal - self.dual)
-
-    def _descends_for_ever(self, point: tuple[Float64Array, ...]) -> bool:
-        """Whether the point, or what it moved since the last look, leads down without end; no bound then."""
-        previous, self.previous = self.previous, point
-        if self.dual is not None:
-            return False
-        moved = tuple(a - b for a, b in zip(point, previous, strict=True))
-        return any(descends_for_ever(self.judge.composite, direction) for direction in (moved, point))
-
-    def _relative_gap(self, best: Certificate) -> float | None:
-        """The gap between the best point and the best bound, which need not come from one candidate."""
-        if self.dual is None or not _feasible(best):
-            return None
-        return self.sign * (best.primal - self.dual) / max(abs(best.primal), abs(self.dual), _TINY)
-
-    def _verdict(self, row: HistoryRow, stop: bool, finding: Status | None) -> Status | None:
-        gap, iteration, limits = row["relative_gap"], row["iteration"], self.limits
-        if gap is not None and abs(gap) <= limits.tol:
-            confirmed = self._confirmed().relative_gap
-            if confirmed is not None and abs(confirmed) <= limits.tol:
-                return Status.OPTIMAL
-        if finding is not None:
-            return finding
-        if stop:
-            return Status.STOPPED
-        if limits.out_of_time:
-            return Status.TIME_LIMIT
-        if iteration >= limits.max_iter:
-            return Status.ITERATION_LIMIT
-        return Status.STALLED if self._stalled(row) else None
-
-    def _stalled(self, row: HistoryRow) -> bool:
-        iteration = row["iteration"]
-        distance = self.sign * row["primal"] if row["relative_gap"] is None else abs(row["relative_gap"])
-        before = self.improved_to
-        if math.isinf(before) or distance < before - _IMPROVEMENT * abs(before):
-            self.improved_at, self.improved_to = iteration, distance
-        return iteration - self.improved_at > max(_PATIENCE, iteration // 2)
+    def packed(self, method: Method[State]) -> Arrays:
+        """Everything as arrays. A method whose states cannot be packed leaves its best point."""
+        arrays: Arrays = {
+            "loop": np.asarray([self.iteration, self.next_look]),
+            **self.watch.packed(self.looks),
+        }
+        if isinstance(method, Resumable):
+            state: Arrays = method.packed(self.state)
+            return arrays | {f"state.{name}": array for name, array in state.items()}
+        candidate = method.candidate(self.state)
+        return arrays | packed_candidate("candidate", candidate.point, candidate.duals)
 
 
-def _feasible(certificate: Certificate) -> bool:
-    """Whether the certificate's primal value is that of a feasible point."""
-    if certificate.dual is not None:
-        return certificate.gap is not None
-    return certificate.repaired or certificate.max_violation <= _FEASIBLE
-
-
-def _heading(title: str) -> str:
-    columns = f"{'iteration':>10} {'seconds':>9} {'primal':>15} {'dual':>15} {'rel. gap':>9} {'violation':>9}"
-    return f"{title}\n{columns}"
-
-
-def _line(progress: Progress) -> str:
-    dual = "-" if progress.dual is None else f"{progress.dual:.8e}"
-    gap = "-" if progress.relative_gap is None else f"{progress.relative_gap:.2e}"
-    return (
-        f"{progress.iteration:>10d} {progress.seconds:>9.2f} {progress.primal:>15.8e} {dual:>15} "
-        f"{gap:>9} {progress.max_violation:>9.1e}"
-    )
+def _state_from(saved: Arrays, method: Method[State], composite: Composite) -> State:
+    state = {name.removeprefix("state."): a for name, a in saved.items() if name.startswith("state.")}
+    if isinstance(method, Resumable) and state:
+        resumed: State = method.unpacked(state)
+        return resumed
+    point = whole_point("watch.point" if state else "candidate.point", saved)
+    return method.start(tuple(composite.backend.asarray(a) for a in point))

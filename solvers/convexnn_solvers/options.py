@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from convexnn_solvers.backends import Backend, select_backend
@@ -25,6 +27,9 @@ class Options:
     backend: str | None = None
     verbose: bool = False
     callback: Callable[[Progress], object] | None = None
+    checkpoint: str | PathLike[str] | None = None
+    checkpoint_interval: float = 60.0
+    resume: bool = False
 
     def __post_init__(self) -> None:
         if not _is_number(self.tol) or not 0.0 <= self.tol < math.inf:
@@ -38,6 +43,23 @@ class Options:
             raise TypeError(f"callback must be a function of one argument, not {self.callback!r}.")
         if not isinstance(self.verbose, bool):
             raise TypeError(f"verbose must be True or False, not {self.verbose!r}.")
+        self._check_checkpoint()
+
+    def _check_checkpoint(self) -> None:
+        interval = self.checkpoint_interval
+        if not _is_number(interval) or math.isnan(interval) or interval < 0.0:
+            raise ValueError(f"checkpoint_interval must be seconds >= 0, not {interval!r}.")
+        if not isinstance(self.resume, bool):
+            raise TypeError(f"resume must be True or False, not {self.resume!r}.")
+        if self.checkpoint is None:
+            if self.resume:
+                raise ValueError("resume=True needs checkpoint=..., the file to go on from.")
+            return
+        if not isinstance(self.checkpoint, str | PathLike):
+            raise TypeError(f"checkpoint must be the path of a file, not {self.checkpoint!r}.")
+        path = Path(self.checkpoint)
+        if path.is_dir() or not path.absolute().parent.is_dir():
+            raise ValueError(f"checkpoint={str(path)!r} must be a file in a folder that exists.")
 
     def updated(self, solver: str, given: Mapping[str, Any]) -> Options:
         """These options with those of one ``solve`` call on top; an unknown one is refused by name."""

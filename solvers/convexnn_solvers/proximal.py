@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +57,15 @@ class ConeProjector:
         moved = np.zeros_like(columns)
         moved[:, index] = found.points
         return self.columns.join(moved)
+
+    def packed(self) -> tuple[NDArray[Any], ...]:
+        """What the last projection left behind, for a checkpoint."""
+        return self._active.rows, self._active.multipliers, self._touched
+
+    def unpack(self, rows: NDArray[Any], multipliers: NDArray[Any], touched: NDArray[Any]) -> None:
+        """Go on from what :meth:`packed` gave."""
+        self._active = ActiveRows(rows, multipliers)
+        self._touched = touched
 
     def multipliers(self, step: float) -> Float64Array:
         """The constraint's multipliers after a proximal step of this length, in the constraint's shape."""

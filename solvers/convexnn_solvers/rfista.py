@@ -13,14 +13,16 @@ After Beck and Teboulle (2009), O'Donoghue and Candes (2015), and Mishkin, Sahin
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from convexnn_solvers.affine import UnsupportedProblem
-from convexnn_solvers.backends import Array, Float64Array
+from convexnn_solvers.backends import Array, Backend, Float64Array
+from convexnn_solvers.checkpoint import Arrays, packed_point, whole_point
 from convexnn_solvers.composite import Composite, LossTerm, Point
 from convexnn_solvers.iterate import Candidate
 from convexnn_solvers.proximal import ProximalMap, proximal_map
@@ -112,6 +114,25 @@ def descend_from(smooth: Smooth, x: Point, step: float) -> Descent:
     """The state before the first step; one forward product."""
     outputs = smooth.composite.affine.forward(x)
     return Descent(x, outputs, x, outputs, 1.0, step, step, math.inf)
+
+
+def packed_descent(state: Descent, backend: Backend) -> Arrays:
+    """A state as arrays for a checkpoint."""
+    points = {"x": state.x, "outputs": state.outputs, "y": state.y, "y_outputs": state.y_outputs}
+    arrays: Arrays = {"scalars": np.asarray([state.momentum, state.step, state.last_step, state.residual])}
+    for name, point in points.items():
+        arrays |= packed_point(name, point, backend.to_numpy)
+    return arrays
+
+
+def unpacked_descent(arrays: Mapping[str, NDArray[Any]], backend: Backend) -> Descent:
+    """The inverse of :func:`packed_descent`."""
+    x, outputs, y, y_outputs = (
+        tuple(backend.asarray(a) for a in whole_point(name, arrays))
+        for name in ("x", "outputs", "y", "y_outputs")
+    )
+    momentum, step, last_step, residual = (float(value) for value in arrays["scalars"])
+    return Descent(x, outputs, y, y_outputs, momentum, step, last_step, residual)
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,6 +254,14 @@ class AcceleratedGradient:
     def multipliers(self, state: Descent) -> tuple[Float64Array, ...]:
         """There are no constraints."""
         return ()
+
+    def packed(self, state: Descent) -> Arrays:
+        """The whole state."""
+        return packed_descent(state, self.smooth.composite.backend)
+
+    def unpacked(self, arrays: Mapping[str, NDArray[Any]]) -> Descent:
+        """The state that was packed."""
+        return unpacked_descent(arrays, self.smooth.composite.backend)
 
 
 def rfista_method(composite: Composite) -> AcceleratedGradient:
