@@ -7,7 +7,7 @@ INSTALL = $(VENV)/bin/python -m pip install --quiet --constraint constraints.txt
 # Where optional larger data sets lie; tests that need them are skipped, with a reason, where they do not.
 export CONVEXNN_DATA ?= $(abspath ../shared/data)
 
-.PHONY: demo test lint format clean bench bench-full bench-out-of-core
+.PHONY: demo test lint format clean bench bench-full bench-out-of-core mutants
 
 demo: $(VENV)/demo.stamp  ## train on real data, certify, prune, compare solvers (output/)
 	$(BIN)/python examples/demo.py
@@ -38,6 +38,9 @@ bench-full: $(VENV)/bench.stamp  ## the whole grid, which may take days
 bench-out-of-core: $(VENV)/bench.stamp  ## 1 GB of features on disk, 600 MB of memory
 	$(BIN)/python -m benchmarks.out_of_core
 
+mutants: $(VENV)/mutants.stamp  ## do the tests notice small faults? at most 30 minutes on 2 cores
+	$(BIN)/python tests/mutants.py $(MUTANTS_ARGS)
+
 clean:  ## forget environment, caches and output
 	rm -rf $(VENV) output .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
@@ -53,6 +56,10 @@ $(VENV)/dev.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/demo.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(INSTALL) --editable '.[demo]'
 	touch $@
+
+$(VENV)/mutants.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) --editable '.[mutants]'
+	touch $@ $(VENV)/demo.stamp
 
 # scnn's and celer's declared dependencies are not needed here; scnn's would replace the CPU build of torch.
 $(VENV)/bench.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
