@@ -26,13 +26,22 @@ from convexnn_solvers.composite import (
     Point,
     VariableBlock,
 )
+from convexnn_solvers.constraint_cones import NONNEGATIVE
 from convexnn_solvers.losses import Huber, Loss, Softplus, SumSquares
+from convexnn_solvers.nonsmooth_losses import PiecewiseLinear
 from convexnn_solvers.penalties import GroupNorm
 
 Float = NDArray[np.float64]
-LossName = Literal["squared", "huber", "logistic"]
+LossName = Literal["squared", "huber", "logistic", "absolute", "hinge", "quantile"]
 
 HUBER_THRESHOLD = 0.7
+QUANTILE = 0.8
+# The slopes of the piecewise linear losses, as functions of minus the residual, or of one minus the margin.
+_SLOPES: dict[LossName, tuple[float, float]] = {
+    "absolute": (-1.0, 1.0),
+    "quantile": (-QUANTILE, 1.0 - QUANTILE),
+    "hinge": (0.0, 1.0),
+}
 
 
 @dataclass(frozen=True)
@@ -67,8 +76,8 @@ class Planted:
 
     ``signs`` is (1,) for the gated program and (1, -1) for the ReLU program, which has the cones.
     ``weights``: per sign (P,) if the groups are shared by the outputs, else (outputs, P).
-    ``targets``: labels y for the squared and Huber losses; for the logistic loss the signs of the labels,
-    and ``shift`` is added to the prediction.
+    ``targets``: labels y of regression; of classification (logistic, hinge) the signs of the labels, and
+    ``shift`` is added to the prediction.
     """
 
     X: Float
@@ -119,6 +128,12 @@ class Planted:
         n = len(prediction)
         if self.loss == "logistic":
             fit = np.logaddexp(0.0, -self.targets * (prediction + self.shift)).sum() / n
+        elif self.loss in _SLOPES:
+            q = prediction - self.targets
+            if self.loss == "hinge":
+                q = 1.0 - self.targets * (prediction + self.shift)
+            low, high = _SLOPES[self.loss]
+            fit = np.maximum(low * q, high * q).sum() / n
         else:
             r = np.abs(prediction - self.targets)
             M = HUBER_THRESHOLD if self.loss == "huber" else np.inf
@@ -138,8 +153,9 @@ class Planted:
                 features[np.ix_(np.arange(n) * c + k, columns)] = self.patterns[:, [j]] * self.X
                 rows = (k * n + np.arange(n)) * gates + j
                 slacks[np.ix_(rows, columns)] = np.where(self.patterns[:, [j]], 1.0, -1.0) * self.X
-        scale = -self.targets.ravel()[:, None] if self.loss == "logistic" else np.ones((n * c, 1))
-        offset = -self.targets * self.shift if self.loss == "logistic" else -self.targets
+        classes = self.loss in ("logistic", "hinge")
+        scale = -self.targets.ravel()[:, None] if classes else np.ones((n * c, 1))
+        offset = -self.targets * self.shift + (self.loss == "hinge") if classes else -self.targets
         shape = (n,) if c == 1 else (n, c)
         row = [sign * scale * features for sign in self.signs]
         shapes: list[tuple[int, ...]] = [(d * c, gates) for _ in self.signs]
@@ -155,7 +171,7 @@ class Planted:
                 matrices.append(tuple(empty))
                 offsets.append(np.zeros((n * c, gates)))
                 cone = PatternCone(self.X, self.patterns, c, i)
-                constraints.append(ConstraintTerm("nonneg", (n * c, gates), i, f"cone {i}", cone))
+                constraints.append(ConstraintTerm(NONNEGATIVE, (n * c, gates), i, f"cone {i}", cone))
         penalty: GroupNorm = GroupNorm(axis=0 if self.shared else 1)
         stacked: tuple[int, ...] = (d * c, gates) if self.shared else (c, d, gates)
         return Composite(
@@ -180,6 +196,8 @@ class Planted:
             "huber": (Huber(HUBER_THRESHOLD), 0.5 / n),
             "logistic": (Softplus(), 1.0 / n),
         }
+        for name, slopes in _SLOPES.items():
+            losses[name] = (PiecewiseLinear(*slopes), 1.0 / n)
         loss, weight = losses[self.loss]
         return LossTerm(loss, weight, self.loss)
 
@@ -265,6 +283,13 @@ def _dual_variable(
         theta = rng.standard_normal((n, outputs)) / n
     elif loss == "huber":
         theta = np.clip(rng.standard_normal((n, outputs)), -1.0, 1.0) * HUBER_THRESHOLD / n
+    elif loss in _SLOPES:  # some entries at the ends of their intervals, where residuals need not vanish
+        low, high = -np.array(_SLOPES[loss][::-1])
+        middle, half = 0.5 * (low + high), 0.5 * (high - low)
+        theta = (middle + half * np.clip(1.2 * rng.standard_normal((n, outputs)), -1.0, 1.0)) / n
+        theta = -labels * theta if loss == "hinge" else theta
+        if bias and loss != "hinge":  # neighbours have to cancel
+            theta = np.clip(theta, max(low, -high) / n, min(high, -low) / n)
     else:
         theta = labels * rng.uniform(0.05, 0.95, size=(n, outputs)) / n
     if bias and loss == "squared":
@@ -284,6 +309,15 @@ def _targets(
         p = n * labels * theta
         return labels, -labels * np.log(p / (1.0 - p)) - prediction
     residual = n * theta
+    if loss in _SLOPES:  # minus the slope of the loss at q = -residual
+        slopes = -labels * residual if loss == "hinge" else residual
+        low, high = -np.array(_SLOPES[loss][::-1])
+        away = rng.exponential(size=theta.shape)
+        q = -away * (slopes >= high) + away * (slopes <= low)
+        q = np.where(low < high, q, 0.0)
+        if loss == "hinge":  # q = 1 - y (prediction + shift), theta = y slope / n with slope in [0, 1]
+            return labels, labels * (1.0 - q) - prediction
+        return prediction - q, np.zeros_like(prediction)
     if loss == "huber":
         edge = np.abs(residual) >= HUBER_THRESHOLD * (1.0 - 1e-12)
         residual = residual * np.where(edge, 1.0 + rng.exponential(size=theta.shape), 1.0)

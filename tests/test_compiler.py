@@ -22,6 +22,7 @@ from convexnn_solvers.atoms import gated, pattern_slack
 from convexnn_solvers.backends import Backend, numpy_backend, torch_backend
 from convexnn_solvers.compiler import UnsupportedProblem, compile_problem
 from convexnn_solvers.composite import Composite
+from convexnn_solvers.constraint_cones import NONNEGATIVE
 
 RNG = np.random.default_rng(3)
 N, D, P = 12, 3, 4
@@ -185,7 +186,7 @@ def test_multipliers_are_the_dual_values(name: str, sense: Any) -> None:
     for term, output, constraint in zip(composite.constraints, outputs, constraints, strict=True):
         assert term.id == constraint.id
         assert term.shape == output.shape == constraint.shape == np.shape(constraint.dual_value)
-        assert float(np.min(output) if term.cone == "nonneg" else -np.abs(output).max()) >= -1e-6
+        assert float(np.min(output) if term.cone == NONNEGATIVE else -np.abs(output).max()) >= -1e-6
     pulled = composite.affine.adjoint((*(None for _ in composite.losses), *mu))
     for gradient, force in zip(smooth_gradient(composite, x), pulled, strict=True):
         np.testing.assert_allclose(gradient, force, atol=1e-5)
@@ -198,7 +199,7 @@ def test_nonpos_is_turned_round() -> None:
         nonpos = NonPos(v - 1.0)
     composite = compiled(cp.Problem(cp.Minimize(cp.sum(v)), [nonpos]))
     np.testing.assert_array_equal(composite.affine.forward((v.value,))[0], 1.0 - np.arange(3.0))
-    assert composite.constraints[0].cone == "nonneg"
+    assert composite.constraints[0].cone == NONNEGATIVE
 
 
 SIGNS = 2.0 * PATTERNS - 1.0

@@ -1,14 +1,17 @@
-"""Augmented Lagrangian method: linear constraints through multipliers, on top of R-FISTA.
+"""Augmented Lagrangian method: constraints and nonsmooth losses through multipliers, on top of R-FISTA.
 
-For constraints ``s = G x + e`` in the non-negative orthant (or zero) the inner problem is
+Every term ``G(q)`` of an affine ``q = B x + b`` that has no gradient, be it a nonsmooth loss or the indicator
+of a constraint's cone, gets a copy ``z = q`` and multipliers ``mu``; minimising over ``z`` leaves its Moreau
+envelope (:mod:`convexnn_solvers.envelope`), so that the inner problem
 
-    minimise  losses(x) + penalties(x) + delta/2 ||(mu/delta - s)_+||^2        (no clipping for equalities)
+    minimise  smooth losses(x) + penalties(x) + sum of envelopes(B x + b; mu, delta)
 
-a composite problem once more, with one squared term per constraint that R-FISTA takes as it takes any loss.
-The multipliers follow the signed residual, ``mu+ = (mu - delta s)_+``. Inner problems are solved only as
-well as the outer residual deserves, and delta balances the two. Pattern cones whose projection is exact may
-stay inside the prox instead (as bounds do in any augmented Lagrangian code); then their multipliers come
-from the projection. Rows of constraints are normalised by powers of two, which multipliers undo exactly.
+is a composite problem once more, for R-FISTA. The multipliers follow the signed residual, ``mu+ = mu - delta
+(q - z)``: for ``q >= 0`` this is ``(mu - delta q)_+``. Inner problems are solved only as well as the outer
+residual deserves, and delta balances the two. The multipliers of losses are dual candidates as they are:
+they lie in the domain of the conjugate. Pattern cones whose projection is exact may stay inside the prox
+instead (as bounds do in any augmented Lagrangian code); then their multipliers come from the projection.
+Rows are normalised by powers of two, which multipliers undo exactly.
 """
 
 from __future__ import annotations
@@ -24,8 +27,9 @@ from numpy.typing import NDArray
 from convexnn_solvers.backends import Array, Float64Array
 from convexnn_solvers.checkpoint import Arrays, packed_point, whole_point
 from convexnn_solvers.composite import Composite, DualPoint, LossTerm, Point
-from convexnn_solvers.constraint_square import ConstraintSquare
+from convexnn_solvers.envelope import Envelope, Indicator, Split
 from convexnn_solvers.iterate import Candidate
+from convexnn_solvers.nonsmooth_losses import Nonsmooth
 from convexnn_solvers.output_selection import selected
 from convexnn_solvers.proximal import ConeProjector, ProximalMap, projectable_cones, proximal_map
 from convexnn_solvers.recession import excludes_every_point
@@ -38,6 +42,7 @@ from convexnn_solvers.rfista import (
     descend_from,
     largest_curvature,
     loss_hessian,
+    nonsmooth_losses,
     packed_descent,
     positive_scales,
     unpacked_descent,
@@ -65,14 +70,14 @@ _ROW_PROBES = 16
 class Outer:
     """One state: R-FISTA's on the inner problem, and what makes that problem.
 
-    ``multipliers`` and ``squares`` (the inner problem's extra terms) belong to the normalised rows.
-    ``inner`` counts steps since the last update, ``violation`` is the constraints' residual at that update,
+    ``multipliers`` and ``envelopes`` (the inner problem's extra terms) belong to the normalised rows.
+    ``inner`` counts steps since the last update, ``violation`` is the copies' residual at that update,
     ``share`` how well the next inner problem is to be solved.
     """
 
     descent: Descent
     smooth: Smooth
-    squares: tuple[ConstraintSquare, ...]
+    envelopes: tuple[Envelope, ...]
     multipliers: Multipliers
     delta: float
     inner: int = 0
@@ -82,24 +87,36 @@ class Outer:
 
 
 @dataclass(frozen=True, eq=False)
+class SplitTerm:
+    """A term with a copy of its argument: the loss or the constraint at ``position``, and its row factors."""
+
+    term: Split
+    weight: Array
+    constraint: bool
+    position: int
+    shape: tuple[int, ...]
+    text: str
+    rows: Array
+
+
+@dataclass(frozen=True, eq=False)
 class AugmentedLagrangianMethod:
     """The method for :func:`convexnn_solvers.iterate.iterate`.
 
-    ``base`` is the problem whose affine outputs are the losses', then those of the constraints at
-    ``positions``, which have multipliers; the cones at ``projected`` are in ``prox``. ``rows`` normalise
-    the constraints' rows and ``constraint_scale`` is the largest eigenvalue of their Gram matrix.
+    ``base`` is the problem of the smooth losses; its affine outputs are theirs, then those of ``splits``,
+    which have multipliers. The cones at ``projected`` are in ``prox``. ``row_curvature`` is the largest
+    eigenvalue of the normalised rows' Gram matrix.
     """
 
     problem: Composite
     base: Composite
     scales: tuple[float, ...]
     prox: ProximalMap
-    positions: tuple[int, ...]
+    splits: tuple[SplitTerm, ...]
     projected: tuple[int, ...]
-    rows: tuple[Array, ...]
     loss_curvature: float
     row_curvature: float
-    warm: tuple[Float64Array | None, ...] = ()
+    warm: DualPoint
     name: str = "augmented Lagrangian"
     judges_itself: bool = False
 
@@ -107,20 +124,21 @@ class AugmentedLagrangianMethod:
         """Multipliers from a warm start or zero; ``delta`` gives losses and constraints equal curvature."""
         backend = self.problem.backend
         multipliers = []
-        for position, rows in zip(self.positions, self.rows, strict=True):
-            given = self.warm[position] if position < len(self.warm) else None
-            shape = self.problem.constraints[position].shape
-            multipliers.append(backend.zeros(shape) if given is None else backend.asarray(given) / rows)
+        for split in self.splits:
+            warm = self.warm.multipliers if split.constraint else self.warm.thetas
+            given = warm[split.position] if split.position < len(warm) else None
+            fits = given is not None and np.shape(given) == split.shape
+            multipliers.append(backend.asarray(given) / split.rows if fits else backend.zeros(split.shape))
         delta = self._first_delta()
-        smooth, squares = self._inner_problem(tuple(multipliers), delta)
+        smooth, envelopes = self._inner_problem(tuple(multipliers), delta)
         descent = descend_from(smooth, x, self._step_length(delta))
-        return Outer(descent, smooth, squares, tuple(multipliers), delta)
+        return Outer(descent, smooth, envelopes, tuple(multipliers), delta)
 
     def step(self, state: Outer) -> Outer:
         """One step of R-FISTA on the inner problem, and an update of the multipliers when that is solved."""
         descent = advance(state.smooth, self.prox, state.descent)
         moved = replace(state, descent=descent, inner=state.inner + 1)
-        if not self.positions or moved.inner % _INNER_LOOK != 0:
+        if not self.splits or moved.inner % _INNER_LOOK != 0:
             return moved
         updated = self._updated(moved)
         change = self._distance(updated, state.multipliers)
@@ -140,15 +158,12 @@ class AugmentedLagrangianMethod:
     def candidate(self, state: Outer) -> Candidate:
         """The iterate, with the losses' gradients and the updated multipliers as a dual candidate."""
         backend = self.problem.backend
-        gradients = self.base.loss_gradients(state.descent.outputs)[: len(self.problem.losses)]
-        thetas = tuple(backend.to_numpy(-g) for g in gradients)
-        dual = DualPoint(thetas, self._in_user_units(self._updated(state), state.descent))
         finding = Status.INFEASIBLE if state.infeasible else None
-        return Candidate(tuple(backend.to_numpy(a) for a in state.descent.x), (dual,), finding)
+        return Candidate(tuple(backend.to_numpy(a) for a in state.descent.x), (self._dual(state),), finding)
 
     def multipliers(self, state: Outer) -> tuple[Float64Array, ...]:
         """One array per constraint, in the user's units."""
-        given = self._in_user_units(self._updated(state), state.descent)
+        given = self._dual(state).multipliers
         shapes = [constraint.shape for constraint in self.problem.constraints]
         return tuple(np.zeros(s) if mu is None else mu for mu, s in zip(given, shapes, strict=True))
 
@@ -179,15 +194,23 @@ class AugmentedLagrangianMethod:
         return {k: block.cone for k, block in enumerate(self.prox.blocks) if block.cone is not None}
 
     def _first_delta(self) -> float:
-        """Constraints as curved as the losses; without losses, violations that outweigh the penalties."""
+        """Envelopes as curved as the smooth losses; without those, sized to the multipliers to expect."""
         if self.row_curvature == 0.0:
             return 1.0
         if self.loss_curvature > 0.0:
             return _BALANCE * self.loss_curvature / self.row_curvature
-        backend, count = self.problem.backend, len(self.problem.losses)
+        backend, count = self.problem.backend, len(self.base.losses)
         offsets = self.base.affine.forward(self.base.zeros())[count:]
-        pairs = zip(self.rows, offsets, strict=True)
-        size = math.sqrt(sum(float(backend.xp.sum((r * e) ** 2)) for r, e in pairs))
+        size = slope = 0.0
+        for split, e in zip(self.splits, offsets, strict=True):
+            size += float(backend.xp.sum((split.rows * e) ** 2))
+            if not split.constraint:
+                loss = self.problem.losses[split.position].loss
+                slopes = loss.gradient(e, split.weight, backend.xp) / split.rows
+                slope += float(backend.xp.sum(slopes**2))
+        size = math.sqrt(size)
+        if slope > 0.0 and size > 0.0:
+            return math.sqrt(slope) / size
         weights = [float(backend.xp.max(term.weight)) for term in self.problem.penalties]
         largest = max(weights, default=0.0) or 1.0
         return _OUTWEIGH * largest / (math.sqrt(self.row_curvature) * (size or 1.0))
@@ -203,11 +226,11 @@ class AugmentedLagrangianMethod:
             delta /= _DELTA_FACTOR
         elif slow and self._violation_dominates(state, updated, violation):
             delta *= _DELTA_FACTOR
-        smooth, squares = self._inner_problem(updated, delta)
+        smooth, envelopes = self._inner_problem(updated, delta)
         step = state.descent.step * self._step_length(delta) / self._step_length(state.delta)
         x, outputs = state.descent.x, state.descent.outputs
         descent = Descent(x, outputs, x, outputs, 1.0, step, step, math.inf)
-        return Outer(descent, smooth, squares, updated, delta, 0, violation, share, infeasible)
+        return Outer(descent, smooth, envelopes, updated, delta, 0, violation, share, infeasible)
 
     def _violation_dominates(self, state: Outer, updated: Multipliers, violation: float) -> bool:
         """Whether violations cost the duality gap more than the inner solution's residual does."""
@@ -217,82 +240,89 @@ class AugmentedLagrangianMethod:
 
     def _excluded(self, state: Outer, updated: Multipliers) -> bool:
         """Whether the multipliers, or their last change, prove that no point satisfies the constraints."""
-        xp = self.problem.backend.xp
-        changes = []
-        for position, new, old in zip(self.positions, updated, state.multipliers, strict=True):
-            change = new - old
-            inequality = self.problem.constraints[position].cone == "nonneg"
-            changes.append(xp.clip(change, 0.0, None) if inequality else change)
+        backend = self.problem.backend
+        rays: list[list[Array | None]] = [[], []]
+        for split, new, old in zip(self.splits, updated, state.multipliers, strict=True):
+            for ray, mu in zip(rays, (new - old, new), strict=True):
+                if split.constraint:
+                    cone = self.problem.constraints[split.position].cone
+                    ray.append(backend.asarray(cone.nearest_dual(backend.to_numpy(split.rows * mu))))
+                else:  # losses are finite everywhere and exclude nothing
+                    ray.append(None)
         cones = {k: block.cone.columns for k, block in enumerate(self.prox.blocks) if block.cone is not None}
-        return any(
-            excludes_every_point(
-                self.base, [r * mu for r, mu in zip(self.rows, given, strict=True)], state.descent.x, cones
-            )
-            for given in (changes, updated)
-        )
+        return any(excludes_every_point(self.base, ray, state.descent.x, cones) for ray in rays)
 
     def _updated(self, state: Outer) -> Multipliers:
-        """``(mu - delta s)_+``, the signed-residual update."""
-        xp, count = self.problem.backend.xp, len(self.problem.losses)
-        pairs = zip(state.squares, state.descent.outputs[count:], strict=True)
-        return tuple(state.delta * square.missing(s, xp) for square, s in pairs)
+        """The signed-residual update."""
+        backend, count = self.problem.backend, len(self.base.losses)
+        weight = backend.asarray(np.asarray(state.delta))
+        pairs = zip(state.envelopes, state.descent.outputs[count:], strict=True)
+        return tuple(envelope.updated(q, weight, backend.xp) for envelope, q in pairs)
 
     def _distance(self, a: Multipliers, b: Multipliers) -> float:
         xp = self.problem.backend.xp
         return math.sqrt(sum(float(xp.sum((u - v) ** 2)) for u, v in zip(a, b, strict=True)))
 
-    def _inner_problem(
-        self, multipliers: Multipliers, delta: float
-    ) -> tuple[Smooth, tuple[ConstraintSquare, ...]]:
-        constraints = [self.problem.constraints[position] for position in self.positions]
+    def _inner_problem(self, multipliers: Multipliers, delta: float) -> tuple[Smooth, tuple[Envelope, ...]]:
         weight = self.problem.backend.asarray(np.asarray(delta))
-        squares = tuple(
-            ConstraintSquare(mu / delta, rows, constraint.cone)
-            for constraint, mu, rows in zip(constraints, multipliers, self.rows, strict=True)
+        envelopes = tuple(
+            Envelope(split.term, split.weight, mu, split.rows)
+            for split, mu in zip(self.splits, multipliers, strict=True)
         )
-        terms = (LossTerm(q, weight, c.text) for q, c in zip(squares, constraints, strict=True))
-        composite = replace(self.base, losses=(*self.problem.losses, *terms))
-        return Smooth(composite, self.scales), squares
+        terms = (LossTerm(e, weight, split.text) for e, split in zip(envelopes, self.splits, strict=True))
+        composite = replace(self.base, losses=(*self.base.losses, *terms))
+        return Smooth(composite, self.scales), envelopes
 
     def _step_length(self, delta: float) -> float:
-        curvature = self.loss_curvature + (delta * self.row_curvature if self.positions else 0.0)
+        curvature = self.loss_curvature + (delta * self.row_curvature if self.splits else 0.0)
         return 1.0 / curvature if curvature > 0.0 else 1.0
 
-    def _in_user_units(self, multipliers: Multipliers, descent: Descent) -> tuple[Float64Array | None, ...]:
-        backend = self.problem.backend
+    def _dual(self, state: Outer) -> DualPoint:
+        """Gradients of smooth losses and the updated multipliers of all else, in the user's units."""
+        backend, descent = self.problem.backend, state.descent
+        gradients = iter(self.base.loss_gradients(descent.outputs))
         found: dict[int, Float64Array] = {}
-        for position, mu, rows in zip(self.positions, multipliers, self.rows, strict=True):
-            found[position] = backend.to_numpy(rows * mu)
+        split_thetas: dict[int, Float64Array] = {}
+        for split, mu in zip(self.splits, self._updated(state), strict=True):
+            values = backend.to_numpy(split.rows * mu)
+            (found if split.constraint else split_thetas)[split.position] = values
+        thetas = tuple(
+            split_thetas[k] if k in split_thetas else backend.to_numpy(-next(gradients))
+            for k in range(len(self.problem.losses))
+        )
         for position in self.projected:
             cone = self.problem.constraints[position].pattern_cone
             assert cone is not None
             projector = self.prox.blocks[cone.variable].cone
             assert projector is not None
             found[position] = projector.multipliers(descent.last_step / self.scales[cone.variable])
-        return tuple(found.get(position) for position in range(len(self.problem.constraints)))
+        return DualPoint(thetas, tuple(found.get(m) for m in range(len(self.problem.constraints))))
 
 
 def augmented_lagrangian_method(
-    composite: Composite, project_cones: bool = True, warm: Sequence[Float64Array | None] = ()
+    composite: Composite, project_cones: bool = True, warm: Sequence[Float64Array | None] | DualPoint = ()
 ) -> AugmentedLagrangianMethod:
-    """The method for a problem with linear constraints; ``warm`` holds multipliers in the user's units.
+    """The method for a problem with constraints and nonsmooth losses.
 
+    ``warm`` holds the constraints' multipliers, or a whole dual point, in the user's units.
     ``project_cones`` keeps exactly projectable pattern cones in the prox. Raises UnsupportedProblem where
     penalties and bounds have no proximal map.
     """
     projected = projectable_cones(composite) if project_cones else ()
     positions = tuple(m for m in range(len(composite.constraints)) if m not in projected)
-    count = len(composite.losses)
-    outputs = (*range(count), *(count + m for m in positions))
+    count, sharp = len(composite.losses), nonsmooth_losses(composite)
+    gentle = tuple(k for k in range(count) if k not in sharp)
+    outputs = (*gentle, *sharp, *(count + m for m in positions))
     base = replace(
         composite,
         affine=selected(composite.affine, outputs, count + len(composite.constraints)),
+        losses=tuple(composite.losses[k] for k in gentle),
         constraints=(),
     )
-    rows = _row_factors(base, count)
-    losses, squares = loss_hessian(base), _row_hessian(count, rows)
+    splits = _split_terms(composite, base, sharp, positions)
+    losses, squares = loss_hessian(base), _row_hessian(len(gentle), [split.rows for split in splits])
     alone, constrained = curvature_alone(base, losses), [0.0] * len(base.variables)
-    if positions:
+    if splits:
         constrained = curvature_alone(base, squares)
         share = (max(alone, default=0.0) or 1.0) / (max(constrained, default=0.0) or 1.0)
         alone = [a + share * g for a, g in zip(alone, constrained, strict=True)]
@@ -303,17 +333,36 @@ def augmented_lagrangian_method(
         base=base,
         scales=scales,
         prox=proximal_map(composite, projected),
-        positions=positions,
+        splits=splits,
         projected=projected,
-        rows=rows,
         loss_curvature=largest_curvature(base, losses, scales, every),
-        row_curvature=largest_curvature(base, squares, scales, every) if positions else 0.0,
-        warm=tuple(warm),
+        row_curvature=largest_curvature(base, squares, scales, every) if splits else 0.0,
+        warm=warm if isinstance(warm, DualPoint) else DualPoint((), tuple(warm)),
     )
 
 
-def _row_factors(base: Composite, count: int) -> tuple[Array, ...]:
-    """One over the norm of every constraint row, estimated by random signs, as powers of two."""
+def _split_terms(
+    composite: Composite, base: Composite, sharp: Sequence[int], positions: Sequence[int]
+) -> tuple[SplitTerm, ...]:
+    """The losses at ``sharp`` and the constraints at ``positions``, in the order of ``base``'s outputs."""
+    backend, splits = composite.backend, []
+    factors = _row_factors(base, len(base.losses))
+    for k, rows in zip(sharp, factors, strict=False):
+        term = composite.losses[k]
+        assert isinstance(term.loss, Nonsmooth)
+        even = backend.asarray(term.loss.even(rows))
+        splits.append(SplitTerm(term.loss, term.weight, False, k, rows.shape, term.text, even))
+    one = backend.asarray(np.asarray(1.0))
+    for m, rows in zip(positions, factors[len(sharp) :], strict=True):
+        constraint = composite.constraints[m]
+        even = backend.asarray(constraint.cone.even(rows))
+        indicator = Indicator(constraint.cone)
+        splits.append(SplitTerm(indicator, one, True, m, rows.shape, constraint.text, even))
+    return tuple(splits)
+
+
+def _row_factors(base: Composite, count: int) -> tuple[Float64Array, ...]:
+    """One over the norm of every split term's row, estimated by random signs, as powers of two."""
     backend, rng = base.backend, np.random.default_rng(0)
     zeros = base.affine.linear(base.zeros())[count:]
     squares = [np.zeros(tuple(q.shape)) for q in zeros]
@@ -321,7 +370,7 @@ def _row_factors(base: Composite, count: int) -> tuple[Array, ...]:
         signs = tuple(backend.asarray(rng.choice([-1.0, 1.0], v.shape)) for v in base.variables)
         for total, q in zip(squares, base.affine.linear(signs)[count:], strict=True):
             total += backend.to_numpy(q) ** 2
-    return tuple(backend.asarray(_inverse_power_of_two(np.sqrt(s / _ROW_PROBES))) for s in squares)
+    return tuple(_inverse_power_of_two(np.sqrt(s / _ROW_PROBES)) for s in squares)
 
 
 def _inverse_power_of_two(norms: Float64Array) -> Float64Array:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from convexnn_solvers.composite import Composite, DualPoint, Point
+from convexnn_solvers.constraint_cones import ZERO
 from convexnn_solvers.dual_bounds import Bound, DualBounds
 from convexnn_solvers.free_variables import Arrays
 
@@ -166,9 +167,8 @@ class Certifier:
         composite = self.composite
         for term, output in zip(composite.constraints, outputs[len(composite.losses) :], strict=True):
             value = np.asarray(output, dtype=np.float64)
-            amount = np.abs(value) if term.cone == "zero" else -value
-            scale = float(np.max(np.abs(value), initial=0.0)) if term.cone == "nonneg" else 0.0
-            found.append((abs(float(np.max(amount, initial=0.0))), _FEASIBLE * (1.0 + scale), term.text))
+            scale = 0.0 if term.cone == ZERO else float(np.max(np.abs(value), initial=0.0))
+            found.append((abs(term.cone.violation(value)), _FEASIBLE * (1.0 + scale), term.text))
         for value, block in zip(x, composite.variables, strict=True):
             for limit, sign in ((block.lower, 1.0), (block.upper, -1.0)):
                 if limit is not None:

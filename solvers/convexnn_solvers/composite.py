@@ -1,7 +1,7 @@
 """The form that our solvers and certificates read: losses of affine maps, penalties, constraints.
 
     minimise   sum_k  w_k f_k(A_k x + b_k)  +  sum_i  sum(lam_i * norms_i(view_i(x)))  +  <c, x>  +  constant
-    subject to G_m x + e_m  in  cone_m   (zero or non-negative orthant)
+    subject to G_m x + e_m  in  cone_m   (see constraint_cones)
 
 Its Lagrangian dual, with ``theta_k`` for the losses and ``mu_m`` in the dual cone for the constraints:
 
@@ -18,12 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from convexnn_solvers.backends import Array, Backend, Float64Array
+from convexnn_solvers.constraint_cones import Cone
 from convexnn_solvers.losses import Loss
 from convexnn_solvers.penalties import Penalty
 
@@ -96,7 +97,7 @@ class ConstraintTerm:
     Lagrangian ``... - <mu, output>`` are CVXPY's dual values, sign and shape included.
     """
 
-    cone: Literal["zero", "nonneg"]
+    cone: Cone
     shape: tuple[int, ...]
     id: int
     text: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import cvxpy as cp
 import numpy as np
@@ -17,9 +17,8 @@ from cvxpy.constraints.zero import Equality, Zero
 from convexnn_solvers.affine import UnsupportedProblem, shortened
 from convexnn_solvers.atoms import pattern_slack
 from convexnn_solvers.composite import ConstraintTerm, PatternCone
+from convexnn_solvers.constraint_cones import NONNEGATIVE, ZERO, Cone
 from convexnn_solvers.loading import is_sparse
-
-Cone = Literal["zero", "nonneg"]
 
 
 def read_constraints(
@@ -35,7 +34,7 @@ def read_constraints(
     outputs: list[Any] = []
     for constraint in constraints:
         cone, output = _cone_and_output(constraint)
-        slack = _as_pattern_slack(output, variables) if cone == "nonneg" else None
+        slack = _as_pattern_slack(output, variables) if cone == NONNEGATIVE else None
         pattern_cone = None
         if slack is not None:
             output, position = slack
@@ -47,7 +46,7 @@ def read_constraints(
 
 def _cone_and_output(constraint: Any) -> tuple[Cone, Any]:
     """The cone and the expression in it, signed so that multipliers are CVXPY's dual values."""
-    cone: Cone = "zero" if isinstance(constraint, Equality | Zero) else "nonneg"
+    cone: Cone = ZERO if isinstance(constraint, Equality | Zero) else NONNEGATIVE
     if isinstance(constraint, Inequality | Equality):
         small, large = constraint.args
     elif isinstance(constraint, NonPos | Zero):

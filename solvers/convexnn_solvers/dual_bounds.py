@@ -17,7 +17,13 @@ from scipy.optimize import minimize_scalar
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.composite import Composite, DualPoint
 from convexnn_solvers.dual_norms import DualNorms
-from convexnn_solvers.free_variables import Arrays, FreeVariables, collect_free_variables
+from convexnn_solvers.free_variables import (
+    Arrays,
+    FreeVariables,
+    collect_free_variables,
+    into_domains,
+)
+from convexnn_solvers.nonsmooth_losses import Nonsmooth
 
 Multipliers = tuple[Float64Array | None, ...]
 
@@ -74,6 +80,7 @@ class DualBounds:
             self.obstacle = f"no lower bound: {error}"
         self._linear = tuple(np.asarray(c, dtype=np.float64) for c in composite.linear)
         self._quadratic = all(term.loss.quadratic for term in composite.losses)
+        self._smooth = not any(isinstance(term.loss, Nonsmooth) for term in composite.losses)
         self._fixed = self._free is not None and bool(np.any(self._free.linear))
         bounded = [c for i, c in enumerate(self._linear) if i not in self.norms.free]
         self._homogeneous = self.norms.homogeneous and not any(bool(np.any(c)) for c in bounded)
@@ -82,7 +89,7 @@ class DualBounds:
         """The direction of a primal point with these affine outputs: minus the gradients of the losses."""
         mu = self._completed(multipliers)
         arguments = tuple(np.asarray(q, dtype=np.float64) for q in outputs[: len(self._loss_offsets)])
-        if self._free is not None and not self._free.quadratic:
+        if self._free is not None and not self._free.quadratic and self._smooth:
             return DualPoint(self._free.refit(arguments, self._general(mu)), mu)
         gradients = self.composite.loss_gradients(arguments)
         return DualPoint(tuple(np.asarray(-g, dtype=np.float64) for g in gradients), mu)
@@ -95,7 +102,7 @@ class DualBounds:
         if thetas is None or given is None or any(theta is None for theta in thetas):
             return None
         clipped = (
-            mu if mu is None or term.cone == "zero" else np.clip(mu, 0.0, None)
+            mu if mu is None else term.cone.nearest_dual(mu)
             for term, mu in zip(constraints, given, strict=True)
         )
         return DualPoint(tuple(t for t in thetas if t is not None), tuple(clipped))
@@ -135,9 +142,14 @@ class DualBounds:
     def _feasible(self, direction: DualPoint, anchor: DualPoint) -> DualPoint | None:
         """Satisfy the free variables' condition and enter the conjugates' domain, or give up."""
         thetas, mu = direction.thetas, self._completed(direction.multipliers)
-        general = self._general(mu)
         if self._free is not None:
-            thetas = self._free.project(thetas, general)
+            thetas = self._free.project(thetas, self._general(mu))
+        if not self._inside(thetas, mu):
+            if self._free is None:
+                thetas, mu = into_domains(self.composite, thetas, mu)
+            else:
+                thetas, entered = self._free.enter(direction.thetas, self._general(mu))
+                mu = tuple(a if b is None else b for a, b in zip(mu, entered, strict=True))
         if not np.isfinite(self._conjugates(thetas, 1.0)):
             towards = self._completed(anchor.multipliers)
             for t in _BLENDS:
@@ -221,6 +233,12 @@ class DualBounds:
             if mu is not None and e is not None:
                 total -= float(np.sum(mu * e))
         return total
+
+    def _inside(self, thetas: Arrays, mu: Multipliers) -> bool:
+        """Whether all conjugates are finite and the free variables' condition holds."""
+        if not np.isfinite(self._conjugates(thetas, 1.0)):
+            return False
+        return self._free is None or self._free.satisfied(thetas, self._general(mu))
 
     def _conjugates(self, thetas: Arrays, scale: float) -> float:
         pairs = zip(self.composite.losses, thetas, strict=True)

@@ -26,6 +26,8 @@ _MAX_ENTRIES = 50_000_000
 _ROUNDING = 1e-12
 _EXACT = 8.0 * float(np.finfo(np.float64).eps)
 _NEWTON_STEPS = 60
+# Dual blocks below this share of the largest one may still move as if they were of that size.
+_SMALL_BLOCK = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +104,61 @@ class FreeVariables:
             )
         return thetas
 
+    def enter(
+        self, thetas: Arrays, multipliers: Sequence[Float64Array | None]
+    ) -> tuple[Arrays, tuple[Float64Array | None, ...]]:
+        """The nearest dual point in all domains and dual cones that satisfies the condition, by Newton.
+
+        With ``y`` the thetas and multipliers, ``P`` the projection on their domains and ``C`` the columns,
+        ``P(y + C t)`` is that point when ``t`` solves ``C^T P(y + C t) = c``, the optimality condition of a
+        smooth concave problem in as many unknowns as there are free scalars. Blocks move in proportion to
+        their size. Check with :meth:`satisfied`: domains may exclude the condition.
+        """
+        blocks = [*thetas, *(mu for mu in multipliers if mu is not None)]
+        columns = [
+            *self.losses,
+            *(c for c, mu in zip(self.constraints, multipliers, strict=True) if mu is not None),
+        ]
+        if not blocks:
+            return thetas, tuple(multipliers)
+        sizes = np.array([float(np.sqrt(np.mean(b * b))) if b.size else 0.0 for b in blocks])
+        sizes = np.where(sizes > _SMALL_BLOCK * sizes.max(), sizes, _SMALL_BLOCK * sizes.max() or 1.0)
+
+        def moved(t: Float64Array) -> tuple[Arrays, tuple[Float64Array | None, ...]]:
+            shifted = [
+                b + s * (c @ t).reshape(b.shape) for b, s, c in zip(blocks, sizes, columns, strict=True)
+            ]
+            return self.into_domains(shifted[: len(thetas)], _spread(shifted[len(thetas) :], multipliers))
+
+        t = np.zeros(self.linear.size)
+        point = moved(t)
+        gap = self.residual(*point)
+        unit = 1e-7 / self._largest_entries()
+        for _ in range(_NEWTON_STEPS):
+            if self.satisfied(*point, tolerance=_EXACT):
+                break
+            jacobian = np.column_stack(
+                [(self.residual(*moved(t + h)) - gap) / h.max() for h in np.diag(unit)]
+            )
+            step = -np.linalg.lstsq(jacobian, gap, rcond=1e-13)[0]
+            length = 1.0
+            while length > 1e-4:
+                trial = moved(t + length * step)
+                left = self.residual(*trial)
+                if np.linalg.norm(left) < np.linalg.norm(gap):
+                    break
+                length *= 0.5
+            else:
+                break
+            t, point, gap = t + length * step, trial, left
+        return point
+
+    def into_domains(
+        self, thetas: Sequence[Float64Array], multipliers: Sequence[Float64Array | None]
+    ) -> tuple[Arrays, tuple[Float64Array | None, ...]]:
+        """Every theta in its loss's domain, every multiplier in its dual cone."""
+        return into_domains(self.composite, thetas, multipliers)
+
     def refit(self, outputs: Arrays, multipliers: Sequence[Float64Array | None]) -> Arrays:
         """Minus the gradients of the losses after the best shift of the free variables (damped Newton)."""
         shift = np.zeros(self.linear.size)
@@ -161,6 +218,23 @@ class FreeVariables:
     def _largest_entries(self) -> Float64Array:
         largest = np.max(np.abs(self.theta_columns()), axis=0, initial=0.0)
         return np.where(largest > 0.0, largest, 1.0)
+
+
+def into_domains(
+    composite: Composite, thetas: Sequence[Float64Array], multipliers: Sequence[Float64Array | None]
+) -> tuple[Arrays, tuple[Float64Array | None, ...]]:
+    """Every theta at the nearest point of its loss's domain, every multiplier at that of its dual cone."""
+    inside = tuple(-t.loss.nearest(-v, t.weight) for t, v in zip(composite.losses, thetas, strict=True))
+    pairs = zip(composite.constraints, multipliers, strict=True)
+    return inside, tuple(None if mu is None else term.cone.nearest_dual(mu) for term, mu in pairs)
+
+
+def _spread(
+    given: Sequence[Float64Array], like: Sequence[Float64Array | None]
+) -> tuple[Float64Array | None, ...]:
+    """The given arrays in the places of those that are not None."""
+    arrays = iter(given)
+    return tuple(None if place is None else next(arrays) for place in like)
 
 
 def collect_free_variables(composite: Composite, free: tuple[int, ...]) -> FreeVariables | None:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from convexnn_solvers.backends import Array, Float64Array
+from convexnn_solvers.norm_balls import nearest_on_simplex
 
 
 class Loss(Protocol):
@@ -45,6 +46,10 @@ class Loss(Protocol):
         """The conjugate of ``q -> sum(weight * f(q))`` at ``v``, in float64; ``inf`` outside its domain."""
         ...
 
+    def nearest(self, v: Float64Array, weight: Any) -> Float64Array:
+        """The nearest point of the conjugate's domain."""
+        ...
+
 
 @dataclass(frozen=True)
 class SumSquares:
@@ -65,6 +70,9 @@ class SumSquares:
         if squared == 0.0:
             return 0.0
         return squared / (4.0 * float(weight)) if float(weight) > 0.0 else np.inf
+
+    def nearest(self, v: Float64Array, weight: Any) -> Float64Array:
+        return v if float(weight) > 0.0 else np.zeros_like(v)
 
 
 @dataclass(frozen=True)
@@ -89,6 +97,10 @@ class Huber:
             return np.inf
         active = w > 0.0
         return float(np.sum(v[active] ** 2 / (4.0 * w[active])))
+
+    def nearest(self, v: Float64Array, weight: Any) -> Float64Array:
+        limit = 2.0 * self.threshold * np.asarray(weight, dtype=np.float64)
+        return np.clip(v, -limit, limit)
 
 
 @dataclass(frozen=True)
@@ -116,6 +128,9 @@ class Softplus:
         entropy += np.where(p < 1.0, (1.0 - p) * np.log1p(-np.where(p < 1.0, p, 0.0)), 0.0)
         return float(np.sum(w[active] * entropy))
 
+    def nearest(self, v: Float64Array, weight: Any) -> Float64Array:
+        return np.clip(v, 0.0, np.asarray(weight, dtype=np.float64))
+
 
 @dataclass(frozen=True)
 class Square:
@@ -141,6 +156,10 @@ class Square:
         active = w > 0.0
         return float(np.sum(v[active] ** 2 / (4.0 * w[active])))
 
+    def nearest(self, v: Float64Array, weight: Any) -> Float64Array:
+        """``v``, but zero where the weight is zero."""
+        return np.where(np.broadcast_to(weight, v.shape) > 0.0, v, 0.0)
+
 
 @dataclass(frozen=True)
 class SquaredHinge:
@@ -162,6 +181,10 @@ class SquaredHinge:
     def conjugate(self, v: Float64Array, weight: Any) -> float:
         """``sum(v^2 / (4 weight))`` for ``v >= 0``, infinite elsewhere."""
         return np.inf if np.any(v < 0.0) else Square().conjugate(v, weight)
+
+    def nearest(self, v: Float64Array, weight: Any) -> Float64Array:
+        """The positive part, but zero where the weight is zero."""
+        return Square().nearest(np.clip(v, 0.0, None), weight)
 
 
 @dataclass(frozen=True)
@@ -201,6 +224,10 @@ class LogSumExp:
         logarithms = np.log(np.where(v > 0.0, v, 1.0)) - np.log(np.where(v > 0.0, spread, 1.0))
         return float(np.sum(v * logarithms))
 
+    def nearest(self, v: Float64Array, weight: Any) -> Float64Array:
+        """The projection on the scaled simplices."""
+        return np.asarray(nearest_on_simplex(v, weight, self.axis), dtype=np.float64)
+
     def _top(self, q: Array, xp: Any) -> Array:
         return xp.max(q) if self.axis is None else xp.max(q, axis=self.axis, keepdims=True)
 
@@ -238,3 +265,8 @@ class Tilted:
     def conjugate(self, v: Float64Array, weight: Any) -> float:
         """The loss's conjugate at ``v - tilt``; for NumPy tilts."""
         return self.loss.conjugate(v - np.asarray(self.tilt, dtype=np.float64), weight)
+
+    def nearest(self, v: Float64Array, weight: Any) -> Float64Array:
+        """The shifted domain's nearest point; for NumPy tilts."""
+        tilt = np.asarray(self.tilt, dtype=np.float64)
+        return np.asarray(tilt + self.loss.nearest(v - tilt, weight), dtype=np.float64)

@@ -45,8 +45,7 @@ def descends_for_ever(composite: Composite, direction: Sequence[Float64Array]) -
     outputs = composite.affine.linear(ray)
     slacks = outputs[len(composite.losses) :]
     for term, slack in zip(composite.constraints, slacks, strict=True):
-        wrong = np.abs(slack) if term.cone == "zero" else np.clip(-slack, 0.0, None)
-        if np.max(wrong, initial=0.0) > _TILT * max(1.0, float(np.max(np.abs(slack), initial=0.0))):
+        if term.cone.violation(slack) > _TILT * max(1.0, float(np.max(np.abs(slack), initial=0.0))):
             return False
     if _bends(composite, ray, outputs):
         return False
@@ -59,17 +58,17 @@ def descends_for_ever(composite: Composite, direction: Sequence[Float64Array]) -
 
 
 def excludes_every_point(
-    composite: Composite, multipliers: Sequence[Array], x: Point, cones: Mapping[int, ConeColumns]
+    composite: Composite, multipliers: Sequence[Array | None], x: Point, cones: Mapping[int, ConeColumns]
 ) -> bool:
     """Whether ``<mu, G x + e> < 0`` for all points near and far, so that no point satisfies the constraints.
 
-    ``multipliers`` (in the dual cones) belong to the outputs after the losses' ones. A point also has to
+    ``multipliers`` (in the dual cones, or None) belong to the outputs after the losses'. A point also has to
     satisfy the variables' bounds and the pattern cones of the variables in ``cones``; it is "far" at
     ``_RADIUS`` times the size of the iterate ``x``.
     """
     backend, count = composite.backend, len(composite.losses)
     offsets = composite.affine.forward(composite.zeros())[count:]
-    pairs = zip(multipliers, offsets, strict=True)
+    pairs = ((mu, e) for mu, e in zip(multipliers, offsets, strict=True) if mu is not None)
     supremum = sum(float(np.sum(backend.to_numpy(mu) * backend.to_numpy(e))) for mu, e in pairs)
     if not supremum < 0.0:
         return False
@@ -106,19 +105,23 @@ def _bends(composite: Composite, ray: Point, outputs: Point) -> bool:
     return any(bool(np.any(np.abs(outputs[k]) > _CANCELS * size)) for k, size in pairs)
 
 
-def _adjoint_sizes(composite: Composite, multipliers: Sequence[Array]) -> list[Float64Array]:
+def _adjoint_sizes(composite: Composite, multipliers: Sequence[Array | None]) -> list[Float64Array]:
     """About ``|G|^T |mu|``, the size of the terms that cancel in ``G^T mu``, from random signs."""
     backend, none = composite.backend, tuple(None for _ in composite.losses)
     rng = np.random.default_rng(0)
     sizes = [np.zeros(block.shape) for block in composite.variables]
     for _ in range(_PROBES):
         flipped = [
-            mu * backend.asarray(rng.choice([-1.0, 1.0], size=tuple(int(k) for k in mu.shape)))
+            None if mu is None else mu * backend.asarray(rng.choice([-1.0, 1.0], size=_shape(mu)))
             for mu in multipliers
         ]
         found = composite.affine.adjoint((*none, *flipped))
         sizes = [np.maximum(s, np.abs(backend.to_numpy(g))) for s, g in zip(sizes, found, strict=True)]
     return sizes
+
+
+def _shape(array: Array) -> tuple[int, ...]:
+    return tuple(int(k) for k in array.shape)
 
 
 def _limit(bound: Float64Array | None, block: VariableBlock, default: float) -> Float64Array:

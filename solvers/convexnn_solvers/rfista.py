@@ -25,6 +25,7 @@ from convexnn_solvers.backends import Array, Backend, Float64Array
 from convexnn_solvers.checkpoint import Arrays, packed_point, whole_point
 from convexnn_solvers.composite import Composite, LossTerm, Point
 from convexnn_solvers.iterate import Candidate
+from convexnn_solvers.nonsmooth_losses import Nonsmooth
 from convexnn_solvers.proximal import ProximalMap, proximal_map
 
 # The step shrinks by this factor until the quadratic bound holds, ...
@@ -271,7 +272,18 @@ def rfista_method(composite: Composite) -> AcceleratedGradient:
             f"RFISTA takes no constraints, and the problem has {composite.constraints[0].text}; "
             "solve with AugmentedLagrangian() or cp.CLARABEL."
         )
+    sharp = nonsmooth_losses(composite)
+    if sharp:
+        raise UnsupportedProblem(
+            f"RFISTA takes losses with a gradient, and {composite.losses[sharp[0]].text} has none; "
+            "solve with AugmentedLagrangian() or cp.CLARABEL."
+        )
     return AcceleratedGradient(smooth_part(composite), proximal_map(composite))
+
+
+def nonsmooth_losses(composite: Composite) -> tuple[int, ...]:
+    """Positions of the losses that have a proximal map instead of a gradient."""
+    return tuple(k for k, term in enumerate(composite.losses) if isinstance(term.loss, Nonsmooth))
 
 
 def loss_hessian(composite: Composite) -> OutputHessian:

@@ -13,8 +13,11 @@ from typing import Any
 import cvxpy as cp
 import numpy as np
 from cvxpy.atoms.affine.affine_atom import AffAtom
+from cvxpy.atoms.affine.binary_operators import DivExpression, MulExpression, multiply
+from cvxpy.atoms.affine.promote import Promote
 from cvxpy.atoms.affine.reshape import reshape
 from cvxpy.atoms.affine.transpose import transpose
+from cvxpy.atoms.affine.unary_operators import NegExpression
 from cvxpy.atoms.elementwise.abs import abs as absolute
 from cvxpy.atoms.elementwise.huber import huber
 from cvxpy.atoms.elementwise.logistic import logistic
@@ -30,6 +33,7 @@ from convexnn_solvers.affine import UnsupportedProblem, shortened, value_of
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.loading import to_dense
 from convexnn_solvers.losses import Huber, LogSumExp, Loss, Softplus, Square, SquaredHinge, SumSquares
+from convexnn_solvers.nonsmooth_losses import PiecewiseLinear
 from convexnn_solvers.penalties import AbsoluteValue, GroupNorm, Penalty
 
 Weighted = tuple[Loss, Float64Array]
@@ -107,7 +111,7 @@ def _read_penalty(atom: Any) -> PenaltyReading | None:
 
 
 def _read_loss(atom: Any) -> LossReading | None:
-    reading = _squares(atom) or _entrywise(atom)
+    reading = _squares(atom) or _entrywise(atom) or _piecewise_linear(atom)
     if reading is not None and not reading.argument.is_affine():
         return None
     return reading
@@ -183,6 +187,53 @@ def _entrywise(atom: Any) -> LossReading | None:
             atom, argument, lambda w: (LogSumExp(axis), np.reshape(w, groups) if w.ndim else w)
         )
     return None
+
+
+def _piecewise_linear(atom: Any) -> LossReading | None:
+    """Absolute values, hinges, and maxima of two multiples of one expression, such as the quantile loss."""
+    if is_a(atom, absolute, norm1):
+        argument = atom.args[0]
+        return LossReading(atom, argument, lambda w: (PiecewiseLinear(), _over_entries(w, atom, argument)))
+    hinge = _hinge(atom)
+    if hinge is not None:
+        return LossReading(atom, hinge, lambda w: (PiecewiseLinear(0.0, 1.0, "hinge"), w))
+    if is_a(atom, maximum) and len(atom.args) == 2:
+        (low, base), (high, other) = (_multiple(argument) for argument in atom.args)
+        if base is other and base.shape == atom.shape:
+            slopes = min(low, high), max(low, high)
+            return LossReading(atom, base, lambda w: (PiecewiseLinear(*slopes, "maximum"), w))
+    return None
+
+
+def _multiple(expr: Any) -> tuple[float, Any]:
+    """A factor and what it multiplies, through signs and products with constant numbers."""
+    factor = 1.0
+    while True:
+        if is_a(expr, NegExpression):
+            factor, expr = -factor, expr.args[0]
+            continue
+        if is_a(expr, multiply, MulExpression, DivExpression):
+            first, second = expr.args
+            if _is_number(second):
+                value = _number(second)
+                factor *= 1.0 / value if is_a(expr, DivExpression) and value else value
+                expr = first
+                continue
+            if _is_number(first) and not is_a(expr, DivExpression):
+                factor, expr = factor * _number(first), second
+                continue
+        return factor, expr
+
+
+def _is_number(expr: Any) -> bool:
+    """Whether the expression is one constant number, possibly promoted to a shape."""
+    while is_a(expr, Promote):
+        expr = expr.args[0]
+    return bool(expr.is_constant()) and not expr.parameters() and expr.size == 1
+
+
+def _number(expr: Any) -> float:
+    return float(np.ravel(to_dense(expr.value))[0])
 
 
 def _threshold(atom: Any) -> float:

@@ -1,0 +1,58 @@
+"""Projections on simplices and on the balls of norms: the domains of conjugates, and by Moreau's identity
+the proximal maps, of maxima and norms. Groups lie along one axis of an array, or are the whole of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from convexnn_solvers.backends import Array
+
+
+def nearest_on_simplex(v: Array, total: Any, axis: int | None, xp: Any = np) -> Array:
+    """The nearest ``u >= 0`` of sum ``total`` (a number, or one per group); Held, Wolfe, Crowder (1974)."""
+    rows = _as_rows(v, axis, xp)
+    wanted = xp.broadcast_to(xp.reshape(xp.asarray(total, dtype=v.dtype), (-1, 1)), (rows.shape[0], 1))
+    moved = rows - _simplex_threshold(rows, wanted, xp)
+    found = xp.clip(moved, 0.0, None)
+    sums = xp.sum(found, axis=1, keepdims=True)  # exact sums, where rounding left others
+    found = found * xp.where(sums > 0.0, wanted / xp.where(sums > 0.0, sums, 1.0), 1.0)
+    return _from_rows(found, v, axis, xp)
+
+
+def _simplex_threshold(rows: Array, total: Array, xp: Any) -> Array:
+    """``t`` with ``sum((row - t)_+) = total`` for every row; at total 0 the largest entry."""
+    ordered = xp.flip(xp.sort(rows, axis=1), axis=1)
+    sums, counts = _running_sums(ordered, xp), _running_sums(xp.ones_like(ordered), xp)
+    candidates = (sums - total) / counts
+    return xp.max(candidates, axis=1, keepdims=True)
+
+
+def _running_sums(rows: Array, xp: Any) -> Array:
+    return np.cumsum(rows, axis=1) if isinstance(rows, np.ndarray) else xp.cumulative_sum(rows, axis=1)
+
+
+def nearest_in_l1_ball(v: Array, radius: Any, axis: int | None, xp: Any = np) -> Array:
+    """The nearest point of l1 norm at most ``radius`` (a number, or one per group)."""
+    rows = xp.abs(_as_rows(v, axis, xp))
+    limit = xp.broadcast_to(xp.reshape(xp.asarray(radius, dtype=v.dtype), (-1, 1)), (rows.shape[0], 1))
+    inside = xp.sum(rows, axis=1, keepdims=True) <= limit
+    shrink = xp.where(inside, 0.0 * limit, _simplex_threshold(rows, limit, xp))
+    size = _from_rows(xp.clip(rows - xp.clip(shrink, 0.0, None), 0.0, None), v, axis, xp)
+    return xp.sign(v) * size
+
+
+def _as_rows(v: Array, axis: int | None, xp: Any) -> Array:
+    """The groups as the rows of a matrix."""
+    if axis is None:
+        return xp.reshape(v, (1, -1))
+    moved = xp.moveaxis(v, axis, -1)
+    return xp.reshape(moved, (-1, v.shape[axis]))
+
+
+def _from_rows(rows: Array, like: Array, axis: int | None, xp: Any) -> Array:
+    if axis is None:
+        return xp.reshape(rows, tuple(like.shape))
+    others = tuple(size for k, size in enumerate(like.shape) if k != axis % like.ndim)
+    return xp.moveaxis(xp.reshape(rows, (*others, like.shape[axis])), -1, axis)
