@@ -8,6 +8,8 @@ from convexnn_models.convolutional import ConvolutionalModel as ConvolutionalMod
 from convexnn_models.convolutional import convolutional as convolutional
 from convexnn_models.convolutional_network import ConvolutionalNetwork as ConvolutionalNetwork
 from convexnn_models.convolutional_network import Pooling as Pooling
+from convexnn_models.coverage import Coverage as Coverage
+from convexnn_models.coverage import coverage as coverage
 from convexnn_models.deep_network import DeepNetwork as DeepNetwork
 from convexnn_models.gated_relu import gated_relu as gated_relu
 from convexnn_models.gates import Gates as Gates
@@ -48,6 +50,8 @@ from convexnn_models.pricing import Price as Price
 from convexnn_models.pricing import enumerated_price as enumerated_price
 from convexnn_models.pricing import price as price
 from convexnn_models.pricing import relaxed_price as relaxed_price
+from convexnn_models.rank_approximation import RankApproximation as RankApproximation
+from convexnn_models.rank_approximation import rank_approximation as rank_approximation
 from convexnn_models.rank_one_three_layer import RankOneThreeLayer as RankOneThreeLayer
 from convexnn_models.rank_one_three_layer import rank_one_three_layer as rank_one_three_layer
 from convexnn_models.recover import recover as recover

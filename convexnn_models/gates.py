@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from convexnn_models import _arrays
 from convexnn_models._arrays import Float64Array
+from convexnn_models.samplers import Sampler, Samples, named
 from convexnn_solvers.row_blocks import blocks_of, row_blocks
 
 # |x . g| <= _TIE ||x|| ||g|| counts as a tie. Rounding errors are around d * 1e-16 of that scale.
@@ -76,8 +77,15 @@ class GatedNetwork(Protocol):
         ...
 
 
-def sample_gates(X: Any, k: int, seed: int | np.random.Generator = 0, *, bias: bool = False) -> Gates:
-    """At most ``k`` gates with distinct, non-zero patterns, drawn from the standard normal distribution.
+def sample_gates(
+    X: Any,
+    k: int,
+    seed: int | np.random.Generator = 0,
+    *,
+    bias: bool = False,
+    sampler: str | Sampler = "gaussian",
+) -> Gates:
+    """At most ``k`` gates with distinct, non-zero patterns, drawn at random.
 
     Parameters
     ----------
@@ -90,21 +98,25 @@ def sample_gates(X: Any, k: int, seed: int | np.random.Generator = 0, *, bias: b
         The same seed gives the same bits, and a larger ``k`` only appends gates.
     bias : bool
         Gates with an offset, for models with ``bias=True``: vectors in R^(d+1).
+    sampler : str or function
+        "gaussian", "sphere", "differences" (of samples), "quantiles" (of activity, with a bias), "sparse"
+        (few features) or "vertices" (of the zonotope: small cells too); or a function like those of
+        :mod:`samplers`, ``convolutional(shape, size)`` or one of your own.
 
     Raises ValueError when no sample can be active (all rows of X are zero and there is no bias).
     """
     data = _arrays.with_ones(_arrays.features(X), bias)
-    wanted = _arrays.count(k, "k")
+    wanted, draw = _arrays.count(k, "k"), named(sampler)
     norms = _row_norms(data)
     live = norms > 0.0
     if not live.any():
         raise ValueError("X has only zero rows, which no gate tells apart; pass bias=True or other samples.")
     most = _cover_bound(int(live.sum()), min(data.shape), wanted)
-    rng = np.random.default_rng(seed)
+    rng, samples = np.random.default_rng(seed), Samples(data, bias)
     found: dict[bytes, tuple[Float64Array, NDArray[np.bool_]]] = {}
     draws, idle = 0, 0
     while len(found) < min(wanted, most) and idle < 1000 + 10 * len(found):
-        batch = rng.standard_normal((_batch_size(data, wanted - len(found)), data.shape[1]))
+        batch = draw(samples, _batch_size(data, wanted - len(found)), rng)
         bits, useful = _bits(data, norms, live, batch)
         keys = np.packbits(bits, axis=0)
         for column in range(batch.shape[0]):
