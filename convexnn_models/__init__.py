@@ -57,5 +57,7 @@ from convexnn_models.rank_one_three_layer import rank_one_three_layer as rank_on
 from convexnn_models.recover import recover as recover
 from convexnn_models.recovery import Recovery as Recovery
 from convexnn_models.relu import relu as relu
+from convexnn_models.stationarity import Stationarity as Stationarity
+from convexnn_models.stationarity import stationarity as stationarity
 from convexnn_models.three_layer import ThreeLayerModel as ThreeLayerModel
 from convexnn_models.three_layer import three_layer as three_layer

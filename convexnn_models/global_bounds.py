@@ -170,7 +170,7 @@ def global_certificate(
         scope="for all networks of any width",
         network=balanced,
         balancing=task.network_objective(given) - primal,
-        gradient=_relative_gradient(task, balanced),
+        gradient=relative_gradient(task, balanced),
         gains=_gains(primal, stages),
         improved=None if improved is None else as_network(task, improved),
         neuron=_new_neuron(task, balanced, seed) if task.outputs == 1 else None,
@@ -237,7 +237,7 @@ def _scores(task: TrainingTask, network: Network) -> Float64Array:
 
 def _stages(task: TrainingTask, network: Network, seed: int) -> list[BlockSolution]:
     """Optima with the network's own blocks, with both signs, and with new patterns besides."""
-    start = _own_blocks(task, network)
+    start = own_blocks(task, network)
     offset = 0.0 if network.b2 is None else float(network.b2[0])
     own = solve_blocks(task, start, offset, tol=_ACCURATE)
     both = solve_blocks(task, own.blocks.with_both_signs(), own.offset, tol=_ACCURATE)
@@ -251,7 +251,7 @@ def _stages(task: TrainingTask, network: Network, seed: int) -> list[BlockSoluti
     return [own, both, more]
 
 
-def _own_blocks(task: TrainingTask, network: Network) -> Blocks:
+def own_blocks(task: TrainingTask, network: Network) -> Blocks:
     """The neurons as blocks; those with one pattern and sign add up."""
     vectors, output = network.gate_vectors, network.W2[:, 0]
     live = np.flatnonzero((output != 0.0) & vectors.any(axis=0))
@@ -289,7 +289,7 @@ def _lower_bound(
     return max(lower, task.lower_bound(theta, found.upper))
 
 
-def _relative_gradient(task: TrainingTask, network: Network) -> float:
+def relative_gradient(task: TrainingTask, network: Network) -> float:
     """``||loss part + penalty part|| / (||loss part|| + ||penalty part||)`` of the gradient.
 
     At a kink it is the shortest generalised gradient: samples there count as partly active.
