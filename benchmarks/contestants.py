@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.cases import Instance
 from benchmarks.referee import TARGETS, Referee
-from convexnn_solvers import RFISTA, AugmentedLagrangian, DualPoint, SemismoothNewton
+from convexnn_solvers import RFISTA, AugmentedLagrangian, BlockDescent, DualPoint, SemismoothNewton
 
 # Conic solvers get the n x (d P) matrix and need several copies of it; larger ones are not tried.
 _MOST_ENTRIES = 150_000_000
@@ -43,7 +43,7 @@ class Ours:
     cones: bool | None = None
 
     def can_take(self, instance: Instance) -> str | None:
-        """R-FISTA has no constraints, and the augmented Lagrangian is R-FISTA without them."""
+        """Two take no constraints, and the augmented Lagrangian is R-FISTA without them."""
         if self.cones is not None and self.cones != instance.relu:
             return "takes no constraints" if instance.relu else "is R-FISTA where there are no constraints"
         return None
@@ -136,6 +136,7 @@ def contestants() -> dict[str, Contestant]:
 
     listed: list[Contestant] = [
         Ours("SemismoothNewton", SemismoothNewton),
+        Ours("BlockDescent", BlockDescent, cones=False),
         Ours("RFISTA", RFISTA, cones=False),
         Ours("AugmentedLagrangian", AugmentedLagrangian, cones=True),
         Scnn(),

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import cvxpy as cp
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
+from convexnn_solvers import gated, pattern_slack
 from convexnn_solvers.backends import Array, numpy_backend
 from convexnn_solvers.composite import (
     Composite,
@@ -322,3 +324,31 @@ def _targets(
         edge = np.abs(residual) >= HUBER_THRESHOLD * (1.0 - 1e-12)
         residual = residual * np.where(edge, 1.0 + rng.exponential(size=theta.shape), 1.0)
     return prediction + residual, np.zeros_like(prediction)
+
+
+def problem_of(planted: Planted) -> tuple[Any, tuple[Any, ...]]:
+    """A planted program in plain CVXPY, every group with its own weight, and its variables."""
+    n, d = planted.X.shape
+    c, gates = planted.outputs, planted.patterns.shape[1]
+    variables = tuple(cp.Variable((d * c, gates)) for _ in planted.signs)
+    bend: Any = HUBER_THRESHOLD
+    signed: Any = sum(sign * V for sign, V in zip(planted.signs, variables, strict=True))
+    prediction: Any = gated(planted.X, planted.patterns, signed)
+    bias = cp.Variable(c) if planted.bias is not None else None
+    if bias is not None:
+        prediction = prediction + (bias if c == 1 else np.ones((n, 1)) @ cp.reshape(bias, (1, c), order="F"))
+    shape = (n,) if c == 1 else (n, c)
+    targets, shift = planted.targets.reshape(shape), planted.shift.reshape(shape)
+    fit = {
+        "squared": lambda: cp.sum_squares(prediction - targets) / (2 * n),
+        "huber": lambda: cp.sum(cp.huber(prediction - targets, bend)) / (2 * n),
+        "logistic": lambda: cp.sum(cp.logistic(-cp.multiply(targets, prediction + shift))) / n,
+    }[planted.loss]()
+    penalty: Any = 0.0
+    for weight, V in zip(planted.weights, variables, strict=True):
+        view = V if planted.shared else cp.reshape(V, (d, c * gates), order="F")
+        groups = weight if planted.shared else weight.T.ravel()
+        penalty = penalty + cp.sum(cp.multiply(groups.ravel(), cp.norm(view, 2, axis=0)))
+    cones: list[Any] = [pattern_slack(planted.X, planted.patterns, V) >= 0 for V in variables]
+    unknowns = variables if bias is None else (*variables, bias)
+    return cp.Problem(cp.Minimize(fit + penalty), cones if planted.cones else []), unknowns

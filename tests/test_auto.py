@@ -31,6 +31,16 @@ def _gated() -> Any:
     return cnn.gated_relu(_X, _GATES).problem(_Y, 0.02)
 
 
+def _strongly_regularised() -> Any:
+    model = cnn.gated_relu(_X, _GATES)
+    return model.problem(_Y, 0.2 * cnn.lambda_max(model, _Y))
+
+
+def _strongly_regularised_classes() -> Any:
+    model = cnn.gated_relu(_X, _GATES)
+    return model.problem(np.where(_Y > 0.0, 1.0, -1.0), 0.02, "logistic")
+
+
 def _relu() -> Any:
     return cnn.relu(_X, _GATES).problem(_Y, 0.02)
 
@@ -51,6 +61,8 @@ def _bounded_below() -> Any:
     ("make", "engine"),
     [
         (_gated, "SemismoothNewton"),
+        (_strongly_regularised, "BlockDescent"),
+        (_strongly_regularised_classes, "SemismoothNewton"),
         (_relu, "SemismoothNewton"),
         (_ridge, "RFISTA"),
         (_bounded_below, "AugmentedLagrangian"),

@@ -10,40 +10,12 @@ import cvxpy as cp
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from planted import HUBER_THRESHOLD, LossName, Planted, plant
+from planted import LossName, plant, problem_of
 
 import convexnn_models as cnn
-from convexnn_solvers import Certificate, SemismoothNewton, Status, certificate, gated, pattern_slack
+from convexnn_solvers import Certificate, SemismoothNewton, Status, certificate
 
 Float = NDArray[np.float64]
-
-
-def problem_of(planted: Planted) -> tuple[Any, tuple[Any, ...]]:
-    """A planted program in plain CVXPY, every group with its own weight, and its variables."""
-    n, d = planted.X.shape
-    c, gates = planted.outputs, planted.patterns.shape[1]
-    variables = tuple(cp.Variable((d * c, gates)) for _ in planted.signs)
-    bend: Any = HUBER_THRESHOLD
-    signed: Any = sum(sign * V for sign, V in zip(planted.signs, variables, strict=True))
-    prediction: Any = gated(planted.X, planted.patterns, signed)
-    bias = cp.Variable(c) if planted.bias is not None else None
-    if bias is not None:
-        prediction = prediction + (bias if c == 1 else np.ones((n, 1)) @ cp.reshape(bias, (1, c), order="F"))
-    shape = (n,) if c == 1 else (n, c)
-    targets, shift = planted.targets.reshape(shape), planted.shift.reshape(shape)
-    fit = {
-        "squared": lambda: cp.sum_squares(prediction - targets) / (2 * n),
-        "huber": lambda: cp.sum(cp.huber(prediction - targets, bend)) / (2 * n),
-        "logistic": lambda: cp.sum(cp.logistic(-cp.multiply(targets, prediction + shift))) / n,
-    }[planted.loss]()
-    penalty: Any = 0.0
-    for weight, V in zip(planted.weights, variables, strict=True):
-        view = V if planted.shared else cp.reshape(V, (d, c * gates), order="F")
-        groups = weight if planted.shared else weight.T.ravel()
-        penalty = penalty + cp.sum(cp.multiply(groups.ravel(), cp.norm(view, 2, axis=0)))
-    cones: list[Any] = [pattern_slack(planted.X, planted.patterns, V) >= 0 for V in variables]
-    unknowns = variables if bias is None else (*variables, bias)
-    return cp.Problem(cp.Minimize(fit + penalty), cones if planted.cones else []), unknowns
 
 
 @pytest.mark.parametrize("loss", ["squared", "huber", "logistic"])

@@ -14,6 +14,7 @@ from convexnn_solvers.composite import DualPoint as DualPoint
 from convexnn_solvers.interface import RFISTA as RFISTA
 from convexnn_solvers.interface import AugmentedLagrangian as AugmentedLagrangian
 from convexnn_solvers.interface import Auto as Auto
+from convexnn_solvers.interface import BlockDescent as BlockDescent
 from convexnn_solvers.interface import SemismoothNewton as SemismoothNewton
 from convexnn_solvers.result import Progress as Progress
 from convexnn_solvers.status import Status as Status

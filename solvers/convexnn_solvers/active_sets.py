@@ -57,11 +57,17 @@ Kernel = Callable[..., None]
 
 @cache
 def machine_code() -> Kernel | None:
-    """The compiled loops of :mod:`convexnn_solvers.active_set_kernel`; None where numba is not installed."""
+    """The compiled loops of :mod:`convexnn_solvers.active_set_kernel`; None where numba is not installed.
+
+    They have run once when this returns, so that no later call compiles.
+    """
     try:
         from convexnn_solvers.active_set_kernel import project_blocks
     except ImportError:
         return None
+    one = np.ones((1, 1))
+    rows, bits = np.full((1, 1), -1, dtype=np.intp), np.ones((1, 1), dtype=np.bool_)
+    project_blocks(one, bits, one, 0.0, 0.0, rows, one.copy(), one.copy(), bits[0].copy())
     return project_blocks
 
 

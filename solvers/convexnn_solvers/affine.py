@@ -328,5 +328,6 @@ def _no_rule(expr: Any) -> str:
 
 def shortened(expr: Any, length: int = 80) -> str:
     """A one-line text of an expression for messages."""
-    text = " ".join(str(expr).split())
+    with np.printoptions(threshold=8, edgeitems=1):  # printing data in full takes longer than compiling
+        text = " ".join(str(expr).split())
     return text if len(text) <= length else text[: length - 3] + "..."

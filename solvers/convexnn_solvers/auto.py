@@ -10,10 +10,14 @@ import numpy as np
 
 from convexnn_solvers.augmented_lagrangian import augmented_lagrangian_method
 from convexnn_solvers.backends import Float64Array
+from convexnn_solvers.block_descent import DescentPolicy, block_descent_method
 from convexnn_solvers.checkpoint import Keeper
 from convexnn_solvers.compiler import UnsupportedProblem
 from convexnn_solvers.composite import Composite
+from convexnn_solvers.gated_program import block_norms
+from convexnn_solvers.gated_structure import GatedStructure, gated_structure
 from convexnn_solvers.iterate import Candidate, Limits, Method, iterate
+from convexnn_solvers.newton_fits import SquaredFit
 from convexnn_solvers.result import HistoryRow, Result
 from convexnn_solvers.rfista import rfista_method
 from convexnn_solvers.semismooth_newton import semismooth_newton_method
@@ -21,6 +25,10 @@ from convexnn_solvers.status import Status
 
 # The largest Gram matrix of the samples, in bytes, that the Newton method may keep (and factor).
 _GRAM_BYTES = 2**30
+# Block descent is for regularisations of at least this share of the largest useful one, measured: below, so
+# many gates interact that Newton's method needs less time. After so many sweeps that was a wrong guess.
+_LARGE = 0.07
+_MOST_SWEEPS = 1000
 # How a solve ends when another engine may get further from the same point.
 _STUCK = (Status.STALLED, Status.NOT_FINITE)
 
@@ -35,14 +43,27 @@ class Engine:
 
 
 def engines(composite: Composite, multipliers: Sequence[Float64Array | None], tol: float) -> Iterator[Engine]:
-    """What to run, in this order: semismooth Newton where the problem has its form, else first-order."""
-    reason = "the problem is a gated program of a size that can be factored"
+    """What to run, in this order: what fits a gated program and its regularisation, else first-order."""
     try:
-        reason_against = _too_large(composite)
-        if reason_against is None:
-            newton = semismooth_newton_method(composite, tol)
+        _check_arithmetic(composite)
+        structure = gated_structure(composite)
+        reason_against = ""
+        strength = _strength(structure)
+        if strength is not None and strength >= _LARGE:
+            descent = block_descent_method(structure, tol, DescentPolicy(most_sweeps=_MOST_SWEEPS))
+            reason = (
+                f"the regularisation is {strength:.2g} of that where all weights vanish: few gates are active"
+            )
+            yield Engine("BlockDescent", reason, lambda: descent)
+            reason_against = "BlockDescent made too little progress"
+        n = structure.programs[0].X.shape[0]
+        if 8 * n * n <= _GRAM_BYTES:
+            newton = semismooth_newton_method(structure, tol)
+            reason = reason_against or "the problem is a gated program of a size that can be factored"
             yield Engine("SemismoothNewton", reason, lambda: newton)
             reason_against = "SemismoothNewton got no further"
+        else:
+            reason_against = f"SemismoothNewton would factor a {n} x {n} matrix"
     except UnsupportedProblem as error:
         reason_against = str(error)
     if composite.constraints:
@@ -97,13 +118,19 @@ def _joined(iterations: int, history: tuple[HistoryRow, ...], result: Result) ->
     return replace(result, iterations=iterations + result.iterations, history=(*history, *later))
 
 
-def _too_large(composite: Composite) -> str | None:
-    """Why the Newton method is out of the question before the problem is looked at, or None."""
+def _check_arithmetic(composite: Composite) -> None:
     backend = composite.backend
     if backend.name != "numpy" or backend.dtype != np.float64:
-        return "SemismoothNewton works in float64 with NumPy on the CPU"
-    outputs = composite.affine.forward(composite.zeros())[: len(composite.losses)]
-    n = max((int(np.shape(q)[0]) for q in outputs if np.ndim(q) > 0), default=0)
-    if 8 * n * n > _GRAM_BYTES:
-        return f"SemismoothNewton would factor a {n} x {n} matrix"
-    return None
+        raise UnsupportedProblem("SemismoothNewton works in float64 with NumPy on the CPU")
+
+
+def _strength(structure: GatedStructure) -> float | None:
+    """The regularisation over that where all weights vanish; None: block descent cannot take the program."""
+    shares: list[float] = []
+    for program in structure.programs:
+        if program.cones or not isinstance(program.fit, SquaredFit):
+            return None
+        null = program.fit.at(np.zeros(program.fit.shape)).xi
+        norms = block_norms(program.by_block(program.adjoint(null)))
+        shares.append(float(np.max(norms / program.weights, initial=0.0)))
+    return 1.0 / max([1.0, *shares])

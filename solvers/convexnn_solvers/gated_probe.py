@@ -16,7 +16,7 @@ _AGREE = 1e-10
 def refusal(reason: str, remedy: str = "RFISTA() or AugmentedLagrangian()") -> UnsupportedProblem:
     """The error for a problem that is not a gated program, for a reason, and what to use instead."""
     return UnsupportedProblem(
-        f"SemismoothNewton takes a loss of one gated prediction with group norms, but {reason}; "
+        f"Solvers of gated programs take a loss of one gated prediction with group norms, but {reason}; "
         f"use {remedy} instead."
     )
 

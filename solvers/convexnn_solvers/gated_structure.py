@@ -101,7 +101,9 @@ def gated_structure(composite: Composite) -> GatedStructure:
     output, of every weight variable; nothing else but their pattern cones and a free output bias.
     """
     if composite.backend.name != "numpy" or composite.backend.dtype != np.float64:
-        raise ValueError("SemismoothNewton works in float64 with NumPy; use device='cpu', dtype='float64'.")
+        raise ValueError(
+            "solvers of gated programs work in float64 with NumPy; use device='cpu', dtype='float64'."
+        )
     operator = _the_gates(composite)
     loss = _the_loss(composite)
     weights = _weight_variables(composite, operator)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from importlib.metadata import version
+from itertools import chain
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,12 +150,12 @@ class CompositeSolver(Solver):  # type: ignore[misc]
         solver_cache: Any = None,
     ) -> Solved:
         """Compile (once per problem and backend), put in the Parameter values of now, and iterate."""
+        started = time.perf_counter()
         from convexnn_solvers.auto import run_engines
         from convexnn_solvers.certifier import Certifier
         from convexnn_solvers.checkpoint import File, identity, keeper_for
         from convexnn_solvers.iterate import Limits
 
-        started = time.perf_counter()
         problem = data["problem"]
         options = self.options.updated(self.name(), solver_opts)
         backend, reference = options.selected_backend(), numpy_backend()
@@ -162,6 +163,8 @@ class CompositeSolver(Solver):  # type: ignore[misc]
         exact = composite if backend == reference else compiled(problem, reference).composite()
         multipliers = dual_values(problem, exact) if warm_start else ()
         engines = self.engines(composite, multipliers, options)
+        # The first one is made now: what it loads counts as compiling.
+        engines = chain([next(engines)], engines)
         judge = Certifier(exact)
         limits = Limits(
             tol=options.tol,
@@ -278,16 +281,37 @@ class SemismoothNewton(CompositeSolver):
         self, composite: Composite, multipliers: Sequence[Float64Array | None], options: Options
     ) -> Method[Any]:
         """The method; refuses by name what is not a gated program."""
+        from convexnn_solvers.gated_structure import gated_structure
         from convexnn_solvers.semismooth_newton import semismooth_newton_method
 
-        return semismooth_newton_method(composite, options.tol)
+        return semismooth_newton_method(gated_structure(composite), options.tol)
+
+
+class BlockDescent(CompositeSolver):
+    """Exact block coordinate descent on working sets: the fastest for gated networks at large regularisation.
+
+    Takes what :class:`SemismoothNewton` takes, with a squared or Huber loss and without cones. From about a
+    tenth of the regularisation where the zero network is optimal it overtakes Newton's method; far below
+    it stalls, and says so. Works in float64 on the CPU. Options as for :class:`RFISTA`; ``max_iter`` counts
+    cycles of six sweeps.
+    """
+
+    def method(
+        self, composite: Composite, multipliers: Sequence[Float64Array | None], options: Options
+    ) -> Method[Any]:
+        """The method; refuses by name what is not such a gated program."""
+        from convexnn_solvers.block_descent import block_descent_method
+        from convexnn_solvers.gated_structure import gated_structure
+
+        return block_descent_method(gated_structure(composite), options.tol)
 
 
 class Auto(CompositeSolver):
     """The engine that fits the problem, and another one when it gets stuck.
 
-    Semismooth Newton for gated and ReLU programs whose samples' Gram matrix can be factored; otherwise
-    R-FISTA, or the augmented Lagrangian when there are constraints. ``extra_stats["engines"]`` lists who
+    Block descent for gated programs at large regularisation, semismooth Newton for gated and ReLU programs
+    whose samples' Gram matrix can be factored; otherwise R-FISTA, or the augmented Lagrangian when there are
+    constraints. ``extra_stats["engines"]`` lists who
     ran, why, and how it ended. Options as for :class:`RFISTA`.
     """
 
@@ -313,7 +337,13 @@ def _chain(problem: Any, solver: Any) -> Any | None:
     return SolvingChain(reductions=[solver])
 
 
-_SOLVERS: tuple[type[CompositeSolver], ...] = (Auto, RFISTA, AugmentedLagrangian, SemismoothNewton)
+_SOLVERS: tuple[type[CompositeSolver], ...] = (
+    Auto,
+    RFISTA,
+    AugmentedLagrangian,
+    SemismoothNewton,
+    BlockDescent,
+)
 
 _CITATION = """@inproceedings{mishkin2022fast,
   title={Fast Convex Optimization for Two-Layer {ReLU} Networks:

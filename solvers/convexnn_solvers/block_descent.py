@@ -1,0 +1,173 @@
+"""Block coordinate descent with exact updates on a working set of gates, certified over all gates.
+
+Where few gates are active, one sweep over them costs a fraction of one product with the whole map, and
+the blocks hardly interact: at large regularisation this needs less work than Newton's method. At small
+regularisation it needs thousands of sweeps, and says that it stalled. Sweeps with Anderson extrapolation
+after Bertrand and Massias (2021), working sets after Massias, Gramfort and Salmon (2018).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from convexnn_solvers.backends import Float64Array
+from convexnn_solvers.block_sweeps import BlockSweeps, GateBasis, Sweep, gate_basis, machine_code
+from convexnn_solvers.cones import ActiveRows
+from convexnn_solvers.gated_method import GatedMethod, ProgramSolver
+from convexnn_solvers.gated_probe import refusal
+from convexnn_solvers.gated_program import GatedProgram, Indices, block_norms
+from convexnn_solvers.gated_structure import GatedStructure
+from convexnn_solvers.newton_duals import best_multiple, relative_gap
+from convexnn_solvers.newton_fits import SquaredFit
+
+# Samples x features x gates from which loading machine code pays.
+_COMPILED_FROM = 100_000
+
+
+@dataclass(frozen=True)
+class DescentPolicy:
+    """The numbers that steer the method.
+
+    ``first`` gates to begin with, then at least ``growth`` times the active ones. A round on a working set
+    ends at ``share`` of the gap that the whole program had before it, or after ``cycles``. ``patience``: so
+    many sweeps without a better gap are a stall, and so are ``most_sweeps`` altogether.
+    """
+
+    first: int = 10
+    growth: float = 1.5
+    share: float = 0.3
+    cycles: int = 50
+    patience: int = 3000
+    most_sweeps: float = np.inf
+
+
+class BlockDescent:
+    """The method on one program; ``primal`` and ``dual`` are the best bounds so far, in its own units.
+
+    ``dual_point`` is the feasible W = -xi that goes with ``dual``; ``offset`` goes with ``point`` (c, d, B).
+    """
+
+    dual_rows: tuple[ActiveRows, ...] = ()
+
+    def __init__(
+        self, program: GatedProgram, policy: DescentPolicy | None = None, start: Float64Array | None = None
+    ) -> None:
+        self.program = program
+        self.policy = policy or DescentPolicy()
+        self.sweeps = self.rounds = 0
+        self.dual, self.dual_point = -np.inf, np.zeros(program.fit.shape)
+        self.point = np.zeros(program.point_shape) if start is None else start.copy()
+        fitted = program.fit.at(program.forward(self.point))
+        self.primal = fitted.value + float(program.weights @ block_norms(self.point))
+        self.offset, self._xi = fitted.offset, fitted.xi
+        self._bases: dict[int, GateBasis] = {}
+        self._sweep = compiled_sweep(program)
+        self._best_gap, self._best_sweep = np.inf, 0
+        self.working_set: Indices = np.zeros(0, dtype=np.intp)
+        self._inner: BlockSweeps | None = None
+        self._begin_round()
+
+    @property
+    def gap(self) -> float:
+        """The relative gap over all gates; NaN when something was not finite."""
+        return relative_gap(self.primal, self.dual)
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the gap has not become smaller for a long time, or all sweeps are used up."""
+        return self.sweeps - self._best_sweep > self.policy.patience or self.sweeps >= self.policy.most_sweeps
+
+    def step(self, tol: float) -> None:
+        """Some sweeps on the working set, and the next set if it is solved; none if gap <= tol."""
+        if self.gap <= tol:
+            return
+        if self._inner is None:
+            self._inner = self._prepared()
+        goal = max(self.policy.share * self._gap_before, 0.5 * tol)
+        self.sweeps += self._inner.cycle()
+        self._cycles += 1
+        if not self._inner.gap > goal or self._cycles >= self.policy.cycles or self.stalled:
+            self._take_over(self._inner)
+            self._begin_round()
+
+    def _take_over(self, inner: BlockSweeps) -> None:
+        """The point of the working set, in the numbering of all gates."""
+        self._xi = inner.xi
+        if not inner.primal >= self.primal:
+            self.primal, self.offset = inner.primal, inner.offset
+            self.point = np.zeros(self.program.point_shape)
+            self.point[:, :, self._blocks] = inner.point
+
+    def _begin_round(self) -> None:
+        """One pass over all gates: the dual bound of the whole program, and the next working set."""
+        products = self.program.by_block(self.program.adjoint(self._xi))
+        found = best_multiple(self.program, self._xi, products, None)
+        if not found.value <= self.dual:
+            self.dual, self.dual_point = found.value, -found.scale * self._xi
+        slow = not self.gap <= 0.5 * self._best_gap
+        if not self.gap >= 0.99 * self._best_gap:
+            self._best_gap, self._best_sweep = self.gap, self.sweeps
+        self._gap_before, self._cycles = self.gap, 0
+        self.rounds += 1
+        self.working_set = self._chosen(found.ratios, slow)
+        starts = [k * self.program.gates for k in range(len(self.program.signs))]
+        self._blocks: Indices = np.concatenate([start + self.working_set for start in starts])
+        self._inner = None  # made when it is needed: the gap may be small enough
+
+    def _prepared(self) -> BlockSweeps:
+        """The iteration on the working set; bases of gates that left it are dropped."""
+        kept = self._bases
+        self._bases = {
+            gate: kept[gate] if gate in kept else gate_basis(self.program, gate)
+            for gate in map(int, self.working_set)
+        }
+        inside = self.program.restricted(self.working_set)
+        bases = [self._bases[gate] for gate in map(int, self.working_set)]
+        return BlockSweeps(inside, bases, self.point[:, :, self._blocks], self._sweep)
+
+    def _chosen(self, ratios: Float64Array, slow: bool) -> Indices:
+        """The gates in use and those of the largest ratios; more of them when the last set gained little."""
+        count, signs = self.program.gates, len(self.program.signs)
+        used = np.any(self.point != 0.0, axis=(0, 1)).reshape(signs, count).any(axis=0)
+        size = max(
+            self.policy.first,
+            int(self.policy.growth * used.sum()),
+            2 * self.working_set.size if slow and self.rounds > 1 else 0,
+        )
+        if size >= count:
+            return np.arange(count)
+        scores = np.where(used, np.inf, ratios.reshape(signs, count).max(axis=0))
+        return np.sort(np.argpartition(-scores, size - 1)[:size])
+
+
+def block_descent_method(
+    structure: GatedStructure, tol: float, policy: DescentPolicy | None = None
+) -> GatedMethod:
+    """The method for gated programs of squared and Huber losses without cones; refuses others by name.
+
+    One step of the loop is one cycle of sweeps of one program. Machine code is loaded here.
+    """
+    for program in structure.programs:
+        _check(program)
+        compiled_sweep(program)
+
+    def begin(program: GatedProgram, point: Float64Array) -> ProgramSolver:
+        return BlockDescent(program, policy, point)
+
+    return GatedMethod(structure, tol, begin, "block descent")
+
+
+def compiled_sweep(program: GatedProgram) -> Sweep | None:
+    """Machine code where the program is large enough for loading it to pay, and numba installed."""
+    return machine_code() if program.X.size * program.gates >= _COMPILED_FROM else None
+
+
+def _check(program: GatedProgram) -> None:
+    """Squared and Huber losses without cones have exact updates."""
+    remedy = "SemismoothNewton()"
+    if program.cones:
+        raise refusal("the weights lie in pattern cones", remedy)
+    if not isinstance(program.fit, SquaredFit):
+        raise refusal("blocks have no exact update for the logistic loss", remedy)

@@ -1,0 +1,152 @@
+"""Solvers of gated programs as a method of the common loop: composites in, certified points out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from convexnn_solvers.backends import Float64Array
+from convexnn_solvers.composite import Point
+from convexnn_solvers.cones import ActiveRows
+from convexnn_solvers.gated_program import GatedProgram, Scaling, scaled
+from convexnn_solvers.gated_structure import GatedStructure
+from convexnn_solvers.iterate import Candidate
+from convexnn_solvers.status import Status
+
+# The loop is asked for a certificate when our own gap is this share of the tolerance.
+_MARGIN = 0.5
+# Below this the certificate will not follow, whatever our own gap says.
+_LEAST_GOAL = 1e-17
+
+
+class ProgramSolver(Protocol):
+    """An iteration on one gated program that knows its duality gap, in units of its own."""
+
+    @property
+    def gap(self) -> float:
+        """The relative gap over all gates; NaN when something was not finite."""
+        ...
+
+    @property
+    def stalled(self) -> bool:
+        """Whether it can get no better."""
+        ...
+
+    @property
+    def point(self) -> Float64Array:
+        """The best point so far (c, d, B)."""
+        ...
+
+    @property
+    def offset(self) -> Float64Array:
+        """The offset (c,) that goes with the point."""
+        ...
+
+    @property
+    def dual_point(self) -> Float64Array:
+        """The best feasible W (n, c) so far."""
+        ...
+
+    @property
+    def dual_rows(self) -> tuple[ActiveRows, ...]:
+        """With cones, for each output, multipliers that prove the dual point feasible."""
+        ...
+
+    def step(self, tol: float) -> None:
+        """One step towards a gap of ``tol``; none if it is reached."""
+        ...
+
+
+#: Starts a solver on a scaled program at a point (c, d, B).
+Begin = Callable[[GatedProgram, Float64Array], ProgramSolver]
+
+
+@dataclass(eq=False)
+class GatedState:
+    """One solver per program, each in units of its own; steps change them in place.
+
+    ``goal`` is the relative gap to reach before the next certificate, ``failed`` whether a linear system
+    could not be solved in working precision.
+    """
+
+    solvers: list[ProgramSolver]
+    scalings: list[Scaling]
+    goal: float
+    failed: bool = False
+
+    @property
+    def working(self) -> ProgramSolver | None:
+        """The first solver that is not done."""
+        open_ends = (solver for solver in self.solvers if not solver.gap <= self.goal and not solver.stalled)
+        return next(open_ends, None)
+
+
+@dataclass(frozen=True, eq=False)
+class GatedMethod:
+    """The method for :func:`convexnn_solvers.iterate.iterate`; one step is one step of one program's solver.
+
+    Programs whose outputs have groups of their own fall apart into one program per output.
+    """
+
+    structure: GatedStructure
+    tol: float
+    begin: Begin
+    name: str
+    judges_itself: bool = True
+
+    def start(self, x: Point) -> GatedState:
+        """The solvers at a point of the composite."""
+        solvers: list[ProgramSolver] = []
+        scalings: list[Scaling] = []
+        for program, blocks in zip(self.structure.programs, self.structure.blocks(x), strict=True):
+            inside, scaling = scaled(program)
+            solvers.append(self.begin(inside, blocks / scaling.point))
+            scalings.append(scaling)
+        return GatedState(solvers, scalings, _MARGIN * self.tol)
+
+    def step(self, state: GatedState) -> GatedState:
+        """One step; if all programs were done, towards a smaller gap than before."""
+        solver = state.working
+        if solver is None:
+            state.goal *= _MARGIN
+            state.failed = state.goal < _LEAST_GOAL
+            solver = state.working
+        try:
+            if solver is not None:
+                solver.step(state.goal)
+        except (FloatingPointError, np.linalg.LinAlgError):
+            state.failed = True
+        return state
+
+    def residual(self, state: GatedState) -> float:
+        """The largest relative gap; NaN ends the solve."""
+        return float(np.max([solver.gap for solver in state.solvers]))
+
+    def wants_look(self, state: GatedState) -> bool:
+        """Whether all programs are as good as asked for, or can get no better."""
+        return state.failed or state.working is None
+
+    def candidate(self, state: GatedState) -> Candidate:
+        """The best point, and the best dual point of every program."""
+        pairs = list(zip(state.solvers, state.scalings, strict=True))
+        point = self.structure.point(
+            [solver.point * scaling.point for solver, scaling in pairs],
+            [solver.offset * scaling.prediction for solver, scaling in pairs],
+        )
+        duals = self.structure.dual(
+            [solver.dual_point * scaling.dual for solver, scaling in pairs],
+            [
+                ActiveRows(active.rows, scaling.dual * active.multipliers)
+                for solver, scaling in pairs
+                for active in solver.dual_rows
+            ],
+        )
+        stalled = state.failed or any(solver.stalled for solver, _ in pairs)
+        return Candidate(point, (duals,), Status.STALLED if stalled else None)
+
+    def multipliers(self, state: GatedState) -> tuple[Float64Array, ...]:
+        """None of its own: those of pattern cones follow from the dual point."""
+        return ()
