@@ -197,6 +197,13 @@ def _finish(run: _Run) -> bool:
     return run.process.exitcode == 0
 
 
+def _killer(run: _Run) -> str:
+    """The test that failed, or how the process ended without one."""
+    lines = (run.folder / "output.txt").read_text(encoding="utf-8", errors="replace").splitlines()
+    named = [line.split()[1] for line in lines if line.startswith(("FAILED ", "ERROR "))]
+    return named[0] if named else f"exit status {run.process.exitcode}"
+
+
 def _checked_seconds(module: str, folder: Path) -> int:
     """What the tests of a module may take, once they were seen to pass as it is and to fail without it."""
     text = (ROOT / module).read_text(encoding="utf-8")
@@ -257,9 +264,9 @@ def _tried(
         wait([run.process.sentinel for run in running])
         for run in [run for run in running if not run.process.is_alive()]:
             running.remove(run)
-            outcomes.append((run.mutant, _finish(run)))
-            if outcomes[-1][1]:
-                print(f"survived: {run.mutant}", flush=True)
+            survived = _finish(run)
+            outcomes.append((run.mutant, survived))
+            print("survived:" if survived else f"killed by {_killer(run)}:", run.mutant, flush=True)
 
 
 def _report(modules: Sequence[str], outcomes: Sequence[tuple[Mutant, bool]]) -> int:
