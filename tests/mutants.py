@@ -78,15 +78,16 @@ class _Run:
 
     mutant: Mutant
     folder: Path
+    original: str
     process: BaseProcess
 
 
-def sample(module: str, size: int, seed: int) -> list[Mutant]:
+def sample(module: str, size: int, seed: int, root: Path = ROOT) -> list[Mutant]:
     """At most ``size`` different faults of a module: places first, then one of the faults possible there."""
     faults = importlib.import_module("cosmic_ray.plugins")
     tree_of = importlib.import_module("cosmic_ray.ast")
     mutate = importlib.import_module("cosmic_ray.mutating").mutate_code
-    text = (ROOT / module).read_text(encoding="utf-8")
+    text = (root / module).read_text(encoding="utf-8")
     nodes = list(tree_of.ast_nodes(tree_of.get_ast(text)))
     places: dict[tuple[int, int], list[tuple[str, int]]] = {}
     for name in sorted(faults.operator_names()):
@@ -183,17 +184,18 @@ def _within(entry: str, folder: Path) -> bool:
 
 
 def _start(mutant: Mutant, folder: Path, seconds: int) -> _Run:
+    original = (folder / mutant.module).read_text(encoding="utf-8")
     (folder / mutant.module).write_text(mutant.source, encoding="utf-8")
     context = multiprocessing.get_context("fork")
     process = context.Process(target=_run_tests, args=(folder, TARGETS[mutant.module], seconds))
     process.start()
-    return _Run(mutant, folder, process)
+    return _Run(mutant, folder, original, process)
 
 
 def _finish(run: _Run) -> bool:
     """Whether all tests passed; the copy is as before."""
     run.process.join()
-    shutil.copy2(ROOT / run.mutant.module, run.folder / run.mutant.module)
+    (run.folder / run.mutant.module).write_text(run.original, encoding="utf-8")
     return run.process.exitcode == 0
 
 
@@ -206,7 +208,7 @@ def _killer(run: _Run) -> str:
 
 def _checked_seconds(module: str, folder: Path) -> int:
     """What the tests of a module may take, once they were seen to pass as it is and to fail without it."""
-    text = (ROOT / module).read_text(encoding="utf-8")
+    text = (folder / module).read_text(encoding="utf-8")
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     if not _finish(_start(Mutant(module, 0, "", "", text), folder, 600)):
         print((folder / "output.txt").read_text(encoding="utf-8"))
@@ -249,7 +251,7 @@ def _tried(
     known, limits, outcomes = equivalents(), dict[str, int](), list[tuple[Mutant, bool]]()
     for module in modules:
         limits[module] = _checked_seconds(module, folders[0])
-    todo = _shuffled([sample(module, size, seed) for module in modules])
+    todo = _shuffled([sample(module, size, seed, folders[0]) for module in modules])
     running: list[_Run] = []
     while True:
         while len(running) < len(folders) and time.monotonic() < end:
