@@ -30,4 +30,4 @@ for solver in (AugmentedLagrangian(), cp.CLARABEL):
         print(f"{solver} refuses: {refusal}")
     else:
         print(f"{solver}: {certificate(problem)}")
-print(f"correct under attack: {np.mean(margin.value > 0.0):.2f}")
+print(f"correct under attack: {np.mean(np.asarray(margin.value) > 0.0):.2f}")

@@ -5,6 +5,8 @@ Source: Barlow, Bartholomew, Bremner and Brunk, *Statistical Inference under Ord
 
 from __future__ import annotations
 
+from typing import Any
+
 import cvxpy as cp
 import numpy as np
 
@@ -17,7 +19,7 @@ X = np.column_stack([dose, np.ones(30)])
 y = 1.0 / (1.0 + np.exp(-3.0 * dose)) + 0.2 * rng.standard_normal(30)
 model = cnn.gated_relu(X, cnn.sample_gates(X, 8, seed=0))
 curve = model.prediction
-shape = [cp.diff(curve) >= 0.0, curve >= 0.0, curve <= 1.0]
+shape: list[Any] = [cp.diff(curve) >= 0.0, curve >= 0.0, curve <= 1.0]
 problem = cp.Problem(cp.Minimize(cp.sum_squares(curve - y) / 60 + 0.001 * model.penalty), shape)
 
 for solver in (AugmentedLagrangian(), cp.CLARABEL):

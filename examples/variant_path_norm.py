@@ -24,4 +24,4 @@ problem = cp.Problem(cp.Minimize(loss + 0.02 * paths))
 for solver in (RFISTA(), cp.CLARABEL):
     problem.solve(solver=solver)
     print(f"{solver}: {certificate(problem)}")
-print(f"path norm {paths.value:.4f}")
+print(f"path norm {np.abs(model.variables[0].value).sum():.4f}")

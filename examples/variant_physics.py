@@ -5,6 +5,8 @@ Source: Beucler et al., *Enforcing analytic constraints in neural networks*, Phy
 
 from __future__ import annotations
 
+from typing import Any
+
 import cvxpy as cp
 import numpy as np
 
@@ -17,7 +19,7 @@ X = np.column_stack([place, np.ones(31)])
 y = np.cos(np.pi * place / 2.0) + 0.2 * rng.standard_normal(31)
 model = cnn.gated_relu(X, cnn.sample_gates(X, 10, seed=0))
 profile = model.prediction
-laws = [profile[0] == 0.0, profile[30] == 0.0, cp.sum(profile) / 31 == 0.62]
+laws: list[Any] = [profile[0] == 0.0, profile[30] == 0.0, cp.sum(profile) / 31 == 0.62]
 problem = cp.Problem(cp.Minimize(cp.sum_squares(profile - y) / 62 + 0.001 * model.penalty), laws)
 
 for solver in (AugmentedLagrangian(), cp.CLARABEL):

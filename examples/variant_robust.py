@@ -16,7 +16,7 @@ X = rng.standard_normal((40, 3))
 y = np.maximum(X[:, 0], 0.0) + 0.1 * rng.standard_normal(40)
 y[:4] += 20.0
 model = cnn.relu(X, cnn.sample_gates(X, 8, seed=0))
-loss = cp.sum(cp.huber(model.prediction - y, 0.5)) / 40
+loss = cp.sum(cp.huber(model.prediction - y)) / 40
 problem = cp.Problem(cp.Minimize(loss + 0.01 * model.penalty), model.constraints)
 
 for solver in (AugmentedLagrangian(), cp.CLARABEL):
