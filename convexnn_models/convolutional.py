@@ -20,6 +20,8 @@ from convexnn_models.patches import Cells, checked_cells, checked_patches, globa
 from convexnn_models.two_layer import group_norms
 from convexnn_solvers.atoms import gated, pattern_slack
 
+_LARGEST = 20_000_000  # coefficients of the cones of maximum pooling; beyond, no solver takes them in minutes
+
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class ConvolutionalModel(ConvexModel):
@@ -113,6 +115,10 @@ def convolutional(
         Append a constant feature to every patch.
     output_bias : bool
         A free, unpenalised constant per output.
+
+    Raises ValueError when an argument cannot be meant, or when the cones of maximum pooling would have more
+    than 20 million coefficients. ``SemismoothNewton`` does not take pooled predictions; ``Auto`` passes them
+    to ``RFISTA`` or ``AugmentedLagrangian``.
     """
     samples = with_constant(checked_patches(patches), bool(bias))
     n, K, h = samples.shape
@@ -189,6 +195,12 @@ def _largest(
 def _stays_largest(samples: Float64Array, largest: NDArray[np.intp], active: NDArray[np.bool_]) -> Any:
     """One sparse block per gate: the differences that must stay non-negative, (n * k * P, h * P)."""
     n, k, h = samples.shape
+    entries = n * k * h * largest.shape[1]
+    if entries > _LARGEST:
+        raise ValueError(
+            f"patches and gates make {entries} coefficients in the cones of maximum pooling (at most "
+            f"{_LARGEST}): these are for small windows; pass fewer gates or samples, or pool by average."
+        )
     blocks: list[Any] = []
     for j in range(largest.shape[1]):
         lit = np.flatnonzero(active[:, :, j].any(axis=1))
@@ -197,7 +209,7 @@ def _stays_largest(samples: Float64Array, largest: NDArray[np.intp], active: NDA
         rows[lit] += top[lit]
         rows[lit, largest[lit, j]] = top[lit, 0]
         blocks.append(rows.reshape(n * k, h))
-    return sp.block_diag(blocks, format="csr")
+    return cp.Constant(sp.block_diag(blocks, format="csr"), name="largest_stays_largest")
 
 
 def _columns(V: Any, features: int) -> Any:
@@ -210,4 +222,6 @@ def _columns(V: Any, features: int) -> Any:
 def _summed(samples: int, positions: int, pooling: Pooling) -> Any:
     """The sparse matrix (n, n * positions) that adds or averages the positions of each sample."""
     value = 1.0 / positions if pooling is Pooling.AVERAGE else 1.0
-    return sp.kron(sp.eye_array(samples), np.full((1, positions), value), format="csr")
+    return cp.Constant(
+        sp.kron(sp.eye_array(samples), np.full((1, positions), value), format="csr"), name="pooling"
+    )

@@ -21,6 +21,10 @@ from convexnn_models.polynomial_features import (
     cell_features,
     centred_features,
 )
+from convexnn_solvers.stuffing_limit import size_checked
+
+_LARGE = 10_000_000  # coefficients of a prediction, above which a conic solver is only tried if they fit
+_WIDEST = 4000  # side of a lifted matrix, beyond which one factorisation takes minutes
 
 #: The lifted matrices of the neurons with positive and with negative output weights.
 Pair = tuple[Float64Array, Float64Array]
@@ -150,7 +154,9 @@ def polynomial(
     output_bias : bool
         A free, unpenalised constant per output.
 
-    Returns a :class:`PolynomialModel`. Raises ValueError or TypeError when an argument cannot be meant.
+    Returns a :class:`PolynomialModel`. Raises ValueError or TypeError when an argument cannot be meant or
+    lifted matrices would have a side above 4000. Where the program would not fit into this machine's memory a
+    conic solver is refused with ``cp.SolverError``; :func:`solve_polynomial` forms no such matrix.
     """
     activation = QuadraticActivation(a, b, c)
     count = _arrays.count(outputs, "outputs")
@@ -164,6 +170,11 @@ def polynomial(
         chosen = checked_cells(cells, samples.shape[1])
     patches = with_constant(samples, bool(bias))
     side = patches.shape[2] + (1 if activation.b != 0.0 else 0)
+    if side > _WIDEST:
+        raise ValueError(
+            f"X has {patches.shape[2]} features, for lifted matrices of side {side} (at most {_WIDEST}): use "
+            "patches or features of lower dimension, for example principal components."
+        )
     variables: list[Any] = []
     constraints: list[Any] = []
     predictions: list[Any] = []
@@ -181,6 +192,11 @@ def polynomial(
             scores = scores + _scores(patches[:, list(cell)], Z[0] - Z[1], activation)
         predictions.append(scores)
     prediction = predictions[0] if count == 1 else cp.vstack(predictions).T
+    entries = 2 * count * len(chosen) * samples.shape[0] * side * side
+    if entries > _LARGE:
+        prediction = size_checked(
+            prediction, entries, f"the prediction from matrices of side {side}", "solve_polynomial(model)"
+        )
     free: Any = None
     if output_bias:
         free = cp.Variable(() if count == 1 else (count,), name="output_bias")

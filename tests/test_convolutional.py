@@ -10,7 +10,7 @@ import cvxpy as cp
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.optimize import minimize
+from scipy.optimize import minimize, nnls
 
 import convexnn_models as cnn
 from convexnn_models.convolutional_network import ConvolutionalNetwork, Pooling
@@ -99,6 +99,56 @@ def best_trained(patches: Array, y: Array, reg: float, pooling: Pooling, tries: 
         start = rng.standard_normal(h * m + m)
         best = min(best, float(minimize(objective, start, jac=True, method="L-BFGS-B").fun))
     return best
+
+
+def planted(patches: Array, gates: cnn.Gates, pooling: Pooling, relu: bool) -> tuple[Array, float, float]:
+    """Targets, reg and the optimal value: theta is drawn, the block that answers it most is the solution.
+
+    Cone by cone with ``scipy.optimize.nnls``, and without the package's operators.
+    """
+    n, K, _ = patches.shape
+    theta = np.random.default_rng(5).standard_normal(n) / n
+    best, reg = np.zeros(n), 0.0
+    for g in gates.vectors.T:
+        answers = patches @ g
+        share = np.full((n, K), 1.0 / K if pooling is Pooling.AVERAGE else 1.0)
+        top = answers.argmax(axis=1)
+        if pooling is Pooling.MAXIMUM:
+            share = (np.arange(K) == top[:, None]).astype(float)
+        pooled = np.einsum("nk,nkh->nh", share * (answers >= 0.0), patches)  # what u is multiplied with
+        lit = answers >= 0.0
+        cone = [(1.0 if lit[i, k] else -1.0) * patches[i, k] for i in range(n) for k in range(K)]
+        if pooling is Pooling.MAXIMUM:  # the largest stays largest and positive, or all stay negative
+            cone = [-patches[i, k] for i in range(n) for k in range(K) if not lit[i].any()]
+            cone += [patches[i, top[i]] for i in range(n) if lit[i].any()]
+            live = [i for i in range(n) if lit[i].any()]
+            cone += [patches[i, top[i]] - patches[i, k] for i in live for k in range(K) if k != top[i]]
+        for sign in (1.0, -1.0):
+            pull = sign * pooled.T @ theta
+            point = pull + np.array(cone).T @ nnls(np.array(cone).T, -pull)[0] if relu else pull
+            if np.linalg.norm(point) > reg:
+                reg, best = float(np.linalg.norm(point)), sign * pooled @ point
+    y = 3.0 / reg * best + n * theta
+    return y, reg, float(theta @ y - 0.5 * n * theta @ theta)
+
+
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_planted_optima_are_found(pooling: Pooling, relu: bool) -> None:
+    patches, _ = data(12, 3, 4, seed=6)
+    gates = cnn.sample_gates(cnn.stacked_patches(patches), 12, seed=6)
+    y, reg, value = planted(patches, gates, pooling, relu)
+    model = cnn.convolutional(patches, gates, pooling=pooling, relu=relu)
+    problem = model.problem(y, reg)
+    for solver in (cp.CLARABEL, AugmentedLagrangian(tol=1e-6)):
+        for variable in model.variables:
+            variable.value = None  # no solver starts at another's solution
+        problem.solve(solver=solver)
+        assert problem.value == pytest.approx(value, rel=1e-5)
+        proof = certificate(problem)
+        assert proof.dual is not None
+        assert proof.dual <= value * (1.0 + 1e-9)
+        assert cnn.recover(model).objective(patches, y, reg) == pytest.approx(value, rel=1e-5)
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)

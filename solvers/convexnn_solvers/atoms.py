@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.row_blocks import first_not_finite, none_negative
+from convexnn_solvers.stuffing_limit import refuse_too_large
 
 _ROWS = 1024  # rows per block of `numeric`, so that no n x P intermediate is formed
 
@@ -290,6 +291,7 @@ def _stack_columns(
     """
     lengths = np.repeat(heights, outputs * width)
     entries, columns = int(lengths.sum()), int(lengths.size)
+    refuse_too_large(entries, f"the matrix of {len(heights)} gates", "Auto(), or our other solvers")
     index_type = np.int32 if max(rows, columns, entries) < 2**31 else np.int64
     starts = np.zeros(columns + 1, dtype=index_type)
     np.cumsum(lengths, out=starts[1:])
