@@ -44,8 +44,8 @@ _RECOVERY = ("test_recovery.py", "test_break_recovery.py")
 #: Module -> what is responsible for it in ``tests/``, the quick ones first. All of the suite would see more.
 TARGETS: dict[str, tuple[str, ...]] = {
     f"{SOLVERS}/certifier.py": _CERTIFICATES,
-    f"{SOLVERS}/dual_bounds.py": _CERTIFICATES,
-    f"{SOLVERS}/dual_norms.py": _CERTIFICATES,
+    f"{SOLVERS}/dual_bounds.py": ("test_dual_bounds.py", *_CERTIFICATES),
+    f"{SOLVERS}/dual_norms.py": ("test_dual_norms.py", *_CERTIFICATES),
     f"{SOLVERS}/cones.py": _CONES,
     f"{SOLVERS}/active_sets.py": _CONES,
     f"{MODELS}/recovery.py": _RECOVERY,
@@ -206,17 +206,20 @@ def _killer(run: _Run) -> str:
     return named[0] if named else f"exit status {run.process.exitcode}"
 
 
-def _checked_seconds(module: str, folder: Path) -> int:
-    """What the tests of a module may take, once they were seen to pass as it is and to fail without it."""
-    text = (folder / module).read_text(encoding="utf-8")
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if not _finish(_start(Mutant(module, 0, "", "", text), folder, 600)):
-        print((folder / "output.txt").read_text(encoding="utf-8"))
-        raise SystemExit(f"the tests of {module} fail without any fault.")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if _finish(_start(Mutant(module, 0, "", "", "raise RuntimeError"), folder, 600)):
-        raise SystemExit(f"the tests of {module} pass without it.")
-    return int(2.0 * (after.ru_utime - before.ru_utime)) + 20
+def _checked_seconds(modules: Sequence[str], folder: Path) -> dict[str, int]:
+    """What the tests of each module may take, once seen to pass as it is and to fail without it."""
+    taken: dict[tuple[str, ...], int] = {}
+    for module in modules:
+        tests, text = TARGETS[module], (folder / module).read_text(encoding="utf-8")
+        if tests not in taken:
+            before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+            if not _finish(_start(Mutant(module, 0, "", "", text), folder, 900)):
+                print((folder / "output.txt").read_text(encoding="utf-8"))
+                raise SystemExit(f"the tests of {module} fail without any fault.")
+            taken[tests] = int(2.0 * (resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before)) + 20
+        if _finish(_start(Mutant(module, 0, "", "", "raise RuntimeError"), folder, 900)):
+            raise SystemExit(f"the tests of {module} pass without it.")
+    return {module: taken[TARGETS[module]] for module in modules}
 
 
 def _shuffled(samples: Sequence[Sequence[Mutant]]) -> Iterator[Mutant]:
@@ -248,9 +251,8 @@ def _tried(
     modules: Sequence[str], folders: list[Path], size: int, seed: int, end: float
 ) -> list[tuple[Mutant, bool]]:
     """Every sampled fault that there was time for, and whether the tests passed with it."""
-    known, limits, outcomes = equivalents(), dict[str, int](), list[tuple[Mutant, bool]]()
-    for module in modules:
-        limits[module] = _checked_seconds(module, folders[0])
+    known, outcomes = equivalents(), list[tuple[Mutant, bool]]()
+    limits = _checked_seconds(modules, folders[0])
     todo = _shuffled([sample(module, size, seed, folders[0]) for module in modules])
     running: list[_Run] = []
     while True:

@@ -1,0 +1,184 @@
+"""A bound is the best one on its ray: the dual function along given directions, written out and searched."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cvxpy as cp
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from planted import HUBER_THRESHOLD, LossName, Planted, plant
+
+from convexnn_solvers.certificate import certificate
+from convexnn_solvers.composite import DualPoint
+from convexnn_solvers.dual_bounds import DualBounds
+
+Float = NDArray[np.float64]
+LOSSES: list[LossName] = ["squared", "huber", "logistic"]
+
+
+def largest_scale(planted: Planted, theta: Float) -> float:
+    """Up to which multiple of theta the groups of the gated program allow."""
+    d, c = planted.X.shape[1], planted.outputs
+    z = np.zeros((d * c, planted.patterns.shape[1]))
+    for k in range(c):
+        z[k * d : (k + 1) * d] = planted.X.T @ (planted.patterns * theta[:, [k]])
+    return 1.0 / float((planted.group_norms(z) / planted.weights[0]).max())
+
+
+def dual_value(planted: Planted, theta: Float) -> float:
+    """D(theta) for the loss of ``prediction``, with its conjugate by the formula; -inf outside the domain."""
+    n = len(theta)
+    if planted.loss == "logistic":
+        p = n * planted.targets * theta
+        if np.any(p < 0.0) or np.any(p > 1.0):
+            return -np.inf
+        inner = p[(p > 0.0) & (p < 1.0)]
+        entropy = -np.sum(inner * np.log(inner) + (1.0 - inner) * np.log(1.0 - inner)) / n
+        return float(entropy - np.sum(theta * planted.shift))
+    if planted.loss == "huber" and np.any(np.abs(theta) > HUBER_THRESHOLD / n):
+        return -np.inf
+    return float(np.sum(theta * planted.targets) - 0.5 * n * np.sum(theta**2))
+
+
+def as_direction(planted: Planted, theta: Float) -> DualPoint:
+    """In the form of the composite, whose argument for labels of classes is -y (prediction + shift)."""
+    own = -planted.targets * theta if planted.loss == "logistic" else theta
+    return DualPoint((own[:, 0] if planted.outputs == 1 else own,))
+
+
+def best_on_ray(planted: Planted, theta: Float, signs: tuple[float, ...]) -> float:
+    top = largest_scale(planted, theta)
+    best = -np.inf
+    for sign in signs:
+        scales = np.linspace(0.0, top, 2001)
+        values = [dual_value(planted, sign * s * theta) for s in scales]
+        k = int(np.argmax(values))
+        fine = np.linspace(scales[max(k - 1, 0)], scales[min(k + 1, 2000)], 2001)
+        best = max(best, *(dual_value(planted, sign * s * theta) for s in fine))
+    return best
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("outputs", [1, 2])
+@pytest.mark.parametrize("factor", [0.02, 0.5, 0.97, 30.0])
+def test_the_bound_is_the_best_on_its_ray(loss: LossName, outputs: int, factor: float) -> None:
+    for seed in range(2):
+        planted = plant(seed, cones=False, outputs=outputs, loss=loss, shape=(8, 2, 4))
+        rng = np.random.default_rng(seed)
+        noise = 1.0 + 0.4 * rng.uniform(-1.0, 1.0, planted.theta.shape)
+        theta = factor * noise * planted.theta
+        if not np.isfinite(dual_value(planted, theta)):
+            theta = factor * planted.theta / max(factor, 1.0)
+        bound = DualBounds(planted.composite()).best([as_direction(planted, theta)])
+        assert bound is not None
+        signs = (1.0, -1.0) if loss == "squared" else (1.0,)
+        expected = best_on_ray(planted, theta, signs)
+        assert bound.value <= planted.value * (1.0 + 1e-13)
+        assert bound.value == pytest.approx(expected, rel=1e-6, abs=1e-9)
+        found = bound.point.thetas[0].reshape(theta.shape)
+        proving = -planted.targets * found if loss == "logistic" else found
+        assert dual_value(planted, proving) == pytest.approx(bound.value, rel=1e-12, abs=1e-14)
+        assert largest_scale(planted, proving) >= 1.0 - 1e-12
+
+
+def test_a_ray_along_which_the_bound_falls_is_followed_backwards() -> None:
+    planted = plant(3, cones=False, shape=(8, 2, 4))
+    bounds = DualBounds(planted.composite())
+    forwards = bounds.best([as_direction(planted, planted.theta)])
+    backwards = bounds.best([as_direction(planted, -2.0 * planted.theta)])
+    assert forwards is not None
+    assert backwards is not None
+    assert backwards.value == pytest.approx(forwards.value, rel=1e-12)
+    assert forwards.value == pytest.approx(planted.value, rel=1e-12)
+
+
+def test_the_best_direction_wins_wherever_it_stands() -> None:
+    planted = plant(1, cones=True, shape=(8, 2, 4))
+    bounds = DualBounds(planted.composite())
+    exact = as_direction(planted, planted.theta)
+    poor = as_direction(planted, np.sign(planted.theta))
+    alone = bounds.best([poor])
+    assert alone is not None
+    assert alone.value < 0.9 * planted.value
+    for directions in ([poor, exact], [exact, poor], [poor, exact, poor]):
+        found = bounds.best(directions)
+        assert found is not None
+        assert found.value == pytest.approx(planted.value, rel=1e-12)
+        np.testing.assert_allclose(found.point.thetas[0], planted.theta[:, 0], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "candidate",
+    [
+        DualPoint(()),
+        DualPoint((np.zeros(7),)),
+        DualPoint((np.zeros((8, 1)),)),
+        DualPoint((np.full(8, np.nan),)),
+        DualPoint((np.full(8, np.inf),)),
+        DualPoint((np.zeros(8),), (np.zeros((8, 3)),)),
+        DualPoint((np.zeros(8),), (np.zeros((8, 4)), np.zeros((8, 4)), np.zeros(1))),
+    ],
+)
+def test_unusable_candidates_are_none(candidate: DualPoint) -> None:
+    bounds = DualBounds(plant(1, cones=True, shape=(8, 2, 4)).composite())
+    assert bounds.sanitised(candidate) is None
+
+
+@pytest.mark.parametrize(
+    "words", ["no numbers", object(), [[1.0], [1.0, 2.0]]], ids=["text", "object", "ragged"]
+)
+def test_candidates_that_are_no_arrays_are_none(words: Any) -> None:
+    bounds = DualBounds(plant(1, cones=False, shape=(8, 2, 4)).composite())
+    assert bounds.sanitised(DualPoint((words,))) is None
+
+
+def test_multipliers_are_clipped_to_their_cone_and_missing_ones_stay_missing() -> None:
+    bounds = DualBounds(plant(1, cones=True, shape=(2, 2, 3)).composite())
+    given = np.array([[1.0, -1.0, 0.0], [-2.0, 3.0, -0.0]])
+    usable = bounds.sanitised(DualPoint((np.ones(2),), (given,)))
+    assert usable is not None
+    first, second = usable.multipliers
+    assert second is None
+    assert first is not None
+    np.testing.assert_array_equal(first, np.maximum(given, 0.0))
+    np.testing.assert_array_equal(usable.thetas[0], np.ones(2))
+    assert given[0, 1] == -1.0
+
+
+@pytest.mark.parametrize("slope", [-0.5, 0.0, 0.4])
+def test_linear_terms_shift_what_is_allowed(slope: float) -> None:
+    """min 1/2 (x - 2)^2 + slope x + |x|: x = max(1 - slope, 0); cut where |s theta - slope| = 1."""
+    x = cp.Variable(1)
+    best = max(1.0 - slope, 0.0)
+    value = 0.5 * (best - 2.0) ** 2 + slope * best + best
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x - 2.0) / 2 + slope * cp.sum(x) + cp.norm1(x)))
+    for start in (best, 0.0, best + 3.0, -1.0):
+        x.value = np.array([start])
+        found = certificate(problem)
+        assert found.dual is not None
+        assert found.dual <= value * (1.0 + 1e-14)
+        if start <= best:  # the residual has the right sign, and one scale of it is optimal
+            assert found.dual == pytest.approx(value, rel=1e-9)
+
+
+def test_constants_belong_to_the_bound() -> None:
+    x = cp.Variable(1)
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x - 2.0) / 2 + cp.norm1(x) + 100.0))
+    x.value = np.ones(1)
+    found = certificate(problem)
+    assert found.primal == pytest.approx(101.5)
+    assert found.dual == pytest.approx(101.5, rel=1e-14)
+    assert found.dual is not None
+    assert found.dual < 101.5  # what the sums may have rounded is taken off
+
+
+def test_a_box_pays_along_the_whole_ray() -> None:
+    """min 1/2 (x - 3)^2 with 0 <= x <= 1: theta = 2, and the box costs max(0, theta)."""
+    x = cp.Variable(1, bounds=[0.0, 1.0])
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x - 3.0) / 2))
+    for start in (1.0, 0.5, 0.0):
+        x.value = np.array([start])
+        found = certificate(problem)
+        assert found.dual == pytest.approx(2.0, rel=1e-9)

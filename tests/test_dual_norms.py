@@ -1,0 +1,283 @@
+"""The conditions on a dual direction, one by one: against dense projections and numbers made by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from planted import DenseMap, Planted, plant
+from scipy.optimize import nnls
+
+from convexnn_solvers import dual_norms
+from convexnn_solvers.active_sets import Indices
+from convexnn_solvers.backends import numpy_backend
+from convexnn_solvers.composite import Composite, ConstraintTerm, PatternCone, PenaltyTerm, VariableBlock
+from convexnn_solvers.constraint_cones import NONNEGATIVE
+from convexnn_solvers.dual_norms import ConeColumns, DualNorms, column_groups
+from convexnn_solvers.penalties import AbsoluteValue, GroupNorm, Penalty
+
+Float = NDArray[np.float64]
+EPS = float(np.finfo(np.float64).eps)
+
+
+def projected(planted: Planted, z: Float) -> Float:
+    """Every column of every output projected on the cone of its gate, by dense least squares."""
+    d, out = planted.X.shape[1], np.zeros_like(z)
+    for j in range(planted.patterns.shape[1]):
+        B = np.where(planted.patterns[:, [j]], 1.0, -1.0) * planted.X
+        for k in range(planted.outputs):
+            rows = slice(k * d, (k + 1) * d)
+            out[rows, j] = z[rows, j] + B.T @ nnls(B.T, -z[rows, j])[0]
+    return out
+
+
+def directions(planted: Planted, seed: int) -> tuple[Float, ...]:
+    rng = np.random.default_rng(seed)
+    shape = (planted.outputs * planted.X.shape[1], planted.patterns.shape[1])
+    return tuple(rng.standard_normal(shape) for _ in planted.signs)
+
+
+def no_hints(z: tuple[Float, ...]) -> tuple[None, ...]:
+    return tuple(None for _ in z)
+
+
+def plain(blocks: tuple[VariableBlock, ...], penalties: tuple[PenaltyTerm, ...] = ()) -> Composite:
+    """A program that has nothing but variables and penalties."""
+    shapes = tuple(block.shape for block in blocks)
+    return Composite(
+        backend=numpy_backend(),
+        variables=blocks,
+        affine=DenseMap((), (), shapes),
+        losses=(),
+        penalties=penalties,
+        constraints=(),
+        linear=tuple(np.zeros(shape) for shape in shapes),
+        constant=0.0,
+        sign=1.0,
+        scope="",
+    )
+
+
+def term(penalty: Penalty, weight: Any, variable: int = 0) -> PenaltyTerm:
+    return PenaltyTerm(penalty, np.asarray(weight), variable, np.asarray, np.asarray, "penalty")
+
+
+CASES = [
+    pytest.param(cones, outputs, shared, id=f"{'cones' if cones else 'plain'}-{outputs}-{shared}")
+    for cones in (False, True)
+    for outputs, shared in ((1, True), (2, True), (2, False))
+]
+
+
+@pytest.mark.parametrize(("cones", "outputs", "shared"), CASES)
+@pytest.mark.parametrize("batch", [1, 3, 64])
+def test_the_ratio_is_the_largest_projected_norm_over_its_weight(
+    cones: bool, outputs: int, shared: bool, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dual_norms, "_FIRST_BATCH", batch)
+    for seed in range(4):
+        planted = plant(seed, cones=cones, outputs=outputs, shared=shared, shape=(5, 2, 12))
+        z = directions(planted, seed)
+        parts = [projected(planted, block) if cones else block for block in z]
+        quotients = [
+            planted.group_norms(part) / weight for part, weight in zip(parts, planted.weights, strict=True)
+        ]
+        exact = max(float(q.max()) for q in quotients)
+        norms = DualNorms(planted.composite())
+        found = norms.ratio(z, no_hints(z))
+        assert exact * (1.0 - 1e-13) <= found <= exact * (1.0 + 1e-12)
+        assert norms.ratio(tuple(3.0 * block for block in z), no_hints(z)) == pytest.approx(3.0 * found)
+        unprojected = max(
+            float((planted.group_norms(block) / weight).max())
+            for block, weight in zip(z, planted.weights, strict=True)
+        )
+        assert norms.unprojected(z) == pytest.approx(unprojected, rel=1e-14)
+
+
+@pytest.mark.parametrize("penalty", [AbsoluteValue(), GroupNorm(1)], ids=str)
+def test_groups_that_cut_through_cones_are_bounded_by_all_projections(penalty: Penalty) -> None:
+    planted = plant(2, cones=True, shape=(5, 2, 12))
+    composite = planted.composite()
+    terms = tuple(
+        replace(t, penalty=penalty, weight=np.asarray(0.3), view=np.asarray, unview=np.asarray)
+        for t in composite.penalties
+    )
+    z = directions(planted, 2)
+    exact = max(float(penalty.dual_norms(projected(planted, block), np).max()) / 0.3 for block in z)
+    found = DualNorms(replace(composite, penalties=terms)).ratio(z, no_hints(z))
+    assert exact * (1.0 - 1e-13) <= found <= exact * (1.0 + 1e-12)
+
+
+def half_planes(gates: int) -> DualNorms:
+    """U (2, gates) with every column in {u : u_1 >= 0}, of norm weight 1, after one number of l1 weight 1."""
+    blocks = (VariableBlock(0, (1,), "x"), VariableBlock(1, (2, gates), "U"))
+    cone = PatternCone(np.array([[1.0, 0.0]]), np.ones((1, gates), dtype=bool), 1, 1)
+    penalties = (term(AbsoluteValue(), 1.0), term(GroupNorm(0), np.ones(gates), 1))
+    row = ConstraintTerm(NONNEGATIVE, (1, gates), 0, "cone", cone)
+    return DualNorms(replace(plain(blocks, penalties), constraints=(row,)))
+
+
+@pytest.fixture
+def projections(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many columns are projected at a time."""
+    counted: list[int] = []
+    original = ConeColumns.dual_points
+
+    def counting(self: ConeColumns, columns: Float, index: Indices) -> tuple[Float, Float]:
+        counted.append(index.size)
+        return original(self, columns, index)
+
+    monkeypatch.setattr(ConeColumns, "dual_points", counting)
+    monkeypatch.setattr(dual_norms, "_FIRST_BATCH", 2)
+    return counted
+
+
+def test_hints_save_projections_and_change_nothing(projections: list[int]) -> None:
+    """Nine columns (-10, 1) look large and are small once projected, which a hint tells beforehand."""
+    norms = half_planes(10)
+    z = np.array([[-10.0] * 9 + [5.0], [1.0] * 9 + [0.0]])
+    zero = np.zeros(1)
+    assert norms.ratio((zero, z), (None, None)) == pytest.approx(5.0, rel=1e-14)
+    assert projections == [2, 4, 4]
+    projections.clear()
+    hint = np.array([[10.0] * 9 + [0.0], [0.0] * 10])
+    assert norms.ratio((zero, z), (None, hint)) == pytest.approx(5.0, rel=1e-14)
+    assert projections == [2]
+    projections.clear()
+    assert norms.ratio((zero, z), (None, 10.0 * hint)) == pytest.approx(5.0, rel=1e-14)  # of no use
+    assert projections == [2, 4, 4]
+
+
+def test_what_cannot_exceed_the_largest_so_far_is_not_projected(projections: list[int]) -> None:
+    norms = half_planes(20)
+    z = np.zeros((2, 20))
+    z[0] = -np.linspace(2.0, 0.1, 20)  # every projection is zero
+    assert norms.ratio((np.array([1.55]), z), (None, None)) == 1.55
+    assert projections == [2, 3]  # 2.0, 1.9, and of the next four those above 1.55: 1.8, 1.7, 1.6
+    projections.clear()
+    assert norms.ratio((np.array([2.0]), z), (None, None)) == 2.0
+    assert projections == []
+
+
+def test_columns_are_the_outputs_one_after_the_other() -> None:
+    rng = np.random.default_rng(0)
+    X, patterns = rng.standard_normal((4, 3)), rng.random((4, 5)) < 0.5
+    columns = ConeColumns(PatternCone(X, patterns, 2, 0))
+    block = rng.standard_normal((6, 5))
+    split = columns.split(block)
+    assert split.shape == (3, 10)
+    for k in range(2):
+        for j in range(5):
+            np.testing.assert_array_equal(split[:, 5 * k + j], block[3 * k : 3 * k + 3, j])
+            assert columns.gates[5 * k + j] == j
+    np.testing.assert_array_equal(columns.join(split), block)
+
+
+def test_projection_keeps_what_is_inside_bit_by_bit() -> None:
+    columns = ConeColumns(PatternCone(np.array([[1.0, 0.0]]), np.array([[True, False]]), 1, 0))
+    inside = np.array([[0.3, -0.7], [0.1, 0.2]])
+    np.testing.assert_array_equal(columns.project(inside), inside)
+    tiny = np.array([[-16.0 * EPS, 0.5], [1.0, 1.0]])  # outside by rounding, and outside
+    np.testing.assert_array_equal(columns.project(tiny), [[-16.0 * EPS, 0.0], [1.0, 1.0]])
+    assert columns.project(np.array([[-128.0 * EPS, 0.0], [1.0, 1.0]]))[0, 0] == 0.0
+
+
+def test_the_rounding_of_a_dual_point_is_bounded_by_its_terms() -> None:
+    """z = (-3, 0) needs rho = 1.5 on the row (2, 0): terms of sizes 3 and 1.5 * 2, and three of them."""
+    columns = ConeColumns(PatternCone(np.array([[2.0, 0.0]]), np.array([[True, False]]), 1, 0))
+    points, error = columns.dual_points(np.array([[-3.0, -3.0], [0.0, 4.0]]), np.array([0, 1]))
+    np.testing.assert_allclose(points, [[0.0, -3.0], [0.0, 4.0]], atol=1e-15)
+    expected = [2.0 * EPS * np.sqrt(3.0) * (3.0 + 3.0), 2.0 * EPS * np.sqrt(2.0) * 5.0]
+    np.testing.assert_allclose(error, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("penalty", "shared", "labels"),
+    [
+        (GroupNorm(0), True, [0, 1, 2, 0, 1, 2]),
+        (GroupNorm(1), False, [0, 1, 2, 3, 4, 5]),
+        (GroupNorm(None), True, [0] * 6),
+        (GroupNorm(1), True, None),
+        (AbsoluteValue(), True, None),
+    ],
+)
+def test_the_group_of_each_column(penalty: Penalty, shared: bool, labels: list[int] | None) -> None:
+    columns = ConeColumns(PatternCone(np.ones((1, 2)), np.ones((1, 3), dtype=bool), 2, 0))
+    shape = (4, 3) if shared else (2, 2, 3)
+    one = PenaltyTerm(
+        penalty, np.ones(()), 0, lambda U: np.reshape(U, shape), lambda U: np.reshape(U, (4, 3)), ""
+    )
+    found = column_groups(one, columns)
+    assert (found is None) == (labels is None)
+    if found is not None:
+        np.testing.assert_array_equal(found, labels)
+
+
+def test_variables_without_penalty_are_free_or_pay_for_their_box() -> None:
+    box = VariableBlock(0, (3,), "box", np.array([-1.0, 0.0, -2.0]), np.array([2.0, 3.0, -1.0]))
+    below = VariableBlock(1, (2,), "below", np.zeros(2), None)
+    above = VariableBlock(2, (2,), "above", None, np.zeros(2))
+    half = VariableBlock(3, (2,), "half", np.zeros(2), np.array([1.0, np.inf]))
+    norms = DualNorms(plain((box, below, above, half, VariableBlock(4, (), "bare"))))
+    assert norms.free == (1, 2, 3, 4)
+    z = (np.array([1.0, -1.0, -5.0]), np.ones(2), np.ones(2), np.ones(2), np.ones(()))
+    assert norms.support(z) == 2.0 + 0.0 + 10.0
+    assert norms.ratio(z, no_hints(z)) == 0.0
+    assert norms.unprojected(z) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("lower", "upper", "expected"),
+    [
+        (None, None, 3.0),
+        (np.zeros(2), None, 2.0),
+        (None, np.zeros(2), 3.0),
+        (np.zeros(2), np.zeros(2), 0.0),
+        (np.array([0.0, -1.0]), None, 3.0),
+        (np.zeros(2), np.ones(2), 2.0),
+    ],
+)
+def test_bounds_at_zero_leave_one_sign(lower: Float | None, upper: Float | None, expected: float) -> None:
+    """z = (2, -3): where u >= 0 only positive entries can gain."""
+    block = VariableBlock(0, (2,), "x", lower, upper)
+    norms = DualNorms(plain((block,), (term(AbsoluteValue(), 1.0),)))
+    assert norms.ratio((np.array([2.0, -3.0]),), (None,)) == expected
+
+
+def test_several_penalties_share_what_there_is_to_take() -> None:
+    """l1 of weight 1 takes one from every entry of (3, -1, 4); a group norm of weight 2 has hypot(2, 3)."""
+    terms = (term(AbsoluteValue(), 1.0), term(GroupNorm(None), 2.0))
+    norms = DualNorms(plain((VariableBlock(0, (3,), "x"),), terms))
+    found = norms.ratio((np.array([3.0, -1.0, 4.0]),), (None,))
+    assert found == pytest.approx(np.hypot(2.0, 3.0) / 2.0, rel=1e-15)
+    assert not norms.homogeneous
+    assert DualNorms(plain((VariableBlock(0, (3,), "x"),), terms[:1])).homogeneous
+
+
+def test_weights_of_zero_allow_zero_only() -> None:
+    norms = DualNorms(plain((VariableBlock(0, (2,), "x"),), (term(AbsoluteValue(), [0.0, 2.0]),)))
+    assert norms.ratio((np.array([0.0, 3.0]),), (None,)) == 1.5
+    assert norms.ratio((np.array([1e-300, 3.0]),), (None,)) == np.inf
+
+
+def test_the_first_pattern_cone_of_a_variable_is_the_exact_one() -> None:
+    composite = plant(0, cones=True).composite()
+    first, second = composite.constraints
+    norms = DualNorms(replace(composite, constraints=(first, first, second)))
+    assert norms.exact == {0: 0, 1: 2}
+
+
+def test_repair_touches_only_what_has_bounds_or_cones() -> None:
+    blocks = (
+        VariableBlock(0, (2,), "a"),
+        VariableBlock(1, (2,), "b", np.zeros(2), None),
+        VariableBlock(2, (2,), "c", None, np.zeros(2)),
+    )
+    x = tuple(np.array([-1.0, 1.0]) for _ in blocks)
+    a, b, c = DualNorms(plain(blocks)).repair(x)
+    assert a is x[0]
+    np.testing.assert_array_equal(b, [0.0, 1.0])
+    np.testing.assert_array_equal(c, [-1.0, 0.0])
