@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -93,3 +94,20 @@ def test_the_readmes_code_runs(code: str, tmp_path: Path) -> None:
 
 def test_the_readme_has_code() -> None:
     assert README_CODE
+
+
+def test_gates_divided_by_torchrun(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="pip install 'convexnn[distributed]'")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    finished = subprocess.run(
+        [*torchrun, str(ROOT / "examples/distributed.py")],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert "2 processes" in finished.stdout
+    (gap,) = relative_gaps(finished.stdout)
+    assert gap <= 1e-4

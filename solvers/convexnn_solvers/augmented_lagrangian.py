@@ -27,6 +27,13 @@ from numpy.typing import NDArray
 from convexnn_solvers.backends import Array, Float64Array
 from convexnn_solvers.checkpoint import Arrays, packed_point, whole_point
 from convexnn_solvers.composite import Composite, DualPoint, LossTerm, Point
+from convexnn_solvers.curvature import (
+    OutputHessian,
+    curvature_alone,
+    largest_curvature,
+    loss_hessian,
+    positive_scales,
+)
 from convexnn_solvers.envelope import Envelope, Indicator, Split
 from convexnn_solvers.iterate import Candidate
 from convexnn_solvers.nonsmooth_losses import Nonsmooth
@@ -35,16 +42,11 @@ from convexnn_solvers.proximal import ConeProjector, ProximalMap, projectable_co
 from convexnn_solvers.recession import excludes_every_point
 from convexnn_solvers.rfista import (
     Descent,
-    OutputHessian,
     Smooth,
     advance,
-    curvature_alone,
     descend_from,
-    largest_curvature,
-    loss_hessian,
     nonsmooth_losses,
     packed_descent,
-    positive_scales,
     unpacked_descent,
 )
 from convexnn_solvers.status import Status

@@ -17,7 +17,7 @@ A point ``x`` is a tuple of arrays, one per variable, in the order of ``variable
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -112,12 +112,47 @@ class DualPoint:
     multipliers: tuple[Float64Array | None, ...] = ()
 
 
+class Across(Protocol):
+    """Sums and maxima over everybody who holds a share of the variables; see :class:`Alone`."""
+
+    def sum(self, value: float) -> float:
+        """The sum of everybody's value."""
+        ...
+
+    def max(self, value: float) -> float:
+        """The largest of everybody's values."""
+        ...
+
+    def normal(self, rng: np.random.Generator, variable: int, shape: tuple[int, ...]) -> Float64Array:
+        """The part that is here, of this shape, of normal numbers for all entries of a variable."""
+        ...
+
+
+@dataclass(frozen=True)
+class Alone:
+    """All variables are here."""
+
+    def sum(self, value: float) -> float:
+        """The value itself."""
+        return value
+
+    def max(self, value: float) -> float:
+        """The value itself."""
+        return value
+
+    def normal(self, rng: np.random.Generator, variable: int, shape: tuple[int, ...]) -> Float64Array:
+        """All of them."""
+        return rng.standard_normal(shape)
+
+
 @dataclass(frozen=True)
 class Composite:
     """A problem as the solvers see it, with the parameter values of the moment; see the module's text.
 
     ``sign`` is +1 for Minimize and -1 for Maximize: everything here is the minimisation form, and
-    ``sign * value`` is in the user's units. ``scope`` says for which gates a bound holds.
+    ``sign * value`` is in the user's units. ``scope`` says for which gates a bound holds. ``variables`` may
+    be a share of those of a problem (columns of its weights) whose affine outputs are the sum over all
+    shares; ``across`` then makes what is added up variable by variable that of the whole problem.
     """
 
     backend: Backend
@@ -130,6 +165,7 @@ class Composite:
     constant: float
     sign: float
     scope: str
+    across: Across = field(default_factory=Alone)
 
     def zeros(self) -> Point:
         """The origin."""
@@ -156,7 +192,7 @@ class Composite:
         total: Any = 0.0
         for term in self.penalties:
             total = total + xp.sum(term.weight * term.penalty.norms(term.view(x[term.variable]), xp))
-        return total
+        return self.across.sum(total)
 
     def value(self, x: Point) -> float:
         """The objective of the minimisation form at ``x``, constraints aside."""

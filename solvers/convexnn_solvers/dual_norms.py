@@ -153,6 +153,7 @@ class DualNorms:
                 self._penalised[index] = _Penalised(tuple(terms), block, columns, groups)
         self._unpenalised = [i for i in range(len(composite.variables)) if i not in self._penalised]
         self.variables = composite.variables
+        self._across = composite.across
         #: Whether feasibility of z and of 2 z are the same up to the factor.
         self.homogeneous = all(len(p.terms) == 1 for p in self._penalised.values())
 
@@ -170,13 +171,15 @@ class DualNorms:
         largest = 0.0
         for index, variable in self._penalised.items():
             largest = max(largest, variable.ratio(z[index], hints[index], largest))
-        return largest
+        return self._across.max(largest)
 
     def unprojected(self, z: tuple[Float64Array, ...]) -> float:
         """The largest quotient without any projection; bounds how much an error ``z`` moves :meth:`ratio`."""
-        return max(
-            (float(v.quotients(z[index]).max(initial=0.0)) for index, v in self._penalised.items()),
-            default=0.0,
+        return self._across.max(
+            max(
+                (float(v.quotients(z[index]).max(initial=0.0)) for index, v in self._penalised.items()),
+                default=0.0,
+            )
         )
 
     def support(self, z: tuple[Float64Array, ...]) -> float:

@@ -13,7 +13,7 @@ After Beck and Teboulle (2009), O'Donoghue and Candes (2015), and Mishkin, Sahin
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from convexnn_solvers.affine import UnsupportedProblem
 from convexnn_solvers.backends import Array, Backend, Float64Array
 from convexnn_solvers.checkpoint import Arrays, packed_point, whole_point
-from convexnn_solvers.composite import Composite, LossTerm, Point
+from convexnn_solvers.composite import Composite, Point
+from convexnn_solvers.curvature import curvature_alone, largest_curvature, loss_hessian, positive_scales
 from convexnn_solvers.iterate import Candidate
 from convexnn_solvers.nonsmooth_losses import Nonsmooth
 from convexnn_solvers.proximal import ProximalMap, proximal_map
@@ -34,13 +35,9 @@ _SHRINK = 0.8
 _GROW = 1.25
 _SLACK = 5.0
 _MAX_SHRINKS = 200
-_POWER_ITERATIONS = 8
 # A Bregman distance smaller than this many rounding errors of its terms is taken from gradients instead.
 _CANCELLATION = 1e3
 _ROUNDING = 16.0
-
-
-OutputHessian = Callable[[Point], tuple[Array | None, ...]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,10 +55,19 @@ class Smooth:
 
     def norm_squared(self, dx: Point) -> float:
         """The squared norm of a displacement in the metric."""
-        return float(sum(s * _sum(d * d, self.composite) for s, d in zip(self.scales, dx, strict=True)))
+        return self.composite.across.sum(self._inner(dx, dx))
 
-    def inner(self, a: Point, b: Point) -> float:
-        """The inner product of two displacements in the metric."""
+    def tried(self, x: Point, state: Descent) -> Trial:
+        """All that a step from ``state`` asks about the point ``x``; one forward product."""
+        outputs = self.composite.affine.forward(x)
+        return Trial(outputs, *(self.composite.across.sum(value) for value in self.own_products(x, state)))
+
+    def own_products(self, x: Point, state: Descent) -> tuple[float, float]:
+        """``||x - y||^2`` and ``<y - x, x - state.x>`` in the metric, on the variables that are here."""
+        step = _difference(x, state.y)
+        return self._inner(step, step), -self._inner(step, _difference(x, state.x))
+
+    def _inner(self, a: Point, b: Point) -> float:
         pairs = zip(self.scales, a, b, strict=True)
         return float(sum(s * _sum(u * v, self.composite) for s, u, v in pairs))
 
@@ -77,21 +83,18 @@ class Smooth:
         return largest_curvature(self.composite, loss_hessian(self.composite), self.scales, every)
 
 
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """A point's affine outputs, its squared distance ``moved`` from y, and how far it ``turned`` back."""
+
+    outputs: Point
+    moved: float
+    turned: float
+
+
 def smooth_part(composite: Composite) -> Smooth:
     """Scales from the curvature of each variable alone; a variable outside the losses gets the largest."""
     return Smooth(composite, positive_scales(curvature_alone(composite, loss_hessian(composite))))
-
-
-def curvature_alone(composite: Composite, hessian: OutputHessian) -> list[float]:
-    """The largest curvature with respect to each variable alone."""
-    ones = [1.0] * len(composite.variables)
-    return [largest_curvature(composite, hessian, ones, (k,)) for k in range(len(ones))]
-
-
-def positive_scales(curvatures: Sequence[float]) -> tuple[float, ...]:
-    """Scales of the metric: the curvatures, and the largest of them for variables without any."""
-    largest = max(curvatures, default=0.0)
-    return tuple(a if a > 0.0 else largest or 1.0 for a in curvatures)
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,6 +147,7 @@ class _Step:
     outputs: Point
     length: float
     moved: float
+    turned: float
     distance: float
 
 
@@ -154,7 +158,7 @@ def advance(smooth: Smooth, prox: ProximalMap, state: Descent) -> Descent:
     residual = math.sqrt(2.0 * found.moved / found.length) if math.isfinite(found.distance) else math.nan
     following = found.length * _GROW if found.moved > _SLACK * found.distance else found.length
     change = _difference(x, state.x)
-    if smooth.inner(_difference(state.y, x), change) > 0.0:
+    if found.turned > 0.0:
         return Descent(x, outputs, x, outputs, 1.0, following, found.length, residual)
     momentum = (1.0 + math.sqrt(1.0 + 4.0 * state.momentum**2)) / 2.0
     beta = (state.momentum - 1.0) / momentum
@@ -177,12 +181,12 @@ def _backtracked(smooth: Smooth, prox: ProximalMap, state: Descent) -> _Step:
     for shrinks_left in reversed(range(_MAX_SHRINKS)):
         steps = [length / scale for scale in smooth.scales]
         x = prox(_combined(state.y, gradient, [-step for step in steps]), steps)
-        outputs = smooth.composite.affine.forward(x)
-        moved = smooth.norm_squared(_difference(x, state.y)) / (2.0 * length)
+        trial = smooth.tried(x, state)
+        outputs, moved = trial.outputs, trial.moved / (2.0 * length)
         distance = bregman(smooth.composite, outputs, state.y_outputs, cotangents)
         holds = distance <= moved or not math.isfinite(distance)
         if holds or not shrinks_left or distance <= smooth.rounding(x, outputs):
-            return _Step(x, outputs, length, moved, distance)
+            return _Step(x, outputs, length, moved, trial.turned, distance)
         length *= _SHRINK
     raise AssertionError("the last trial always returns")
 
@@ -284,46 +288,6 @@ def rfista_method(composite: Composite) -> AcceleratedGradient:
 def nonsmooth_losses(composite: Composite) -> tuple[int, ...]:
     """Positions of the losses that have a proximal map instead of a gradient."""
     return tuple(k for k, term in enumerate(composite.losses) if isinstance(term.loss, Nonsmooth))
-
-
-def loss_hessian(composite: Composite) -> OutputHessian:
-    """An upper bound of the losses' Hessian with respect to the affine outputs, as a map of outputs."""
-
-    def apply(outputs: Point) -> tuple[Array | None, ...]:
-        curved = [
-            _curved(term, q, composite.backend.xp) for term, q in zip(composite.losses, outputs, strict=False)
-        ]
-        return (*curved, *(None for _ in outputs[len(curved) :]))
-
-    return apply
-
-
-def largest_curvature(
-    composite: Composite, hessian: OutputHessian, scales: Sequence[float], variables: Sequence[int]
-) -> float:
-    """The largest eigenvalue of ``S^-1/2 A^T H A S^-1/2`` on some variables, by power iterations."""
-    backend, rng = composite.backend, np.random.default_rng(0)
-    v = list(composite.zeros())
-    for k in variables:
-        v[k] = backend.asarray(rng.standard_normal(composite.variables[k].shape))
-    estimate = 0.0
-    for _ in range(_POWER_ITERATIONS):
-        size = math.sqrt(sum(scales[k] * _sum(v[k] * v[k], composite) for k in variables))
-        if size == 0.0:
-            return 0.0
-        pulled = composite.affine.adjoint(hessian(composite.affine.linear(tuple(a / size for a in v))))
-        for k in variables:
-            v[k] = pulled[k] / scales[k]
-        estimate = math.sqrt(sum(scales[k] * _sum(v[k] * v[k], composite) for k in variables))
-    return estimate
-
-
-def _curved(term: LossTerm, q: Array, xp: Any) -> Array:
-    """An upper bound of the loss's Hessian times ``q``; weights per group count with their largest."""
-    weight = term.weight
-    if tuple(getattr(weight, "shape", ())) not in ((), tuple(q.shape)):
-        weight = xp.max(weight)
-    return term.loss.curvature * weight * q
 
 
 def _difference(a: Point, b: Point) -> Point:
