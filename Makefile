@@ -7,7 +7,7 @@ INSTALL = $(VENV)/bin/python -m pip install --quiet --constraint constraints.txt
 # Where optional larger data sets lie; tests that need them are skipped, with a reason, where they do not.
 export CONVEXNN_DATA ?= $(abspath ../shared/data)
 
-.PHONY: demo test lint format clean bench bench-full bench-out-of-core mutants
+.PHONY: demo test lint format clean bench bench-full bench-out-of-core bench-polynomial mutants
 
 demo: $(VENV)/demo.stamp  ## train on real data, certify, prune, compare solvers (output/)
 	$(BIN)/python examples/demo.py
@@ -37,6 +37,9 @@ bench-full: $(VENV)/bench.stamp  ## the whole grid, which may take days
 
 bench-out-of-core: $(VENV)/bench.stamp  ## 1 GB of features on disk, 600 MB of memory
 	$(BIN)/python -m benchmarks.out_of_core
+
+bench-polynomial: $(VENV)/demo.stamp  ## solve_polynomial beside Clarabel and SCS: at most 35 minutes
+	$(BIN)/python benchmarks/polynomial.py --widths 50 100 200 --samples 1000 --cap 300
 
 mutants: $(VENV)/mutants.stamp  ## do the tests notice small faults? at most 30 minutes on 2 cores
 	$(BIN)/python tests/mutants.py $(MUTANTS_ARGS)

@@ -34,6 +34,12 @@ def known_training(model: ConvexModel) -> Training:
     return model.training
 
 
+def refuse_other_models(model: Any, wanted: type[ConvexModel], maker: str) -> None:
+    """TypeError, naming the formulation that makes them, unless ``model`` is one of the ``wanted`` models."""
+    if not isinstance(model, wanted):
+        raise TypeError(f"model must be what {maker} returns, not {type(model).__name__}.")
+
+
 def squared_targets(model: ConvexModel) -> tuple[Float64Array, float]:
     """The targets (n, c) of a squared loss and the value of reg; ValueError for any other loss."""
     training = known_training(model)

@@ -18,6 +18,7 @@ from convexnn_models.fitting import (
     known_training,
     matching,
     positive,
+    refuse_other_models,
     squared_targets,
 )
 from convexnn_models.loss_duals import residual_bound
@@ -62,6 +63,7 @@ def solve_parallel_linear(
     ``tol`` is the relative certified gap to reach, ``time_limit`` in seconds. Raises ValueError for other
     losses, ``reg = 0`` or a model without a problem.
     """
+    refuse_other_models(model, ParallelLinearModel, "parallel_linear(X, depth)")
     Y, reg = squared_targets(model)
     if reg <= 0.0:
         raise ValueError("reg must be positive here; for reg=0 use linear_interpolation or least squares.")
@@ -95,6 +97,7 @@ def parallel_linear_certificate(model: ParallelLinearModel, thetas: Iterable[Any
     place; beside a free output bias, and for losses that our solvers do not read, there is no bound.
     Raises ValueError when a variable has no value or ``model.problem`` was never called.
     """
+    refuse_other_models(model, ParallelLinearModel, "parallel_linear(X, depth)")
     training = known_training(model)
     M = held_value(model.variables[0])
     scores = model.X @ M + held_bias(model)

@@ -6,6 +6,7 @@ of positions per cell, and what is computed at the positions of a cell is averag
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -71,8 +72,13 @@ def flatten(patches: int) -> Cells:
 
 
 def checked_cells(cells: Sequence[Sequence[int]], patches: int) -> Cells:
-    """``cells`` as tuples of positions below ``patches``; ValueError for empty cells or wrong positions."""
-    result = tuple(tuple(int(k) for k in cell) for cell in cells)
+    """``cells`` as tuples of positions below ``patches``; ValueError or TypeError for anything else."""
+    try:
+        result = tuple(tuple(operator.index(k) for k in cell) for cell in cells)
+    except TypeError:
+        raise TypeError(
+            "cells must be a sequence of cells, each of whole numbers: flatten(K), or ((0, 1), (2, 3))."
+        ) from None
     if not result or not all(result):
         raise ValueError("cells must list at least one cell, and every cell at least one patch position.")
     if any(not 0 <= k < patches for cell in result for k in cell):

@@ -10,7 +10,14 @@ import numpy as np
 
 from convexnn_models import losses
 from convexnn_models._arrays import Float64Array
-from convexnn_models.fitting import held_bias, held_value, known_training, matching, squared_targets
+from convexnn_models.fitting import (
+    held_bias,
+    held_value,
+    known_training,
+    matching,
+    refuse_other_models,
+    squared_targets,
+)
 from convexnn_models.loss_duals import residual_bound
 from convexnn_models.polynomial import Pair, PolynomialModel
 from convexnn_models.polynomial_bounds import response_bound, squared_loss_bound
@@ -34,6 +41,7 @@ def polynomial_certificate(model: PolynomialModel, thetas: Iterable[Any] = ()) -
     ``thetas`` are further dual candidates, each (n,) or (n, c). Raises ValueError when a variable has no
     value or ``model.problem`` was never called.
     """
+    refuse_other_models(model, PolynomialModel, "polynomial(X, a, b, c)")
     training = known_training(model)
     held = [[(held_value(p), held_value(m)) for p, m in row] for row in model.pairs]
     violation = max(_violation(model, Z) for row in held for pair in row for Z in pair)

@@ -10,7 +10,7 @@ import numpy as np
 
 from convexnn_models import _arrays
 from convexnn_models._arrays import Float64Array
-from convexnn_models.fitting import positive, squared_targets
+from convexnn_models.fitting import positive, refuse_other_models, squared_targets
 from convexnn_models.polynomial import Pair, PolynomialModel
 from convexnn_models.polynomial_certificate import balanced, polynomial_certificate
 from convexnn_models.polynomial_solver import LiftedPoint, Progress, minimise_lifted
@@ -62,6 +62,7 @@ def solve_polynomial(
 
     Returns a :class:`PolynomialFit`. Raises ValueError when the problem is not of this form or too large.
     """
+    refuse_other_models(model, PolynomialModel, "polynomial(X, a, b, c)")
     y, reg = squared_targets(model)
     if reg <= 0.0:
         raise ValueError("reg must be positive here; for reg=0 use model.problem(y, 0).solve(cp.CLARABEL).")

@@ -439,6 +439,11 @@ def test_interpolation_has_the_smallest_penalty() -> None:
 
 X0 = np.ones((4, 2))
 P0 = np.ones((4, 3, 2))
+LINEAR = cnn.parallel_linear(X0, 2)
+
+
+def wrong(value: object) -> Any:
+    return value
 
 
 @pytest.mark.parametrize(
@@ -466,10 +471,23 @@ P0 = np.ones((4, 3, 2))
         (lambda: network(output=np.ones((1, 1))), "output"),
         (lambda: network().predict(np.ones((3, 5))), "2 features per sample"),
         (lambda: network().objective(X0, np.ones(4), -1.0), "reg must be at least 0"),
+        (lambda: cnn.polynomial(P0, 1.0, 0.0, 0.0, cells=wrong("ab")), "of whole numbers"),
+        (lambda: cnn.polynomial(P0, 1.0, 0.0, 0.0, cells=wrong(3)), "of whole numbers"),
+        (
+            lambda: cnn.polynomial(P0, 1.0, 0.0, 0.0, cells=wrong(((0.5,),))),
+            "of whole numbers",
+        ),
+        (lambda: cnn.solve_polynomial(wrong(LINEAR)), r"what polynomial\(X"),
+        (lambda: cnn.polynomial_certificate(wrong(LINEAR)), r"what polynomial\(X"),
+        (
+            lambda: cnn.solve_parallel_linear(wrong(cnn.polynomial(X0, *RELU_LIKE))),
+            r"what parallel_linear\(X",
+        ),
+        (lambda: cnn.parallel_linear_certificate(wrong("M")), r"what parallel_linear\(X"),
     ],
 )
 def test_bad_input_is_one_clear_sentence(call: Callable[[], object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         call()
 
 
