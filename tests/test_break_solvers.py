@@ -111,15 +111,20 @@ def test_no_time_at_all_gives_a_certified_point(options: dict[str, Any]) -> None
 def refused_problems() -> dict[str, tuple[Any, type[Exception], str]]:
     v, U, z = cp.Variable(3), cp.Variable((3, 4)), cp.Variable(2, integer=True)
     fit = cp.sum_squares(X @ v - Y)
-    pair = cp.norm(v) + cp.norm1(v)
     return {
         "concave": (cp.Problem(cp.Minimize(-fit)), cp.DCPError, "not convex"),
         "maximise convex": (cp.Problem(cp.Maximize(fit)), cp.DCPError, "not concave"),
         "integer": (cp.Problem(cp.Minimize(fit + cp.sum_squares(z))), cp.SolverError, "mixed-integer"),
-        "max norm": (cp.Problem(cp.Minimize(fit + cp.norm_inf(v))), cp.SolverError, "norm_inf.*CLARABEL"),
-        "nuclear": (cp.Problem(cp.Minimize(fit + cp.normNuc(U))), cp.SolverError, "normNuc.*CLARABEL"),
-        "two penalties": (cp.Problem(cp.Minimize(fit + pair)), cp.SolverError, "two penalties.*CLARABEL"),
-        "norm of a map": (cp.Problem(cp.Minimize(fit + cp.norm(X @ v))), cp.SolverError, "whole variable"),
+        "other norm": (
+            cp.Problem(cp.Minimize(fit + cp.pnorm(v, 3))),
+            cp.SolverError,
+            "p = 1, 2, inf.*CLARABEL",
+        ),
+        "eigenvalue": (
+            cp.Problem(cp.Minimize(cp.lambda_max(U[:, :3]))),
+            cp.SolverError,
+            "lambda_max.*CLARABEL",
+        ),
         "second-order": (cp.Problem(cp.Minimize(fit), [cp.norm(v) <= 1]), cp.SolverError, "not linear"),
         "symmetric": (
             cp.Problem(cp.Minimize(cp.sum_squares(cp.Variable((2, 2), symmetric=True) - 1.0))),

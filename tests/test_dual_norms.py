@@ -222,9 +222,11 @@ def test_variables_without_penalty_are_free_or_pay_for_their_box() -> None:
     above = VariableBlock(2, (2,), "above", None, np.zeros(2))
     half = VariableBlock(3, (2,), "half", np.zeros(2), np.array([1.0, np.inf]))
     norms = DualNorms(plain((box, below, above, half, VariableBlock(4, (), "bare"))))
-    assert norms.free == (1, 2, 3, 4)
+    kinds = ([0, 0, 0], [1, 1], [-1, -1], [0, 1], 2)  # allowed, not positive, not negative, zero only
+    for found, expected in zip(norms.free, kinds, strict=True):
+        np.testing.assert_array_equal(found, expected)
     z = (np.array([1.0, -1.0, -5.0]), np.ones(2), np.ones(2), np.ones(2), np.ones(()))
-    assert norms.support(z) == 2.0 + 0.0 + 10.0
+    assert norms.support(z) == 2.0 + 0.0 + 10.0 + 1.0
     assert norms.ratio(z, no_hints(z)) == 0.0
     assert norms.unprojected(z) == 0.0
 
@@ -257,10 +259,10 @@ def test_several_penalties_share_what_there_is_to_take() -> None:
     assert DualNorms(plain((VariableBlock(0, (3,), "x"),), terms[:1])).homogeneous
 
 
-def test_weights_of_zero_allow_zero_only() -> None:
+def test_weights_of_zero_make_free_entries() -> None:
     norms = DualNorms(plain((VariableBlock(0, (2,), "x"),), (term(AbsoluteValue(), [0.0, 2.0]),)))
     assert norms.ratio((np.array([0.0, 3.0]),), (None,)) == 1.5
-    assert norms.ratio((np.array([1e-300, 3.0]),), (None,)) == np.inf
+    np.testing.assert_array_equal(norms.free[0], [2, 0])
 
 
 def test_the_first_pattern_cone_of_a_variable_is_the_exact_one() -> None:

@@ -256,11 +256,6 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ValueError,
         "NaN or infinite",
     ),
-    "two penalties": (
-        lambda: cp.Problem(cp.Minimize(SQUARES + cp.norm1(x) + cp.norm(x, 2))),
-        cp.SolverError,
-        "x carries two penalties.*CLARABEL",
-    ),
     "second-order cone": (
         lambda: cp.Problem(cp.Minimize(SQUARES), [cp.norm(x) <= 1]),
         cp.SolverError,

@@ -11,9 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from convexnn_solvers.backends import torch_backend
-from convexnn_solvers.constraint_cones import NONNEGATIVE, ZERO, Cone
+from convexnn_solvers.constraint_cones import NONNEGATIVE, ZERO, Cone, L1Cone, SecondOrder, Semidefinite
 from convexnn_solvers.envelope import Envelope, Indicator, Split
-from convexnn_solvers.nonsmooth_losses import PiecewiseLinear
+from convexnn_solvers.nonsmooth_losses import Maximum, Norms, Nuclear, PiecewiseLinear, Supremum
 
 Float = NDArray[np.float64]
 SHAPE = (4, 3)
@@ -30,6 +30,17 @@ LOSSES = {
     "abs": Row(PiecewiseLinear(), cp.abs, (0.3, ENTRIES)),
     "hinge": Row(PiecewiseLinear(0.0, 1.0), cp.pos, (0.3, ENTRIES)),
     "quantile": Row(PiecewiseLinear(-0.2, 0.8), lambda q: cp.maximum(-0.2 * q, 0.8 * q), (0.3, ENTRIES)),
+}
+GROUPS = ENTRIES[0]
+LOSSES |= {
+    "norm": Row(Norms(), lambda q: cp.norm(q, "fro"), (0.3,)),
+    "norms of columns": Row(Norms(0), lambda q: cp.norm(q, 2, axis=0), (0.3, GROUPS)),
+    "max": Row(Maximum(), cp.max, (0.3,)),
+    "max of columns": Row(Maximum(0), lambda q: cp.max(q, axis=0), (0.3, GROUPS)),
+    "max of rows": Row(Maximum(1), lambda q: cp.max(q, axis=1), (ENTRIES[:, 0],)),
+    "norm_inf": Row(Supremum(), lambda q: cp.norm_inf(q), (0.3,)),
+    "norm_inf of columns": Row(Supremum(0), lambda q: cp.norm_inf(q, axis=0), (0.3, GROUPS)),
+    "nuclear": Row(Nuclear(), cp.normNuc, (0.3,)),
 }
 CASES = [pytest.param(row, np.asarray(w), id=name) for name, row in LOSSES.items() for w in row.weights]
 
@@ -107,7 +118,12 @@ def test_torch_agrees(row: Row, weight: Any) -> None:
         np.testing.assert_allclose(backend.to_numpy(gradient), row.loss.gradient(q, weight, np), atol=1e-12)
 
 
-CONES: dict[str, Cone] = {"zero": ZERO, "nonneg": NONNEGATIVE}
+CONES: dict[str, Cone] = {
+    "zero": ZERO,
+    "nonneg": NONNEGATIVE,
+    "second-order columns": SecondOrder(0),
+    "second-order rows": SecondOrder(1),
+}
 
 
 @pytest.mark.parametrize("cone", CONES.values(), ids=CONES)
@@ -120,6 +136,30 @@ def test_projections_on_a_cone_and_its_dual(cone: Cone) -> None:
         assert cone.violation(inside) <= 1e-12 * (1.0 + float(np.abs(s).max()))
         far = float(np.linalg.norm(s - inside))
         assert far / np.sqrt(s.size) - 1e-12 <= cone.violation(s) <= 2.0 * far + 1e-12
+
+
+def test_the_l1_cone() -> None:
+    """Moreau, on vectors; the dual cone is that of the largest absolute value."""
+    cone = L1Cone()
+    for s in (z.ravel() for z in samples(9)):
+        inside, dual = cone.project(s, np), cone.nearest_dual(-s)
+        np.testing.assert_allclose(inside - dual, s, rtol=1e-12, atol=1e-12)
+        assert float(np.sum(inside * dual)) == pytest.approx(0.0, abs=1e-10 * (1.0 + float(s @ s)))
+        assert cone.violation(inside) <= 1e-12 * (1.0 + float(np.abs(s).max()))
+        assert np.abs(dual[1:]).max() <= dual[0] * (1.0 + 1e-12) + 1e-12
+
+
+def test_the_semidefinite_cone() -> None:
+    """Only the symmetric part counts, and dual matrices are symmetric."""
+    cone, rng = Semidefinite(), np.random.default_rng(0)
+    for scale in (0.1, 1.0, 30.0):
+        s = scale * rng.standard_normal((4, 4))
+        inside, dual = cone.project(s, np), cone.nearest_dual(-s)
+        np.testing.assert_allclose(inside - dual, s, atol=1e-12 * scale)
+        np.testing.assert_allclose(dual, dual.T, atol=1e-13 * scale)
+        assert float(np.sum(inside * dual)) == pytest.approx(0.0, abs=1e-11 * scale**2)
+        assert cone.violation(inside) <= 1e-13 * scale
+        assert cone.violation(s) == pytest.approx(float(-np.linalg.eigvalsh((s + s.T) / 2)[0]))
 
 
 SPLITS: list[Any] = [

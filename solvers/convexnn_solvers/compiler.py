@@ -9,11 +9,13 @@ only; :meth:`Compiled.composite` puts in the values of now.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import cvxpy as cp
 import numpy as np
+from numpy.typing import NDArray
 
 from convexnn_solvers.affine import Tape, shortened
 from convexnn_solvers.affine import UnsupportedProblem as UnsupportedProblem
@@ -23,15 +25,20 @@ from convexnn_solvers.composite import Composite, ConstraintTerm, LossTerm, Pena
 from convexnn_solvers.constraints import read_constraints
 from convexnn_solvers.loading import Loader
 from convexnn_solvers.losses import Tilted
+from convexnn_solvers.penalty_layout import ProximalPenalty, arranged
 from convexnn_solvers.terms import LossReading, PenaltyReading, convex_atoms, read_atom
-from convexnn_solvers.variables import check_penalised, read_variable
+from convexnn_solvers.variables import read_variable
 
 
 @dataclass(frozen=True)
 class _Penalty:
-    """A penalty with the position of its variable and its view as array functions."""
+    """A penalty with the position of its variable and its view as array functions.
 
-    reading: PenaltyReading
+    ``atoms`` are the positions of its readings' weights among those of all penalties' atoms.
+    """
+
+    layout: ProximalPenalty
+    atoms: tuple[int, ...]
     variable: int
     view: Any
     unview: Any
@@ -62,7 +69,8 @@ class Compiled:
         offset = head.offsets[0]
         one = self.backend.asarray(np.full(self._head_shape, self.sign))
         pulled = head.adjoint((one,))
-        ends = np.cumsum([len(self._variables), len(self._losses), len(self._penalties)])
+        atoms = sum(len(penalty.atoms) for penalty in self._penalties)
+        ends = np.cumsum([len(self._variables), len(self._losses), atoms])
         linear, weights, scales, tilts = (pulled[a:b] for a, b in itertools.pairwise([0, *ends, None]))
         of_argument = dict(zip(self._tilted, tilts, strict=True))
         return Composite(
@@ -73,9 +81,7 @@ class Compiled:
                 self._loss(reading, weight, of_argument.get(k))
                 for k, (reading, weight) in enumerate(zip(self._losses, weights, strict=True))
             ),
-            penalties=tuple(
-                self._penalty(penalty, scale) for penalty, scale in zip(self._penalties, scales, strict=True)
-            ),
+            penalties=tuple(self._penalty(penalty, scales) for penalty in self._penalties),
             constraints=self._constraints,
             linear=linear,
             constant=0.0 if offset is None else self.sign * float(self.backend.to_numpy(offset).item()),
@@ -89,17 +95,20 @@ class Compiled:
             loss = Tilted(loss, tilt)
         return LossTerm(loss, self.backend.asarray(entries), shortened(reading.atom))
 
-    def _penalty(self, penalty: _Penalty, weight: Array) -> PenaltyTerm:
-        reading = penalty.reading
-        checked = _checked_weight(self.backend.to_numpy(weight), reading.atom)
-        groups = checked if checked.ndim == 0 else reading.weigh(checked)
+    def _penalty(self, penalty: _Penalty, scales: Sequence[Array]) -> PenaltyTerm:
+        layout = penalty.layout
+        checked = [
+            _checked_weight(self.backend.to_numpy(scales[k]), reading.atom)
+            for k, reading in zip(penalty.atoms, layout.readings, strict=True)
+        ]
+        groups = checked[0] if len(checked) == 1 and checked[0].ndim == 0 else layout.weigh(checked)
         return PenaltyTerm(
-            reading.penalty,
+            layout.penalty,
             self.backend.asarray(groups),
             penalty.variable,
             penalty.view,
             penalty.unview,
-            shortened(reading.atom),
+            shortened(layout.readings[0].atom),
         )
 
 
@@ -115,20 +124,22 @@ def compile_problem(problem: cp.Problem, backend: Backend) -> Compiled:
     for variable in variables:
         read_variable(variable)
     readings = [read_atom(atom) for atom in convex_atoms(objective)]
-    losses = tuple(reading for reading in readings if isinstance(reading, LossReading))
-    penalties = [reading for reading in readings if isinstance(reading, PenaltyReading)]
-    check_penalised(penalties)
+    constraints, outputs = read_constraints(problem.constraints, variables)
+    in_cones = {variables[c.pattern_cone.variable].id for c in constraints if c.pattern_cone is not None}
+    norms = [reading for reading in readings if isinstance(reading, PenaltyReading)]
+    layouts, split = arranged(norms, in_cones)
+    losses = (*(reading for reading in readings if isinstance(reading, LossReading)), *split)
     loader = Loader(backend)
     affine = Tape(loader, variables)
     for loss in losses:
         affine.add_output(loss.argument)
-    constraints, outputs = read_constraints(problem.constraints, variables)
     for output in outputs:
         affine.add_output(output)
     # One argument per group of losses that share it; a bare variable has its linear term already.
     arguments = {id(r.argument): k for k, r in reversed(list(enumerate(losses)))}
     tilted = tuple(k for k in sorted(arguments.values()) if not _is_leaf(losses[k].argument))
-    atoms = [*(r.atom for r in losses), *(r.atom for r in penalties)]
+    penalised = [reading.atom for layout in layouts for reading in layout.readings]
+    atoms = [*(r.atom for r in losses), *penalised]
     head = Tape(loader, [*variables, *atoms, *(losses[k].argument for k in tilted)])
     head.add_output(objective)
     return Compiled(
@@ -137,7 +148,7 @@ def compile_problem(problem: cp.Problem, backend: Backend) -> Compiled:
         scope=_scope(problem),
         _variables=variables,
         _losses=losses,
-        _penalties=tuple(_with_view(reading, variables, loader) for reading in penalties),
+        _penalties=tuple(_with_views(layouts, variables, loader)),
         _tilted=tilted,
         _constraints=constraints,
         _affine=affine,
@@ -167,19 +178,32 @@ def _first_violation(problem: cp.Problem) -> str:
     return f"the constraint {shortened(broken[0])}"
 
 
-def _with_view(reading: PenaltyReading, variables: tuple[Any, ...], loader: Loader) -> _Penalty:
-    position = next(k for k, variable in enumerate(variables) if variable is reading.variable)
-    if reading.view is reading.variable:
-        return _Penalty(reading, position, _same, _same)
-    tape = Tape(loader, [reading.variable])
-    tape.add_output(reading.view)
-    rearranged = tape.with_values()
-    return _Penalty(
-        reading,
-        position,
-        lambda x: rearranged.linear((x,))[0],
-        lambda y: rearranged.adjoint((y,))[0],
-    )
+def _with_views(
+    layouts: Sequence[ProximalPenalty], variables: tuple[Any, ...], loader: Loader
+) -> Iterator[_Penalty]:
+    atoms = itertools.count()
+    for layout in layouts:
+        variable = layout.readings[0].variable
+        position = next(k for k, other in enumerate(variables) if other is variable)
+        numbers = tuple(next(atoms) for _ in layout.readings)
+        yield _Penalty(layout, numbers, position, *_views(layout.positions, variable, loader))
+
+
+def _views(positions: NDArray[np.int64], variable: Any, loader: Loader) -> tuple[Any, Any]:
+    """Taking the entries at ``positions``, and putting them back among zeros."""
+    size, shape = variable.size, variable.shape
+    if positions.shape == shape and np.array_equal(positions.ravel(), np.arange(size)):
+        return _same, _same
+    if np.array_equal(positions.ravel(), np.arange(size)):
+        return lambda x: loader.xp.reshape(x, positions.shape), lambda y: loader.xp.reshape(y, shape)
+    places = loader.positions(positions.ravel())
+
+    def put_back(y: Array) -> Array:
+        entries = loader.backend.zeros((size,))
+        entries[places] = loader.xp.reshape(y, (-1,))
+        return loader.xp.reshape(entries, shape)
+
+    return lambda x: loader.xp.reshape(loader.xp.reshape(x, (-1,))[places], positions.shape), put_back
 
 
 def _is_leaf(expr: Any) -> bool:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from convexnn_solvers.backends import Array, Float64Array
+from convexnn_solvers.norm_balls import running_sums
 
 
 class Cone(Protocol):
@@ -82,3 +83,104 @@ class Nonnegative:
 
 
 ZERO, NONNEGATIVE = Zero(), Nonnegative()
+
+
+@dataclass(frozen=True)
+class SecondOrder:
+    """``||(s_1, s_2, ...)|| <= s_0`` along ``axis``, one cone for every group."""
+
+    axis: int = 0
+    name: str = "second-order cone"
+
+    def project(self, s: Array, xp: Any) -> Array:
+        """Inside, polar, or halfway to the boundary."""
+        t, norm, rest = self._parts(s, xp)
+        safe = xp.where(norm > 0.0, norm, 1.0)
+        # On the boundary both parts are (t + norm) / 2; inside they stay, in the polar cone they vanish.
+        half = xp.clip(0.5 * (t + norm), 0.0, None)
+        inside = norm <= t
+        new_t = xp.where(inside, t, xp.where(norm <= -t, 0.0 * t, half))
+        factor = xp.where(inside, 1.0 + 0.0 * t, new_t / safe)
+        return xp.concat([new_t, rest * factor], axis=self.axis)
+
+    def nearest_dual(self, mu: Float64Array) -> Float64Array:
+        """The cone is its own dual."""
+        return np.asarray(self.project(mu, np), dtype=np.float64)
+
+    def violation(self, s: Float64Array) -> float:
+        """The largest ``norm - s_0``."""
+        t, norm, _ = self._parts(s, np)
+        return max(0.0, float(np.max(norm - t, initial=0.0)))
+
+    def even(self, rows: Float64Array) -> Float64Array:
+        """One factor per cone."""
+        return np.broadcast_to(np.max(rows, axis=self.axis, keepdims=True, initial=0.0), rows.shape)
+
+    def _parts(self, s: Array, xp: Any) -> tuple[Array, Array, Array]:
+        """Heads, norms of the rest (both of length one along the axis), and the rest."""
+        head: list[Any] = [slice(None)] * s.ndim
+        tail = list(head)
+        head[self.axis], tail[self.axis] = slice(0, 1), slice(1, None)
+        rest = s[tuple(tail)]
+        return s[tuple(head)], xp.sqrt(xp.sum(rest * rest, axis=self.axis, keepdims=True)), rest
+
+
+@dataclass(frozen=True)
+class Semidefinite:
+    """Matrices whose symmetric part is positive semidefinite (CVXPY's ``>>``); the last two axes."""
+
+    name: str = "semidefinite cone"
+
+    def project(self, s: Array, xp: Any) -> Array:
+        """Negative eigenvalues of the symmetric part set to zero; what is not symmetric stays."""
+        flipped = xp.matrix_transpose(s)
+        values, vectors = xp.linalg.eigh(0.5 * (s + flipped))
+        kept = (vectors * xp.clip(values, 0.0, None)[..., None, :]) @ xp.matrix_transpose(vectors)
+        return 0.5 * (kept + xp.matrix_transpose(kept)) + 0.5 * (s - flipped)
+
+    def nearest_dual(self, mu: Float64Array) -> Float64Array:
+        """The symmetric positive semidefinite matrices."""
+        found = self.project(0.5 * (mu + np.matrix_transpose(mu)), np)
+        return np.asarray(found, dtype=np.float64)
+
+    def violation(self, s: Float64Array) -> float:
+        """The most negative eigenvalue of the symmetric part."""
+        values = np.linalg.eigvalsh(0.5 * (s + np.matrix_transpose(s)))
+        return max(0.0, float(np.max(-values, initial=0.0)))
+
+    def even(self, rows: Float64Array) -> Float64Array:
+        """One factor per matrix."""
+        return np.broadcast_to(np.max(rows, axis=(-2, -1), keepdims=True, initial=0.0), rows.shape)
+
+
+@dataclass(frozen=True)
+class L1Cone:
+    """``sum |s_1..| <= s_0`` of a vector: the epigraph of the l1 norm."""
+
+    name: str = "l1 cone"
+
+    def project(self, s: Array, xp: Any) -> Array:
+        """Soft thresholding by the amount that the head gains; zero below the dual cone's negative."""
+        head, rest = s[:1], s[1:]
+        size = xp.abs(rest)
+        shift = self._gain(head, size, xp)
+        return xp.concat([head + shift, xp.sign(rest) * xp.clip(size - shift, 0.0, None)])
+
+    def _gain(self, head: Array, size: Array, xp: Any) -> Array:
+        """``g >= 0`` with ``head + g = sum((size - g)_+)``, or what takes the head to zero."""
+        ordered = xp.flip(xp.sort(size))[None, :]
+        sums, counts = running_sums(ordered, xp), running_sums(xp.ones_like(ordered), xp)
+        best = xp.max((sums - head) / (counts + 1.0))
+        return xp.clip(xp.maximum(best, -head), 0.0, None)
+
+    def nearest_dual(self, mu: Float64Array) -> Float64Array:
+        """``max |mu_1..| <= mu_0``, by Moreau's identity."""
+        return np.asarray(mu + self.project(-mu, np), dtype=np.float64)
+
+    def violation(self, s: Float64Array) -> float:
+        """``sum - s_0``."""
+        return max(0.0, float(np.sum(np.abs(s[1:])) - s[0]))
+
+    def even(self, rows: Float64Array) -> Float64Array:
+        """One factor for all."""
+        return np.full(rows.shape, float(np.max(rows, initial=0.0)))

@@ -81,15 +81,24 @@ class DualBounds:
         self._linear = tuple(np.asarray(c, dtype=np.float64) for c in composite.linear)
         self._quadratic = all(term.loss.quadratic for term in composite.losses)
         self._smooth = not any(isinstance(term.loss, Nonsmooth) for term in composite.losses)
-        self._fixed = self._free is not None and bool(np.any(self._free.linear))
-        bounded = [c for i, c in enumerate(self._linear) if i not in self.norms.free]
+        # Directions may not be scaled where zero is outside a conjugate's domain (maxima), or c must be met.
+        zeros = zip(composite.losses, self._loss_offsets, strict=True)
+        at_zero = [term.loss.conjugate(np.zeros(b.shape), term.weight) for term, b in zeros]
+        self._fixed = bool(np.any(np.isinf(at_zero)))
+        self._fixed = self._fixed or (self._free is not None and bool(np.any(self._free.linear)))
+        bounded = [c[kinds == 0] for c, kinds in zip(self._linear, self.norms.free, strict=True)]
         self._homogeneous = self.norms.homogeneous and not any(bool(np.any(c)) for c in bounded)
 
     def residual(self, outputs: Arrays, multipliers: Multipliers = ()) -> DualPoint:
         """The direction of a primal point with these affine outputs: minus the gradients of the losses."""
         mu = self._completed(multipliers)
         arguments = tuple(np.asarray(q, dtype=np.float64) for q in outputs[: len(self._loss_offsets)])
-        if self._free is not None and not self._free.quadratic and self._smooth:
+        if (
+            self._free is not None
+            and not self._free.quadratic
+            and self._smooth
+            and not np.any(self._free.signs)
+        ):
             return DualPoint(self._free.refit(arguments, self._general(mu)), mu)
         gradients = self.composite.loss_gradients(arguments)
         return DualPoint(tuple(np.asarray(-g, dtype=np.float64) for g in gradients), mu)

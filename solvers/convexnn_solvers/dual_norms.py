@@ -75,9 +75,15 @@ class ConeColumns:
 
 @dataclass(frozen=True, eq=False)
 class _Penalised:
-    """One variable with its penalties, and its cones if they are exact pattern cones."""
+    """One variable with its penalties, and its cones if they are exact pattern cones.
+
+    ``outer`` says which penalties have no other around them; the condition of ``free`` entries, which no
+    penalty reaches, is not a norm's.
+    """
 
     terms: tuple[PenaltyTerm, ...]
+    outer: tuple[bool, ...]
+    free: NDArray[np.bool_]
     block: VariableBlock
     columns: ConeColumns | None
     groups: Indices | None
@@ -88,13 +94,13 @@ class _Penalised:
             # Where u >= 0 (or u <= 0) only that sign of z can gain, whatever other bounds there are.
             low = 0.0 if self.block.lower is not None and not np.any(self.block.lower) else -np.inf
             high = 0.0 if self.block.upper is not None and not np.any(self.block.upper) else np.inf
-            return float(self.quotients(np.clip(z, low, high)).max(initial=0.0))
+            return self.largest(np.clip(z, low, high))
         if self.groups is None:
             everything = np.arange(self.columns.gates.size)
             points, error = self.columns.dual_points(self.columns.split(z), everything)
             inflated = np.linalg.norm(points, axis=0)
             inflated = 1.0 + error / np.where(inflated > 0.0, inflated, 1.0)
-            return float(self.quotients(self.columns.join(points * inflated)).max(initial=0.0))
+            return self.largest(self.columns.join(points * inflated))
         return self._aligned(self.columns, self.groups, z, hint, floor)
 
     def _aligned(
@@ -125,11 +131,21 @@ class _Penalised:
         return largest
 
     def quotients(self, z: Float64Array) -> Float64Array:
-        """Dual norm over weight per group; of several penalties all but the last take what they can."""
-        for term in self.terms[:-1]:
-            z = term.unview(term.penalty.prox(term.view(z), term.weight, np))
-        last = self.terms[-1]
-        return _quotient(last.penalty.dual_norms(last.view(z), np), last.weight)
+        """Dual norm over weight per group of a single penalty."""
+        (term,) = self.terms
+        return _quotient(term.penalty.dual_norms(term.view(z), np), term.weight)
+
+    def largest(self, z: Float64Array) -> float:
+        """The largest quotient; inner penalties take what they can before the ones around them."""
+        found, z = 0.0, np.where(self.free, 0.0, z)
+        for term, outer in zip(self.terms, self.outer, strict=True):
+            view = term.view(z)
+            if outer:
+                quotients = _quotient(term.penalty.dual_norms(view, np), term.weight)
+                found = max(found, float(quotients.max(initial=0.0)))
+            else:
+                z = z - term.unview(view) + term.unview(term.penalty.prox(view, term.weight, np))
+        return found
 
 
 class DualNorms:
@@ -139,9 +155,12 @@ class DualNorms:
         self.columns: dict[int, ConeColumns] = {}
         #: Positions of the constraints that are dualised exactly by projections.
         self.exact: dict[int, int] = {}
+        masks = [unpenalised(composite, index) for index in range(len(composite.variables))]
         for position, constraint in enumerate(composite.constraints):
             cone = constraint.pattern_cone
-            if cone is not None and cone.variable not in self.columns:
+            if cone is None or cone.variable in self.columns:
+                continue
+            if masks[cone.variable].all() or not masks[cone.variable].any():
                 self.columns[cone.variable] = ConeColumns(cone)
                 self.exact[cone.variable] = position
         self._penalised: dict[int, _Penalised] = {}
@@ -150,17 +169,15 @@ class DualNorms:
             columns = self.columns.get(index)
             if terms:
                 groups = None if columns is None or len(terms) > 1 else column_groups(terms[0], columns)
-                self._penalised[index] = _Penalised(tuple(terms), block, columns, groups)
-        self._unpenalised = [i for i in range(len(composite.variables)) if i not in self._penalised]
+                outer = _outermost(terms, block)
+                self._penalised[index] = _Penalised(tuple(terms), outer, masks[index], block, columns, groups)
+        self._unpenalised = masks
         self.variables = composite.variables
         self._across = composite.across
         #: Whether feasibility of z and of 2 z are the same up to the factor.
-        self.homogeneous = all(len(p.terms) == 1 for p in self._penalised.values())
-
-    @property
-    def free(self) -> tuple[int, ...]:
-        """Variables on which the direction must vanish: no penalty, and not bounded on both sides."""
-        return tuple(i for i in self._unpenalised if not _boxed(self.variables[i]))
+        self.homogeneous = all(all(p.outer) for p in self._penalised.values())
+        #: Entries on which the direction must vanish, or have a sign (see :func:`free_entries`).
+        self.free = tuple(free_entries(v, mask) for v, mask in zip(self.variables, masks, strict=True))
 
     def ratio(self, z: tuple[Float64Array, ...], hints: tuple[Float64Array | None, ...]) -> float:
         """The largest ``dual_norm / lam`` over all penalised groups (``inf``: a group of weight 0).
@@ -176,19 +193,18 @@ class DualNorms:
     def unprojected(self, z: tuple[Float64Array, ...]) -> float:
         """The largest quotient without any projection; bounds how much an error ``z`` moves :meth:`ratio`."""
         return self._across.max(
-            max(
-                (float(v.quotients(z[index]).max(initial=0.0)) for index, v in self._penalised.items()),
-                default=0.0,
-            )
+            max((v.largest(z[index]) for index, v in self._penalised.items()), default=0.0)
         )
 
     def support(self, z: tuple[Float64Array, ...]) -> float:
-        """``max <z, x>`` over the boxes of the unpenalised variables that are bounded on both sides."""
+        """``max <z, x>`` over the bounds of the unpenalised entries, the condition of free ones granted."""
         total = 0.0
-        for index in self._unpenalised:
-            lower, upper = self.variables[index].lower, self.variables[index].upper
-            if index not in self.free and lower is not None and upper is not None:
-                total += float(np.sum(np.maximum(z[index] * lower, z[index] * upper)))
+        for index, mask in enumerate(self._unpenalised):
+            block = self.variables[index]
+            for bound, sign in ((block.lower, -1.0), (block.upper, 1.0)):
+                if bound is not None:
+                    reached = mask & np.isfinite(bound) & (sign * z[index] > 0.0)
+                    total += float(np.sum(z[index][reached] * bound[reached]))
         return total
 
     def repair(self, x: tuple[Float64Array, ...]) -> tuple[Float64Array, ...]:
@@ -224,15 +240,42 @@ def column_groups(term: PenaltyTerm, columns: ConeColumns) -> Indices | None:
     labels = np.arange(norms.size, dtype=np.float64).reshape(norms.shape)
     if axis is not None:
         labels = np.expand_dims(labels, axis=axis)
-    split = columns.split(term.unview(np.broadcast_to(labels, view.shape)))
+    # Entries that the penalty does not reach get -1: their columns lie within no group.
+    spread = term.unview(np.broadcast_to(labels + 1.0, view.shape)) - 1.0
+    split = columns.split(spread)
+    if np.any(split < 0.0):
+        return None
     if np.any(split != split[0]):
         return None
     return np.asarray(split[0], dtype=np.intp)
 
 
-def _boxed(variable: VariableBlock) -> bool:
-    return (
-        variable.lower is not None
-        and variable.upper is not None
-        and bool(np.isfinite(variable.lower).all() and np.isfinite(variable.upper).all())
+def unpenalised(composite: Composite, index: int) -> NDArray[np.bool_]:
+    """The entries of a variable that no penalty of positive weight reaches."""
+    shape = composite.variables[index].shape
+    left = np.ones(shape)
+    for term in composite.penalties:
+        if term.variable == index:
+            view = term.view(np.ones(shape))
+            positive = np.asarray(term.weight, dtype=np.float64) > 0.0
+            # The proximal map at a weight that removes everything, where there is a weight.
+            large = np.where(positive, 4.0 * np.sqrt(view.size) + 4.0, 0.0)
+            left = left - term.unview(view) + term.unview(term.penalty.prox(view, large, np))
+    return np.asarray(left > 0.5)
+
+
+def free_entries(variable: VariableBlock, mask: NDArray[np.bool_]) -> NDArray[np.int8]:
+    """Per entry: 2 where the direction must vanish, 1 where it must not be positive (the variable has only
+    a lower bound), -1 where it must not be negative, 0 where everything is allowed."""
+    below = np.zeros(variable.shape, bool) if variable.lower is None else np.isfinite(variable.lower)
+    above = np.zeros(variable.shape, bool) if variable.upper is None else np.isfinite(variable.upper)
+    kinds = np.where(below, np.where(above, 0, 1), np.where(above, -1, 2))
+    return np.where(mask, kinds, 0).astype(np.int8)
+
+
+def _outermost(terms: list[PenaltyTerm], block: VariableBlock) -> tuple[bool, ...]:
+    """Whether no later penalty reaches the entries of each."""
+    reached = [term.unview(np.ones_like(term.view(np.zeros(block.shape)))) > 0.5 for term in terms]
+    return tuple(
+        not any(bool(np.any(reached[k] & later)) for later in reached[k + 1 :]) for k in range(len(terms))
     )

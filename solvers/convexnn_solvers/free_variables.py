@@ -13,11 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.composite import Composite
 
 Arrays = tuple[Float64Array, ...]
+Dual = tuple[Arrays, tuple[Float64Array | None, ...]]
 
 # Entries of the dense columns of all free variables together.
 _MAX_ENTRIES = 50_000_000
@@ -35,21 +37,34 @@ class FreeVariables:
     """The condition on dual directions from all free variables (N scalars) together.
 
     ``losses`` and ``constraints`` hold their columns, one dense array (outputs, N) each; ``linear`` (N,).
+    ``signs`` is 0 for a free scalar; where only a lower (upper) bound exists it is 1 (-1), and the condition
+    is that ``C^T theta + G^T mu - c`` must not have this sign.
     """
 
     losses: Arrays
     constraints: Arrays
     linear: Float64Array
+    signs: NDArray[np.int8]
     composite: Composite
     quadratic: bool
     _largest_offset: float
+
+    @property
+    def refits(self) -> bool:
+        """Whether :meth:`refit` applies: losses that are not quadratic, and variables without any bound."""
+        return not self.quadratic and not np.any(self.signs)
 
     def theta_columns(self) -> Float64Array:
         """The columns of all losses on top of each other."""
         return np.concatenate(self.losses) if self.losses else np.empty((0, self.linear.size))
 
     def residual(self, thetas: Arrays, multipliers: Sequence[Float64Array | None]) -> Float64Array:
-        """``C^T theta + G^T mu - c``, zero iff a finite bound exists."""
+        """``C^T theta + G^T mu - c``, as far as it must vanish: zero iff a finite bound exists."""
+        total = self._image(thetas, multipliers)
+        wrong = np.where(self.signs > 0, np.clip(total, 0.0, None), np.clip(total, None, 0.0))
+        return np.where(self.signs == 0, total, wrong)
+
+    def _image(self, thetas: Arrays, multipliers: Sequence[Float64Array | None]) -> Float64Array:
         total = -self.linear
         for columns, theta in zip(self.losses, thetas, strict=True):
             total = total + columns.T @ theta.ravel()
@@ -88,7 +103,7 @@ class FreeVariables:
 
         Entries move in proportion to their ``weights`` (as one without any).
         """
-        if not thetas or self.satisfied(thetas, multipliers, _EXACT):
+        if not thetas or np.any(self.signs) or self.satisfied(thetas, multipliers, _EXACT):
             return thetas
         columns = self.theta_columns()
         moved = (
@@ -104,9 +119,7 @@ class FreeVariables:
             )
         return thetas
 
-    def enter(
-        self, thetas: Arrays, multipliers: Sequence[Float64Array | None]
-    ) -> tuple[Arrays, tuple[Float64Array | None, ...]]:
+    def enter(self, thetas: Arrays, multipliers: Sequence[Float64Array | None]) -> Dual:
         """The nearest dual point in all domains and dual cones that satisfies the condition, by Newton.
 
         With ``y`` the thetas and multipliers, ``P`` the projection on their domains and ``C`` the columns,
@@ -121,30 +134,34 @@ class FreeVariables:
         ]
         if not blocks:
             return thetas, tuple(multipliers)
+        # What one-sided bounds allow is a multiplier of theirs.
+        image = self._image(thetas, multipliers)
+        bounded = np.flatnonzero(self.signs)
+        blocks.append(np.clip(-self.signs[bounded] * image[bounded], 0.0, None))
+        columns.append(np.eye(self.linear.size)[bounded] * self.signs[bounded, None])
         sizes = np.array([float(np.sqrt(np.mean(b * b))) if b.size else 0.0 for b in blocks])
         sizes = np.where(sizes > _SMALL_BLOCK * sizes.max(), sizes, _SMALL_BLOCK * sizes.max() or 1.0)
 
-        def moved(t: Float64Array) -> tuple[Arrays, tuple[Float64Array | None, ...]]:
+        def moved(t: Float64Array) -> tuple[Dual, Float64Array]:
             shifted = [
                 b + s * (c @ t).reshape(b.shape) for b, s, c in zip(blocks, sizes, columns, strict=True)
             ]
-            return self.into_domains(shifted[: len(thetas)], _spread(shifted[len(thetas) :], multipliers))
+            slack = columns[-1].T @ np.clip(shifted.pop(), 0.0, None)
+            given = _spread(shifted[len(thetas) :], multipliers)
+            inside = into_domains(self.composite, shifted[: len(thetas)], given)
+            return inside, self._image(*inside) + slack
 
         t = np.zeros(self.linear.size)
-        point = moved(t)
-        gap = self.residual(*point)
+        point, gap = moved(t)
         unit = 1e-7 / self._largest_entries()
         for _ in range(_NEWTON_STEPS):
             if self.satisfied(*point, tolerance=_EXACT):
                 break
-            jacobian = np.column_stack(
-                [(self.residual(*moved(t + h)) - gap) / h.max() for h in np.diag(unit)]
-            )
+            jacobian = np.column_stack([(moved(t + h)[1] - gap) / h.max() for h in np.diag(unit)])
             step = -np.linalg.lstsq(jacobian, gap, rcond=1e-13)[0]
             length = 1.0
             while length > 1e-4:
-                trial = moved(t + length * step)
-                left = self.residual(*trial)
+                trial, left = moved(t + length * step)
                 if np.linalg.norm(left) < np.linalg.norm(gap):
                     break
                 length *= 0.5
@@ -152,12 +169,6 @@ class FreeVariables:
                 break
             t, point, gap = t + length * step, trial, left
         return point
-
-    def into_domains(
-        self, thetas: Sequence[Float64Array], multipliers: Sequence[Float64Array | None]
-    ) -> tuple[Arrays, tuple[Float64Array | None, ...]]:
-        """Every theta in its loss's domain, every multiplier in its dual cone."""
-        return into_domains(self.composite, thetas, multipliers)
 
     def refit(self, outputs: Arrays, multipliers: Sequence[Float64Array | None]) -> Arrays:
         """Minus the gradients of the losses after the best shift of the free variables (damped Newton)."""
@@ -222,7 +233,7 @@ class FreeVariables:
 
 def into_domains(
     composite: Composite, thetas: Sequence[Float64Array], multipliers: Sequence[Float64Array | None]
-) -> tuple[Arrays, tuple[Float64Array | None, ...]]:
+) -> Dual:
     """Every theta at the nearest point of its loss's domain, every multiplier at that of its dual cone."""
     inside = tuple(-t.loss.nearest(-v, t.weight) for t, v in zip(composite.losses, thetas, strict=True))
     pairs = zip(composite.constraints, multipliers, strict=True)
@@ -237,19 +248,22 @@ def _spread(
     return tuple(None if place is None else next(arrays) for place in like)
 
 
-def collect_free_variables(composite: Composite, free: tuple[int, ...]) -> FreeVariables | None:
-    """The columns of the variables ``free``; None when there are none. ValueError: too many to hold."""
-    sizes = [int(np.prod(composite.variables[i].shape)) for i in free]
-    if not sizes:
+def collect_free_variables(composite: Composite, free: Sequence[NDArray[np.int8]]) -> FreeVariables | None:
+    """The columns of the entries where ``free``, an array per variable, is not zero; 2 means without bounds.
+
+    None when there are none. ValueError: too many to hold.
+    """
+    sizes = [int(np.count_nonzero(kinds)) for kinds in free]
+    if not any(sizes):
         return None
     outputs = composite.affine.forward(composite.zeros())
     entries = sum(int(np.size(q)) for q in outputs) * sum(sizes)
     if entries > _MAX_ENTRIES:
-        name = composite.variables[free[int(np.argmax(sizes))]].name
+        name = composite.variables[int(np.argmax(sizes))].name
         raise ValueError(f"the variable {name} has no penalty and too many entries ({max(sizes)})")
     columns = []
-    for index, size in zip(free, sizes, strict=True):
-        for entry in range(size):
+    for index, kinds in enumerate(free):
+        for entry in np.flatnonzero(kinds):
             point = [np.zeros(v.shape) for v in composite.variables]
             point[index].flat[entry] = 1.0
             columns.append([np.ravel(q) for q in composite.affine.linear(tuple(point))])
@@ -259,7 +273,8 @@ def collect_free_variables(composite: Composite, free: tuple[int, ...]) -> FreeV
     return FreeVariables(
         losses=tuple(stacked[:count]),
         constraints=tuple(stacked[count:]),
-        linear=np.concatenate([np.ravel(composite.linear[i]) for i in free]),
+        linear=np.concatenate([c[kinds != 0] for c, kinds in zip(composite.linear, free, strict=True)]),
+        signs=np.concatenate([np.where(kinds == 2, 0, kinds)[kinds != 0] for kinds in free]).astype(np.int8),
         composite=composite,
         quadratic=all(t.loss.quadratic for t, hit in zip(composite.losses, touched, strict=True) if hit),
         _largest_offset=max((float(np.max(np.abs(q), initial=0.0)) for q in outputs[:count]), default=0.0),

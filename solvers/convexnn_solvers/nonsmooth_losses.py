@@ -14,6 +14,11 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from convexnn_solvers.backends import Array, Float64Array
+from convexnn_solvers.norm_balls import nearest_in_l1_ball, nearest_on_simplex
+from convexnn_solvers.penalties import GroupNorm, NuclearNorm
+
+# Sums and norms of dual candidates are rounded: they count as equal to the weights up to this share.
+ROUNDING = 1e-12
 
 
 @runtime_checkable
@@ -71,3 +76,171 @@ class PiecewiseLinear:
     def even(self, rows: Float64Array) -> Float64Array:
         """Entries are independent."""
         return rows
+
+
+@dataclass(frozen=True)
+class Norms:
+    """Euclidean norms along ``axis`` (``None``: of the whole array); one weight per group."""
+
+    axis: int | None = None
+    name: str = "norm"
+    quadratic: bool = False
+    curvature: float = np.inf
+
+    def value(self, q: Array, weight: Array, xp: Any) -> Array:
+        """``sum(weight * norms(q))``."""
+        return xp.sum(weight * GroupNorm(self.axis).norms(q, xp))
+
+    def gradient(self, q: Array, weight: Array, xp: Any) -> Array:
+        """The weighted unit vectors, zero where the norm is."""
+        norms = GroupNorm(self.axis).norms(q, xp)
+        scale = weight * xp.where(norms > 0.0, 1.0 / xp.where(norms > 0.0, norms, 1.0), 0.0 * norms)
+        return q * spread(scale, self.axis, xp)
+
+    def prox(self, q: Array, weight: Array, step: Array, xp: Any) -> Array:
+        """Block soft thresholding."""
+        return GroupNorm(self.axis).prox(q, weight * first(step, self.axis, xp), xp)
+
+    def conjugate(self, v: Float64Array, weight: Any) -> float:
+        """Zero where no group's norm exceeds its weight, to rounding; infinite elsewhere."""
+        norms = GroupNorm(self.axis).norms(v, np)
+        return np.inf if np.any(norms > np.asarray(weight) * (1.0 + ROUNDING)) else 0.0
+
+    def nearest(self, v: Float64Array, weight: Any) -> Float64Array:
+        """Every group scaled to norm at most its weight."""
+        norms = GroupNorm(self.axis).norms(v, np)
+        factor = np.minimum(1.0, np.asarray(weight) / np.where(norms > 0.0, norms, 1.0))
+        return np.asarray(v * spread(factor, self.axis, np), dtype=np.float64)
+
+    def even(self, rows: Float64Array) -> Float64Array:
+        """One factor per group."""
+        return evened(rows, self.axis)
+
+
+@dataclass(frozen=True)
+class Maximum:
+    """The largest entry along ``axis`` (``None``: of the whole array); one weight per group."""
+
+    axis: int | None = None
+    name: str = "max"
+    quadratic: bool = False
+    curvature: float = np.inf
+
+    def value(self, q: Array, weight: Array, xp: Any) -> Array:
+        """``sum(weight * max(q))``."""
+        return xp.sum(weight * (xp.max(q) if self.axis is None else xp.max(q, axis=self.axis)))
+
+    def gradient(self, q: Array, weight: Array, xp: Any) -> Array:
+        """The weight, shared equally between the largest entries."""
+        top = xp.max(q) if self.axis is None else xp.max(q, axis=self.axis, keepdims=True)
+        hit = xp.where(q == top, 1.0 + 0.0 * q, 0.0 * q)
+        counts = xp.sum(hit) if self.axis is None else xp.sum(hit, axis=self.axis, keepdims=True)
+        return hit / counts * spread(weight, self.axis, xp)
+
+    def prox(self, q: Array, weight: Array, step: Array, xp: Any) -> Array:
+        """``q`` minus its projection on the simplex of sum ``step weight``, by Moreau's identity."""
+        return q - nearest_on_simplex(q, weight * first(step, self.axis, xp), self.axis, xp)
+
+    def conjugate(self, v: Float64Array, weight: Any) -> float:
+        """Zero on the simplices whose sums are the weights (to rounding), infinite elsewhere."""
+        totals = np.sum(v, axis=self.axis)
+        w = np.asarray(weight, dtype=np.float64)
+        outside = bool(np.any(v < 0.0)) or bool(np.any(np.abs(totals - w) > ROUNDING * w))
+        return np.inf if outside else 0.0
+
+    def nearest(self, v: Float64Array, weight: Any) -> Float64Array:
+        """The projection on the simplices."""
+        return np.asarray(nearest_on_simplex(v, weight, self.axis), dtype=np.float64)
+
+    def even(self, rows: Float64Array) -> Float64Array:
+        """One factor per group."""
+        return evened(rows, self.axis)
+
+
+@dataclass(frozen=True)
+class Supremum:
+    """The largest absolute value along ``axis`` (``None``: of the whole array); one weight per group."""
+
+    axis: int | None = None
+    name: str = "norm_inf"
+    quadratic: bool = False
+    curvature: float = np.inf
+
+    def value(self, q: Array, weight: Array, xp: Any) -> Array:
+        """``sum(weight * max|q|)``."""
+        return Maximum(self.axis).value(xp.abs(q), weight, xp)
+
+    def gradient(self, q: Array, weight: Array, xp: Any) -> Array:
+        """The weight, shared equally between the largest entries, with their signs."""
+        return xp.sign(q) * Maximum(self.axis).gradient(xp.abs(q), weight, xp)
+
+    def prox(self, q: Array, weight: Array, step: Array, xp: Any) -> Array:
+        """``q`` minus its projection on the l1 ball of radius ``step weight``."""
+        return q - nearest_in_l1_ball(q, weight * first(step, self.axis, xp), self.axis, xp)
+
+    def conjugate(self, v: Float64Array, weight: Any) -> float:
+        """Zero where no group's l1 norm exceeds its weight, to rounding; infinite elsewhere."""
+        sums = np.sum(np.abs(v), axis=self.axis)
+        return np.inf if np.any(sums > np.asarray(weight) * (1.0 + ROUNDING)) else 0.0
+
+    def nearest(self, v: Float64Array, weight: Any) -> Float64Array:
+        """The projection on the l1 balls."""
+        return np.asarray(nearest_in_l1_ball(v, weight, self.axis), dtype=np.float64)
+
+    def even(self, rows: Float64Array) -> Float64Array:
+        """One factor per group."""
+        return evened(rows, self.axis)
+
+
+@dataclass(frozen=True)
+class Nuclear:
+    """The sum of the singular values of a matrix, or of every matrix of a stack; one weight per matrix."""
+
+    name: str = "nuclear norm"
+    quadratic: bool = False
+    curvature: float = np.inf
+
+    def value(self, q: Array, weight: Array, xp: Any) -> Array:
+        """``sum(weight * nuclear norms)``."""
+        return xp.sum(weight * NuclearNorm().norms(q, xp))
+
+    def gradient(self, q: Array, weight: Array, xp: Any) -> Array:
+        """``weight U V^T`` over the non-zero singular values."""
+        U, s, Vt = xp.linalg.svd(q, full_matrices=False)
+        top = xp.max(s, axis=-1, keepdims=True)
+        kept = xp.where(s > 1e-12 * top, 1.0 + 0.0 * s, 0.0 * s)
+        return xp.reshape(weight, (*weight.shape, 1, 1)) * ((U * kept[..., None, :]) @ Vt)
+
+    def prox(self, q: Array, weight: Array, step: Array, xp: Any) -> Array:
+        """Soft thresholding of the singular values."""
+        return NuclearNorm().prox(q, weight * step[..., 0, 0], xp)
+
+    def conjugate(self, v: Float64Array, weight: Any) -> float:
+        """Zero where no largest singular value exceeds its weight, to rounding; infinite elsewhere."""
+        top = NuclearNorm().dual_norms(v, np)
+        return np.inf if np.any(top > np.asarray(weight) * (1.0 + ROUNDING)) else 0.0
+
+    def nearest(self, v: Float64Array, weight: Any) -> Float64Array:
+        """The singular values clipped at the weight."""
+        return np.asarray(v - NuclearNorm().prox(v, np.asarray(weight), np), dtype=np.float64)
+
+    def even(self, rows: Float64Array) -> Float64Array:
+        """One factor per matrix."""
+        return np.broadcast_to(np.max(rows, axis=(-2, -1), keepdims=True), rows.shape)
+
+
+def spread(groups: Array, axis: int | None, xp: Any) -> Array:
+    """One value per group, ready to multiply the groups; a number is left as it is."""
+    return groups if axis is None or groups.ndim == 0 else xp.expand_dims(groups, axis=axis)
+
+
+def first(step: Array, axis: int | None, xp: Any) -> Array:
+    """The step of every group, from steps that are equal within groups."""
+    if step.ndim == 0:
+        return step
+    return xp.max(step) if axis is None else xp.max(step, axis=axis)
+
+
+def evened(rows: Float64Array, axis: int | None) -> Float64Array:
+    """The largest factor of every group, for all of it."""
+    return np.broadcast_to(np.max(rows, axis=axis, keepdims=True, initial=0.0), rows.shape)

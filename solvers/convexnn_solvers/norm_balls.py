@@ -24,12 +24,13 @@ def nearest_on_simplex(v: Array, total: Any, axis: int | None, xp: Any = np) -> 
 def _simplex_threshold(rows: Array, total: Array, xp: Any) -> Array:
     """``t`` with ``sum((row - t)_+) = total`` for every row; at total 0 the largest entry."""
     ordered = xp.flip(xp.sort(rows, axis=1), axis=1)
-    sums, counts = _running_sums(ordered, xp), _running_sums(xp.ones_like(ordered), xp)
+    sums, counts = running_sums(ordered, xp), running_sums(xp.ones_like(ordered), xp)
     candidates = (sums - total) / counts
     return xp.max(candidates, axis=1, keepdims=True)
 
 
-def _running_sums(rows: Array, xp: Any) -> Array:
+def running_sums(rows: Array, xp: Any) -> Array:
+    """Cumulative sums along the rows."""
     return np.cumsum(rows, axis=1) if isinstance(rows, np.ndarray) else xp.cumulative_sum(rows, axis=1)
 
 

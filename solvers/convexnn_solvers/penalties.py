@@ -70,3 +70,23 @@ class AbsoluteValue:
 
     def dual_norms(self, view: Array, xp: Any) -> Array:
         return xp.abs(view)
+
+
+@dataclass(frozen=True)
+class NuclearNorm:
+    """The sum of the singular values of a matrix, or of every matrix of a stack (CVXPY's ``normNuc``)."""
+
+    name: str = "nuclear norm"
+
+    def norms(self, view: Array, xp: Any) -> Array:
+        return xp.sum(xp.linalg.svdvals(view), axis=-1)
+
+    def prox(self, view: Array, threshold: Array, xp: Any) -> Array:
+        """Soft thresholding of the singular values (Cai, Candes and Shen, 2010)."""
+        U, s, Vt = xp.linalg.svd(view, full_matrices=False)
+        limit = threshold[..., None] if getattr(threshold, "ndim", 0) else threshold
+        return (U * xp.clip(s - limit, 0.0, None)[..., None, :]) @ Vt
+
+    def dual_norms(self, view: Array, xp: Any) -> Array:
+        """The largest singular values."""
+        return xp.max(xp.linalg.svdvals(view), axis=-1)

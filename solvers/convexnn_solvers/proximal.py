@@ -76,26 +76,40 @@ class ConeProjector:
 
 @dataclass(frozen=True, eq=False)
 class VariableProx:
-    """The proximal map of one variable, with at most one penalty beside its bounds or its cone."""
+    """The proximal map of one variable: nested or disjoint penalties, inner ones first, and its bounds; or
+    one penalty and a cone."""
 
     backend: Backend
-    term: PenaltyTerm | None
+    terms: tuple[PenaltyTerm, ...]
     lower: Array | None
     upper: Array | None
     cone: ConeProjector | None
 
     def __call__(self, v: Array, step: float) -> Array:
         """``argmin`` over this variable of the formula above."""
-        if self.term is None:
-            return self._inside(self._projected(v, None))
-        weight, xp = step * self.term.weight, self.backend.xp
-        if isinstance(self.term.penalty, AbsoluteValue):  # entry by entry, clipping comes last
-            return self._inside(self.term.unview(self.term.penalty.prox(self.term.view(v), weight, xp)))
-        v = self._inside(v)
         if self.cone is not None:
-            removed = self.term.penalty.norms(self.term.view(v), xp) <= weight
-            v = self._projected(v, self.backend.to_numpy(removed) > 0.0)
-        return self.term.unview(self.term.penalty.prox(self.term.view(v), weight, xp))
+            removed = None
+            if self.terms:
+                term = self.terms[0]
+                small = term.penalty.norms(term.view(v), self.backend.xp) <= step * term.weight
+                removed = self.backend.to_numpy(small) > 0.0
+            v = self._projected(v, removed)
+        inner = [isinstance(term.penalty, AbsoluteValue) for term in self.terms]
+        for term, entrywise in zip(self.terms, inner, strict=True):
+            if entrywise:
+                v = self._shrunk(term, v, step)
+        v = self._inside(v)  # entry by entry clipping comes last, and before everything else
+        for term, entrywise in zip(self.terms, inner, strict=True):
+            if not entrywise:
+                v = self._shrunk(term, v, step)
+        return v
+
+    def _shrunk(self, term: PenaltyTerm, v: Array, step: float) -> Array:
+        """The proximal map of one penalty; entries that it does not reach stay."""
+        view = term.view(v)
+        return (
+            v - term.unview(view) + term.unview(term.penalty.prox(view, step * term.weight, self.backend.xp))
+        )
 
     def _inside(self, v: Array) -> Array:
         if self.lower is None and self.upper is None:
@@ -131,14 +145,15 @@ def proximal_map(composite: Composite, cones: Collection[int] = ()) -> ProximalM
         by_variable[constraint.pattern_cone.variable] = constraint
     blocks, backend = [], composite.backend
     for index, variable in enumerate(composite.variables):
-        term = _only_penalty(composite, index)
-        _check_bounds(variable, term)
+        terms = _penalties(composite, index)
+        for term in terms:
+            _check_bounds(variable, term)
         cone = None
         if index in by_variable:
-            cone = ConeProjector(by_variable[index], _groups(by_variable[index], term))
+            cone = ConeProjector(by_variable[index], _groups(by_variable[index], terms))
         lower = None if variable.lower is None else backend.asarray(variable.lower)
         upper = None if variable.upper is None else backend.asarray(variable.upper)
-        blocks.append(VariableProx(backend, term, lower, upper, cone))
+        blocks.append(VariableProx(backend, terms, lower, upper, cone))
     return ProximalMap(tuple(blocks))
 
 
@@ -150,32 +165,28 @@ def projectable_cones(composite: Composite) -> tuple[int, ...]:
         if cone is None or cone.variable in found:
             continue
         variable = composite.variables[cone.variable]
-        term = _only_penalty(composite, cone.variable)
+        terms = _penalties(composite, cone.variable)
         free = variable.lower is None and variable.upper is None
-        if free and (term is None or _groups(constraint, term) is not None):
+        if free and (not terms or _groups(constraint, terms) is not None):
             found[cone.variable] = position
     return tuple(found.values())
 
 
-def _only_penalty(composite: Composite, index: int) -> PenaltyTerm | None:
-    terms = [term for term in composite.penalties if term.variable == index]
-    if len(terms) > 1:
-        raise UnsupportedProblem(
-            f"variable {composite.variables[index].name} carries two penalties, {terms[0].text} and "
-            f"{terms[1].text}; keep one, or solve with cp.CLARABEL."
-        )
-    return terms[0] if terms else None
+def _penalties(composite: Composite, index: int) -> tuple[PenaltyTerm, ...]:
+    return tuple(term for term in composite.penalties if term.variable == index)
 
 
-def _groups(constraint: ConstraintTerm, term: PenaltyTerm | None) -> Indices | None:
-    """The group of every column of the cone, if each column lies within one group."""
+def _groups(constraint: ConstraintTerm, terms: Sequence[PenaltyTerm]) -> Indices | None:
+    """The group of every column of the cone, if there is one penalty and each column lies within a group."""
     assert constraint.pattern_cone is not None
-    return None if term is None else column_groups(term, ConeColumns(constraint.pattern_cone))
+    if len(terms) != 1:
+        return None
+    return column_groups(terms[0], ConeColumns(constraint.pattern_cone))
 
 
-def _check_bounds(variable: VariableBlock, term: PenaltyTerm | None) -> None:
+def _check_bounds(variable: VariableBlock, term: PenaltyTerm) -> None:
     """Entrywise penalties allow any bounds, group norms those that are zero or infinite."""
-    if term is None or isinstance(term.penalty, AbsoluteValue):
+    if isinstance(term.penalty, AbsoluteValue):
         return
     for bound in (variable.lower, variable.upper):
         if bound is not None and not np.all((bound == 0.0) | np.isinf(bound)):

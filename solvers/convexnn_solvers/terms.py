@@ -14,29 +14,39 @@ import cvxpy as cp
 import numpy as np
 from cvxpy.atoms.affine.affine_atom import AffAtom
 from cvxpy.atoms.affine.binary_operators import DivExpression, MulExpression, multiply
+from cvxpy.atoms.affine.hstack import Hstack
+from cvxpy.atoms.affine.index import index, special_index
 from cvxpy.atoms.affine.promote import Promote
 from cvxpy.atoms.affine.reshape import reshape
 from cvxpy.atoms.affine.transpose import transpose
 from cvxpy.atoms.affine.unary_operators import NegExpression
+from cvxpy.atoms.affine.vstack import Vstack
 from cvxpy.atoms.elementwise.abs import abs as absolute
 from cvxpy.atoms.elementwise.huber import huber
 from cvxpy.atoms.elementwise.logistic import logistic
 from cvxpy.atoms.elementwise.maximum import maximum
 from cvxpy.atoms.elementwise.power import Power
 from cvxpy.atoms.log_sum_exp import log_sum_exp
+from cvxpy.atoms.max import max as maximal
 from cvxpy.atoms.norm1 import norm1
+from cvxpy.atoms.norm_inf import norm_inf
+from cvxpy.atoms.norm_nuc import normNuc
 from cvxpy.atoms.pnorm import Pnorm
 from cvxpy.atoms.quad_form import QuadForm
 from cvxpy.atoms.quad_over_lin import quad_over_lin
+from numpy.typing import NDArray
 
 from convexnn_solvers.affine import UnsupportedProblem, shortened, value_of
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.loading import to_dense
 from convexnn_solvers.losses import Huber, LogSumExp, Loss, Softplus, Square, SquaredHinge, SumSquares
-from convexnn_solvers.nonsmooth_losses import PiecewiseLinear
-from convexnn_solvers.penalties import AbsoluteValue, GroupNorm, Penalty
+from convexnn_solvers.nonsmooth_losses import Maximum, Norms, Nuclear, PiecewiseLinear, Supremum
+from convexnn_solvers.penalties import AbsoluteValue, GroupNorm, NuclearNorm, Penalty
 
 Weighted = tuple[Loss, Float64Array]
+
+# Atoms that only move entries.
+_MOVES = (reshape, transpose, index, special_index, Hstack, Vstack)
 
 
 @dataclass(frozen=True)
@@ -48,15 +58,21 @@ class LossReading:
     make: Callable[[Float64Array], Weighted]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PenaltyReading:
-    """``sum(weight * atom)`` is ``sum(weigh(weight) * penalty.norms(view))``, of a reordered variable."""
+    """``sum(weight * atom)`` is ``sum(weigh(weight) * penalty.norms(view))``, of entries of one variable.
+
+    ``positions`` holds, in the shape of the view, which entries of the variable these are, each at most
+    once. ``loss`` is the same term as a loss of the view, for where a proximal map does not exist.
+    """
 
     atom: Any
     view: Any
     variable: Any
+    positions: NDArray[np.int64]
     penalty: Penalty
     weigh: Callable[[Float64Array], Float64Array]
+    loss: LossReading
 
 
 def convex_atoms(objective: Any) -> list[Any]:
@@ -65,7 +81,7 @@ def convex_atoms(objective: Any) -> list[Any]:
     pending = [objective]
     while pending:
         expr = pending.pop()
-        if expr.is_affine():
+        if expr.is_constant() or is_a(expr, cp.Variable):
             continue
         if isinstance(expr, AffAtom):
             pending.extend(reversed(expr.args))
@@ -88,30 +104,53 @@ def is_a(expr: Any, *kinds: type) -> bool:
 
 
 def _read_penalty(atom: Any) -> PenaltyReading | None:
-    if not is_a(atom, Pnorm, norm1, absolute):
+    """Norms of entries of one variable, each entry at most once."""
+    loss = _norms(atom) or (_piecewise_linear(atom) if is_a(atom, norm1, absolute) else None)
+    if loss is None or not is_a(loss.atom, Pnorm, norm1, absolute, normNuc):
         return None
-    inner = atom.args[0]
-    if is_a(atom, norm1, absolute) and is_a(inner, Pnorm):  # mixed_norm: the l1 norm of norms is their sum
-        reading = _read_penalty(inner)
-        if reading is None:
-            return None
-        weigh = reading.weigh
-        return replace(reading, atom=atom, weigh=lambda w: weigh(_over_entries(w, atom, inner)))
-    view = inner
-    variable = _reordered_variable(view)
-    if variable is None:
+    selected = _selection(loss.argument)
+    if selected is None:
         return None
-    if is_a(atom, Pnorm):
-        if float(atom.p) != 2.0:
+    probe = loss.make(np.asarray(1.0))[0]
+    if isinstance(probe, Norms):
+        penalty: Penalty = GroupNorm(probe.axis)
+    elif isinstance(probe, Nuclear):
+        penalty = NuclearNorm()
+    else:
+        penalty = AbsoluteValue()
+    variable, positions = selected
+    weigh = loss.make
+    return PenaltyReading(atom, loss.argument, variable, positions, penalty, lambda w: weigh(w)[1], loss)
+
+
+def _norms(atom: Any) -> LossReading | None:
+    """Norms and maxima along one axis or of everything, and l1 norms of them, which are their sums."""
+    if is_a(atom, norm1, absolute) and is_a(atom.args[0], Pnorm):  # mixed_norm
+        inner = _norms(atom.args[0])
+        if inner is None:
             return None
-        axis = None if atom.axis is None else int(atom.axis)
-        groups = () if axis is None else tuple(np.delete(view.shape, axis).tolist())
-        return PenaltyReading(atom, view, variable, GroupNorm(axis), lambda w: np.reshape(w, groups))
-    return PenaltyReading(atom, view, variable, AbsoluteValue(), lambda w: _over_entries(w, atom, view))
+        make, reduced = inner.make, atom.args[0]
+        return replace(inner, make=lambda w: make(_over_entries(w, atom, reduced)))
+    if is_a(atom, normNuc):
+        return LossReading(atom, atom.args[0], lambda w: (Nuclear(), w))
+    kinds: tuple[tuple[type, type], ...] = ((Pnorm, Norms), (norm_inf, Supremum), (maximal, Maximum))
+    for kind, loss in kinds:
+        if not is_a(atom, kind) or isinstance(atom.axis, tuple):
+            continue
+        if loss is Norms and float(atom.p) != 2.0:
+            return None
+        return _along_axis(atom, loss)
+    return None
+
+
+def _along_axis(atom: Any, loss: type) -> LossReading:
+    argument, axis = atom.args[0], None if atom.axis is None else int(atom.axis)
+    groups = () if axis is None else tuple(np.delete(argument.shape, axis).tolist())
+    return LossReading(atom, argument, lambda w: (loss(axis), np.reshape(w, groups) if w.ndim else w))
 
 
 def _read_loss(atom: Any) -> LossReading | None:
-    reading = _squares(atom) or _entrywise(atom) or _piecewise_linear(atom)
+    reading = _squares(atom) or _entrywise(atom) or _norms(atom) or _piecewise_linear(atom)
     if reading is not None and not reading.argument.is_affine():
         return None
     return reading
@@ -202,6 +241,13 @@ def _piecewise_linear(atom: Any) -> LossReading | None:
         if base is other and base.shape == atom.shape:
             slopes = min(low, high), max(low, high)
             return LossReading(atom, base, lambda w: (PiecewiseLinear(*slopes, "maximum"), w))
+    if is_a(atom, maximum):
+        rows = [
+            cp.reshape(argument + np.zeros(atom.shape), (1, atom.size), order="C") for argument in atom.args
+        ]
+        return LossReading(
+            atom, cp.vstack(rows), lambda w: (Maximum(0), np.ravel(np.broadcast_to(w, atom.shape)))
+        )
     return None
 
 
@@ -253,11 +299,20 @@ def _hinge(expr: Any) -> Any | None:
     return None
 
 
-def _reordered_variable(expr: Any) -> Any | None:
-    """The variable of which the expression is a rearrangement of all entries, if it is one."""
-    while is_a(expr, reshape, transpose):
-        expr = expr.args[0]
-    return expr if is_a(expr, cp.Variable) else None
+def _selection(expr: Any) -> tuple[Any, NDArray[np.int64]] | None:
+    """A variable and the positions of the expression's entries in it, if these are all that there is."""
+    if is_a(expr, cp.Variable):
+        return expr, np.arange(expr.size).reshape(expr.shape)
+    if not is_a(expr, *_MOVES):
+        return None
+    parts = [_selection(argument) for argument in expr.args]
+    if any(part is None for part in parts) or len({id(part[0]) for part in parts if part}) != 1:
+        return None
+    moved = expr.numeric([part[1].astype(np.float64) for part in parts if part])
+    positions = np.asarray(np.rint(to_dense(moved)), dtype=np.int64).reshape(expr.shape)
+    if np.unique(positions).size != positions.size:
+        return None
+    return next(part[0] for part in parts if part), positions
 
 
 def _over_entries(weight: Float64Array, atom: Any, argument: Any) -> Float64Array:
@@ -265,7 +320,7 @@ def _over_entries(weight: Float64Array, atom: Any, argument: Any) -> Float64Arra
     shape, axis = argument.shape, getattr(atom, "axis", None)
     if weight.shape == shape:
         return weight
-    if axis is None:
+    if axis is None or weight.ndim == 0:
         return np.broadcast_to(np.reshape(weight, ()), shape)
     axes = np.atleast_1d(axis)
     kept = tuple(1 if i in axes else size for i, size in enumerate(shape))
@@ -274,12 +329,11 @@ def _over_entries(weight: Float64Array, atom: Any, argument: Any) -> Float64Arra
 
 def _refusal(atom: Any) -> str:
     kind, text = type(atom).__name__, shortened(atom)
-    if is_a(atom, Pnorm, norm1, absolute):
+    if is_a(atom, Pnorm):
         return (
-            f"{kind} is a penalty only of a whole variable (or a reshape or transpose of one) and with p = 1 "
-            f"or 2, not {text}; rewrite it, or solve with cp.CLARABEL."
+            f"norms are known for p = 1, 2, inf along at most one axis, not {text}; solve with cp.CLARABEL."
         )
     return (
-        f"{kind} is not a smooth loss of an affine expression nor a group or l1 norm of a variable: {text}; "
+        f"{kind} is neither a loss of an affine expression that we know nor a norm of a variable: {text}; "
         "solve with cp.CLARABEL."
     )

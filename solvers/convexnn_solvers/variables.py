@@ -1,19 +1,16 @@
-"""Variables as blocks with entrywise bounds, and which penalties they can carry."""
+"""Variables as blocks with entrywise bounds."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import cvxpy as cp
 import numpy as np
 
-from convexnn_solvers.affine import UnsupportedProblem, shortened, value_of
+from convexnn_solvers.affine import UnsupportedProblem, value_of
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.composite import VariableBlock
 from convexnn_solvers.loading import to_dense
-from convexnn_solvers.penalties import GroupNorm
-from convexnn_solvers.terms import PenaltyReading
 
 _SIGNS = ("nonneg", "nonpos", "pos", "neg")
 
@@ -39,24 +36,6 @@ def read_variable(variable: Any) -> VariableBlock:
     return VariableBlock(variable.id, variable.shape, variable.name(), lower, upper)
 
 
-def check_penalised(readings: Sequence[PenaltyReading]) -> None:
-    """Refuse what has no closed-form proximal map: two penalties, or a group norm inside a general box."""
-    first: dict[int, PenaltyReading] = {}
-    for reading in readings:
-        variable = reading.variable
-        if id(variable) in first:
-            raise UnsupportedProblem(
-                f"variable {variable.name()} carries two penalties, {shortened(first[id(variable)].atom)} "
-                f"and {shortened(reading.atom)}; keep one, or solve with cp.CLARABEL."
-            )
-        first[id(variable)] = reading
-        if isinstance(reading.penalty, GroupNorm) and _is_general_box(read_variable(variable)):
-            raise UnsupportedProblem(
-                f"variable {variable.name()} carries {shortened(reading.atom)} and bounds other than a sign; "
-                "write the bounds as constraints (for AugmentedLagrangian), or solve with cp.CLARABEL."
-            )
-
-
 def _bounds(variable: Any) -> tuple[Float64Array | None, Float64Array | None]:
     attributes = variable.attributes
     low, high = np.full(variable.shape, -np.inf), np.full(variable.shape, np.inf)
@@ -73,7 +52,7 @@ def _bound(bound: Any) -> Float64Array:
     return to_dense(value_of(bound) if isinstance(bound, cp.Expression) else bound)
 
 
-def _is_general_box(block: VariableBlock) -> bool:
+def is_general_box(block: VariableBlock) -> bool:
     """Whether the bounds are more than one sign for all entries."""
     if block.lower is not None and block.upper is not None:
         return True

@@ -1,0 +1,115 @@
+"""Whatever a user composes: losses, penalties and constraints of a table, against interior points."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import cvxpy as cp
+import numpy as np
+import pytest
+from interior_point import optimum
+from numpy.typing import NDArray
+
+from convexnn_solvers import AugmentedLagrangian, certificate
+
+Float = NDArray[np.float64]
+RNG = np.random.default_rng(0)
+A: Float = RNG.standard_normal((24, 6))
+B: Float = RNG.standard_normal(24)
+M: Float = RNG.standard_normal((12, 12))
+TARGET: Float = RNG.standard_normal(12)
+LABELS = np.sign(B)
+tv: Any = cp.tv
+huber: Any = cp.huber
+
+
+def fit(x: Any) -> Any:
+    return cp.sum_squares(A @ x - B) / 48
+
+
+def fit_matrix(U: Any) -> Any:
+    return cp.sum_squares(M @ cp.vec(U, order="C") - TARGET) / 24
+
+
+# Objectives of a vector x (6,), a matrix U (4, 3) and a number b without any penalty of its own.
+OBJECTIVES: dict[str, Callable[[Any, Any, Any], Any]] = {
+    "elastic net": lambda x, U, b: fit(x) + 0.1 * cp.norm1(x) + 0.05 * cp.sum_squares(x),
+    "sparse group": lambda x, U, b: fit_matrix(U) + 0.03 * cp.norm1(U) + 0.05 * cp.sum(cp.norm(U, 2, axis=0)),
+    "columns one by one": lambda x, U, b: fit_matrix(U) + 0.05 * sum(cp.norm(U[:, j]) for j in range(3)),
+    "rows of several kinds": lambda x, U, b: fit_matrix(U) + 0.05 * cp.norm(U[0]) + 0.02 * cp.norm1(U[1:]),
+    "crossing groups": lambda x, U, b: (
+        fit_matrix(U) + 0.05 * cp.sum(cp.norm(U, 2, axis=0)) + 0.05 * cp.sum(cp.norm(U, 2, axis=1))
+    ),
+    "nested groups": lambda x, U, b: (
+        fit_matrix(U) + 0.05 * cp.sum(cp.norm(U, 2, axis=1)) + 0.05 * cp.norm(U, "fro")
+    ),
+    "nuclear norm": lambda x, U, b: fit_matrix(U) + 0.1 * cp.normNuc(U),
+    "nuclear norms of blocks": lambda x, U, b: (
+        fit_matrix(U) + 0.05 * sum(cp.normNuc(cp.reshape(U[:, j], (2, 2), order="C")) for j in range(3))
+    ),
+    "nuclear and l1": lambda x, U, b: fit_matrix(U) + 0.05 * cp.normNuc(U) + 0.02 * cp.norm1(U),
+    "infinity norm": lambda x, U, b: fit(x) + 0.1 * cp.norm_inf(x),
+    "total variation": lambda x, U, b: fit(x) + 0.1 * tv(x),
+    "total variation of a matrix": lambda x, U, b: fit_matrix(U) + 0.05 * tv(U),
+    "all but one entry": lambda x, U, b: fit(x) + 0.1 * cp.norm(x[:-1]),
+    "a penalty of weight zero": lambda x, U, b: fit(x) + 0.0 * cp.norm(x) + 0.1 * cp.norm1(x[:2]),
+    "norm of a residual": lambda x, U, b: cp.norm(A @ x - B) + 0.3 * cp.norm1(x),
+    "largest residual": lambda x, U, b: cp.norm_inf(A @ x - B) + 0.05 * cp.norm1(x),
+    "largest residual alone": lambda x, U, b: cp.norm_inf(A @ x - B),
+    "absolute residuals alone": lambda x, U, b: cp.norm1(A @ x - B) / 24,
+    "max alone": lambda x, U, b: cp.max(cp.hstack([A @ x - B, -A @ x + B])),
+    "hinge with bias": lambda x, U, b: (
+        cp.sum(cp.pos(1 - cp.multiply(LABELS, A @ x + b))) / 24 + 0.05 * cp.norm1(x)
+    ),
+    "quantile with bias": lambda x, U, b: (
+        cp.sum(cp.maximum(0.8 * (B - A @ x - b), -0.2 * (B - A @ x - b))) / 24 + 0.05 * cp.norm(x)
+    ),
+    "weighted absolute residuals": lambda x, U, b: (
+        cp.sum(cp.multiply(np.abs(B), cp.abs(A @ x - B - b))) / 24 + 0.02 * cp.sum_squares(x)
+    ),
+    "huber and l1": lambda x, U, b: cp.sum(huber(A @ x - B - b, 0.5)) / 48 + 0.05 * cp.norm1(x),
+}
+
+
+def assert_agrees(problem: cp.Problem, tol: float = 1e-4, **options: Any) -> None:
+    """Optimal, certified, and as good as the interior-point solver's point; a bound below its value."""
+    value = optimum(problem, 1e-9, 1e-8)
+    for variable in problem.variables():
+        variable.value = None
+    problem.solve(solver=AugmentedLagrangian(tol=tol), **options)
+    assert problem.status == cp.OPTIMAL
+    assert problem.value == pytest.approx(value, rel=1.5 * tol, abs=1e-9)
+    found = certificate(problem)
+    assert found.dual is not None
+    assert found.relative_gap is not None
+    assert found.relative_gap <= 1.01 * tol
+    sign = 1.0 if isinstance(problem.objective, cp.Minimize) else -1.0
+    assert sign * found.dual <= sign * value + 2e-7 * (1.0 + abs(value))
+
+
+@pytest.mark.parametrize("sense", [cp.Minimize, cp.Maximize])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_objectives(name: str, sense: Any) -> None:
+    x, U, b = cp.Variable(6, name="x"), cp.Variable((4, 3), name="U"), cp.Variable(name="b")
+    objective = OBJECTIVES[name](x, U, b)
+    assert_agrees(cp.Problem(cp.Minimize(objective) if sense is cp.Minimize else cp.Maximize(-objective)))
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_no_point_makes_a_bound_wrong(name: str) -> None:
+    """Certificates of points from anywhere: the gap is at least the true suboptimality."""
+    rng = np.random.default_rng(1)
+    x, U, b = cp.Variable(6, name="x"), cp.Variable((4, 3), name="U"), cp.Variable(name="b")
+    problem = cp.Problem(cp.Minimize(OBJECTIVES[name](x, U, b)))
+    value = optimum(problem, 1e-9, 1e-8)
+    best = {v: np.asarray(v.value) for v in problem.variables()}
+    for scale in (0.0, 1e-6, 1e-3, 0.1, 1.0, 30.0):
+        for v, optimal in best.items():
+            v.value = optimal + scale * rng.standard_normal(optimal.shape)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = certificate(problem)
+        if found.dual is not None:
+            assert found.dual <= value + 1e-7 * (1.0 + abs(value))
