@@ -2,6 +2,8 @@
 
 from convexnn_models.arrangements import all_gates as all_gates
 from convexnn_models.arrangements import count_patterns as count_patterns
+from convexnn_models.bridge import BridgePoint as BridgePoint
+from convexnn_models.bridge import gated_bridge as gated_bridge
 from convexnn_models.cone_decomposition import Decomposition as Decomposition
 from convexnn_models.cone_decomposition import to_relu as to_relu
 from convexnn_models.convolutional import ConvolutionalModel as ConvolutionalModel

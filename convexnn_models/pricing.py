@@ -36,7 +36,9 @@ _EPS = float(np.finfo(np.float64).eps)
 #: Up to this rank of X cones of directions are the faster branch and bound, beyond it signs of samples.
 CONE_SEARCH_RANK = 4
 _STARTS = 200  # of the local ascent
-_QUICK_CONES = 2000  # as fast as the relaxation of the signs
+# Up to so many cones, and products of cones with samples, are as fast as the relaxation of the signs, and
+# from so many on they are tighter.
+_QUICK_CONES, _QUICK_ENTRIES, _FEW_CONES = 2000, 20_000_000, 200
 _PROJECTIONS = 2000  # cells per batch of the enumeration
 
 _MakeSearch = Callable[[Float64Array, Float64Array, Float64Array], Search]
@@ -95,11 +97,12 @@ def price(
 def relaxed_price(X: Any, theta: Any, *, seed: int = 0) -> Price:
     """The same bracket from local ascent and a relaxation: quick for any size, and less tight.
 
-    Up to rank CONE_SEARCH_RANK the relaxation is that of a few thousand cones, which often is exact.
+    Up to rank CONE_SEARCH_RANK, unless n is large, it is that of a few thousand cones, which often is exact.
     """
-    rank = _RowSpace.of(_Given.of(X, theta).X).rank
-    if rank <= CONE_SEARCH_RANK:
-        return _priced(X, theta, Goal(max_nodes=_QUICK_CONES), seed, ConeSearch)
+    data = _Given.of(X, theta).X
+    cones = min(_QUICK_CONES, _QUICK_ENTRIES // data.size)
+    if cones >= _FEW_CONES and _RowSpace.of(data).rank <= CONE_SEARCH_RANK:
+        return _priced(X, theta, Goal(max_nodes=cones), seed, ConeSearch)
     return _priced(X, theta, Goal(max_nodes=0), seed, SignSearch)
 
 

@@ -119,17 +119,18 @@ def judged_bracket(problem: Instance) -> tuple[float, float]:
     program = _AllPatterns(problem)
     for tol in (1e-11, 1e-10, 1e-9, 1e-8):
         vectors, offset = program.solved(tol)
-        below, above = _bracket(problem, vectors, offset)
-        lower, upper = max(lower, below), min(upper, above)
-        if upper - lower <= 1e-7 * upper + rounding(problem):
-            break
+        signs = np.repeat([1.0, -1.0], vectors.shape[1] // 2)
+        for point in ((vectors, signs, offset), polished(problem, vectors, signs, offset)):
+            below, above = _bracket(problem, *point)
+            lower, upper = max(lower, below), min(upper, above)
+            if upper - lower <= 1e-7 * upper + rounding(problem):
+                return lower, upper
     return lower, upper
 
 
-def _bracket(problem: Instance, vectors: Array, start: float) -> tuple[float, float]:
+def _bracket(problem: Instance, vectors: Array, signs: Array, start: float) -> tuple[float, float]:
     """The objectives of the networks with these weights and without any, and the bound of their residual."""
     X, n = problem.data, len(problem.X)
-    signs = np.repeat([1.0, -1.0], vectors.shape[1] // 2)
     values = np.maximum(X @ vectors, 0.0) @ signs
     offset = _fitted_offset(problem, values, start)
     nothing = np.zeros((X.shape[1], 0))
@@ -201,21 +202,39 @@ class _AllPatterns:
 
 def trained(problem: Instance, width: int, seed: int) -> float:
     """The objective of a network after L-BFGS on its own weights: a network like any other."""
-    X, m, d = problem.data, width, problem.data.shape[1]
-    start = np.random.default_rng(seed).standard_normal(width * (d + 1) + 1)
-    start[-1] = 0.0
+    start = np.random.default_rng(seed).standard_normal((problem.data.shape[1] + 1, width))
+    W, a, offset = descended(problem, start[:-1], start[-1], 0.0)
+    f = np.maximum(problem.data @ W, 0.0) @ a + offset
+    return loss_value(problem, f) + 0.5 * problem.reg * float(np.sum(W**2) + np.sum(a**2))
+
+
+def polished(problem: Instance, vectors: Array, signs: Array, offset: float) -> tuple[Array, Array, float]:
+    """The weights after L-BFGS from those that are not negligible, in the form that they came in."""
+    sizes = np.linalg.norm(vectors, axis=0)
+    kept = sizes > 1e-7 * sizes.max(initial=1e-300)
+    roots = np.sqrt(sizes[kept])
+    W, a, offset = descended(problem, vectors[:, kept] / roots, signs[kept] * roots, offset)
+    return W * np.abs(a), np.sign(a), offset
+
+
+def descended(problem: Instance, W: Array, a: Array, offset: float) -> tuple[Array, Array, float]:
+    """Hidden weights (d, m), output weights (m,) and output bias after L-BFGS on all of them."""
+    X, (d, m) = problem.data, W.shape
 
     def value(flat: Array) -> tuple[float, Array]:
-        W, a = flat[: d * m].reshape(d, m), flat[d * m : -1]
-        products = X @ W
+        hidden_weights, outputs = flat[: d * m].reshape(d, m), flat[d * m : -1]
+        products = X @ hidden_weights
         hidden = np.maximum(products, 0.0)
-        f = hidden @ a + (flat[-1] if problem.output_bias else 0.0)
-        back = -residual(problem, f)
-        into = X.T @ np.where(products > 0.0, np.outer(back, a), 0.0) + problem.reg * W
+        back = -residual(problem, hidden @ outputs + (flat[-1] if problem.output_bias else 0.0))
+        pull = X.T @ np.where(products > 0.0, np.outer(back, outputs), 0.0)
+        into = pull + problem.reg * hidden_weights
         slope = np.array([float(problem.output_bias) * back.sum()])
-        gradient = [into.ravel(), hidden.T @ back + problem.reg * a, slope]
         decay = 0.5 * problem.reg * float(flat[:-1] @ flat[:-1])
-        return loss_value(problem, f) + decay, np.concatenate(gradient)
+        fit = loss_value(problem, hidden @ outputs + (flat[-1] if problem.output_bias else 0.0))
+        return fit + decay, np.concatenate([into.ravel(), hidden.T @ back + problem.reg * outputs, slope])
 
-    found = minimize(value, start, jac=True, method="L-BFGS-B", options={"maxiter": 3000, "ftol": 1e-14})
-    return float(found.fun)
+    start = np.concatenate([W.ravel(), a, [offset]])
+    flat = minimize(
+        value, start, jac=True, method="L-BFGS-B", options={"maxiter": 3000, "ftol": 1e-15, "gtol": 1e-12}
+    ).x
+    return flat[: d * m].reshape(d, m), flat[d * m : -1], float(flat[-1]) if problem.output_bias else 0.0

@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
+from convexnn_models import pricing
 from convexnn_models.arrangements import all_gates
 from convexnn_models.ascent import ascend
 from convexnn_models.bracket import Goal, Search, bracketed
@@ -142,6 +143,18 @@ def test_branch_and_bound_agrees_with_enumeration(n: int, d: int) -> None:
     relaxed = relaxed_price(X, theta)
     assert relaxed.lower <= listed.upper
     assert relaxed.upper >= listed.lower
+
+
+@pytest.mark.parametrize("entries", [20_000_000, 0])
+def test_the_quick_bracket_holds_by_cones_and_by_signs(entries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All samples in one half-plane, theta 1: the maximum is the length of their sum."""
+    monkeypatch.setattr(pricing, "_QUICK_ENTRIES", entries)  # 0: as if there were too many samples for cones
+    rng = np.random.default_rng(0)
+    half = np.column_stack([1.0 + rng.random(300), 0.1 * rng.standard_normal(300)])
+    found = relaxed_price(half, np.ones(300))
+    truth = float(np.linalg.norm(half.sum(axis=0)))
+    assert truth * (1.0 - 1e-9) <= found.upper <= truth * (1.0 + 1e-3)
+    assert found.lower == pytest.approx(truth)
 
 
 def test_gates_can_be_enumerated_once() -> None:
