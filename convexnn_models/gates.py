@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from convexnn_models import _arrays
 from convexnn_models._arrays import Float64Array
-from convexnn_models.samplers import Sampler, Samples, named
+from convexnn_models.samplers import Sampler, Samples, drawn, named
 from convexnn_solvers.row_blocks import blocks_of, row_blocks
 
 # |x . g| <= _TIE ||x|| ||g|| counts as a tie. Rounding errors are around d * 1e-16 of that scale.
@@ -116,7 +116,7 @@ def sample_gates(
     found: dict[bytes, tuple[Float64Array, NDArray[np.bool_]]] = {}
     draws, idle = 0, 0
     while len(found) < min(wanted, most) and idle < 1000 + 10 * len(found):
-        batch = draw(samples, _batch_size(data, wanted - len(found)), rng)
+        batch = drawn(draw, samples, _batch_size(data, wanted - len(found)), rng)
         bits, useful = _bits(data, norms, live, batch)
         keys = np.packbits(bits, axis=0)
         for column in range(batch.shape[0]):

@@ -161,6 +161,15 @@ def _beside_rays(rows: Float64Array, m: int, rng: np.random.Generator) -> Float6
     return np.asarray(rays + 0.5 * np.minimum(reach, 1.0)[:, None] * away)
 
 
+def drawn(sampler: Sampler, samples: Samples, m: int, rng: np.random.Generator) -> Float64Array:
+    """What a sampler draws, after a check; ValueError when that is not m finite vectors."""
+    vectors = np.asarray(sampler(samples, m, rng), dtype=np.float64)
+    expected = (m, samples.rows.shape[1])
+    if vectors.shape != expected or not np.isfinite(vectors).all():
+        raise ValueError(f"sampler must return finite vectors as an array {expected}, not {vectors.shape}.")
+    return vectors
+
+
 _NAMED: dict[str, Sampler] = {
     "gaussian": gaussian,
     "sphere": sphere,

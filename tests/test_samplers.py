@@ -152,6 +152,11 @@ X_OK = np.eye(4)
         (lambda: cnn.sample_gates(X_OK, 3, sampler="quantiles"), "bias=True"),
         (lambda: cnn.sample_gates(X_OK, 3, sampler=samplers.feature_sparse(5)), "at most 4"),
         (lambda: cnn.sample_gates(X_OK, 3, sampler=samplers.convolutional((3, 2), 1)), "4 entries"),
+        (lambda: cnn.sample_gates(X_OK, 3, sampler=lambda s, m, rng: rng.random((m, 3))), "finite vectors"),
+        (
+            lambda: cnn.sample_gates(X_OK, 3, sampler=lambda s, m, rng: np.full((m, 4), np.nan)),
+            "finite vectors",
+        ),
         (lambda: samplers.convolutional((3, 2), 3), "at most 2"),
         (lambda: samplers.convolutional((3,), 1), "shape must be"),
         (lambda: cnn.coverage(cnn.sample_gates(X_OK, 3), X_OK, bias=True), "features"),
