@@ -97,9 +97,9 @@ def regularization_path(
     **options
         Of the loss.
 
-    Returns a :class:`RegularizationPath`; every point's ``certificate`` was computed at that point by
-    :func:`convexnn_solvers.certificate`, whatever the solver claimed. Raises ValueError or TypeError for bad
-    arguments.
+    Returns a :class:`RegularizationPath`; every point's ``certificate`` was computed at that point: by our
+    solvers before they returned it, by :func:`convexnn_solvers.certificate` for any other ``solver``. Raises
+    ValueError or TypeError for bad arguments.
     """
     values = _falling(model, y, n_regs, ratio, regs, loss, options)
     chosen = Auto(tol=tol) if solver is None else solver
@@ -110,9 +110,16 @@ def regularization_path(
         model.reg.value = float(reg)
         problem.solve(solver=chosen, warm_start=True)
         seconds = time.perf_counter() - started
-        proof = certificate(problem)
-        points.append(PathPoint(float(reg), str(problem.status), proof, recover_two_layer(model), seconds))
+        network, proof = recover_two_layer(model), _proof(problem)
+        points.append(PathPoint(float(reg), str(problem.status), proof, network, seconds))
     return RegularizationPath(tuple(points))
+
+
+def _proof(problem: Any) -> Certificate:
+    """The certificate that our solvers computed at the point they returned; for others, one made now."""
+    extra = getattr(problem.solver_stats, "extra_stats", None)
+    made = extra.get("certificate") if isinstance(extra, dict) else None
+    return made if isinstance(made, Certificate) else certificate(problem)
 
 
 def _falling(

@@ -194,8 +194,8 @@ def test_a_term_without_a_bound_ends_stalled_and_never_optimal() -> None:
     composite = planted.composite()
 
     class Unbounded(Certifier):
-        def certify(self, x: Any, candidates: Any = ()) -> Any:
-            found = super().certify(x, candidates)
+        def certify(self, x: Any, candidates: Any = (), thorough: bool = True) -> Any:
+            found = super().certify(x, candidates, thorough)
             return replace(found, dual=None, gap=None, relative_gap=None, dual_point=None)
 
     starts = [Candidate(tuple(np.zeros(v.shape) for v in composite.variables))]

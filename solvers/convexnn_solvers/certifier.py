@@ -74,12 +74,13 @@ class Certifier:
         """``x`` with every pattern-cone block projected on its cone and bounded variables clipped."""
         return self._bounds.norms.repair(self._checked(x))
 
-    def certify(self, x: Point, candidates: Sequence[DualPoint] = ()) -> Certificate:
+    def certify(self, x: Point, candidates: Sequence[DualPoint] = (), thorough: bool = True) -> Certificate:
         """The certificate of a point (one array per variable), with the best of the dual candidates.
 
         Besides the candidates, the scaled residual of the point itself is tried, with and without the
         candidates' multipliers; a candidate without thetas only offers its multipliers. Candidates with
-        wrong shapes or NaN are ignored, and the note says so.
+        wrong shapes or NaN are ignored, and the note says so. Unless ``thorough``, the residual is tried only
+        when no candidate gives a bound.
         """
         held = self._checked(x)
         outputs = self.composite.affine.forward(held)
@@ -92,7 +93,7 @@ class Certifier:
         primal = self._objective(feasible, outputs)
         directions, ignored = self._directions(outputs, candidates)
         notes = [f"{ignored} dual candidates were ignored: wrong shape or not finite"] if ignored else []
-        bound = self._bounds.best(directions)
+        bound = self._bounds.best(directions, thorough)
         if left > allowed:
             notes.append(f"no upper bound: the point violates {text} by {left:.1e}")
         elif left > _SILENT * (1.0 + allowed / _FEASIBLE) and bound is not None:

@@ -19,7 +19,7 @@ from convexnn_solvers.active_sets import no_active_rows as no_active_rows
 from convexnn_solvers.backends import Float64Array
 
 # Samples x features x gates from which loading machine code pays.
-_COMPILED_FROM = 250_000
+_COMPILED_FROM = 150_000
 # Entries of the largest work array (blocks x rows, or blocks x active rows x features).
 _CHUNK_ENTRIES = 2_000_000
 

@@ -116,13 +116,18 @@ class DualBounds:
         )
         return DualPoint(tuple(t for t in thetas if t is not None), tuple(clipped))
 
-    def best(self, directions: Sequence[DualPoint]) -> Bound | None:
-        """The largest bound; the first direction must be :meth:`residual`, which lies in all domains."""
+    def best(self, directions: Sequence[DualPoint], thorough: bool = True) -> Bound | None:
+        """The largest bound; the first direction must be :meth:`residual`, which lies in all domains.
+
+        Unless ``thorough``, that one is left for when no other gives a bound.
+        """
         if self.obstacle:
             return None
         best: Bound | None = None
-        for direction in directions:
+        for direction in directions if thorough else directions[1:]:
             best = self._bound(direction, directions[0], best) or best
+        if best is None and not thorough:
+            best = self._bound(directions[0], directions[0], None)
         if best is None:
             thetas = tuple(np.zeros(b.shape) for b in self._loss_offsets)
             zero = DualPoint(thetas, self._completed(()))

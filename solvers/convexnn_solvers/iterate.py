@@ -106,7 +106,9 @@ def iterate(
                     or limits.out_of_time
                     or method.wants_look(state)
                 ):
-                    verdict = watch.look(iteration, method.candidate(state))
+                    verdict = watch.look(
+                        iteration, method.candidate(state), thorough=not method.judges_itself
+                    )
                     next_look = iteration + max(10, iteration // 10)
                 if verdict is None:
                     state = method.step(state)

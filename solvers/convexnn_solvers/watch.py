@@ -59,8 +59,15 @@ class Judge(Protocol):
         """The problem in float64 on the NumPy backend."""
         ...
 
-    def certify(self, x: Point, candidates: Sequence[DualPoint] = ()) -> Certificate:
-        """The certificate of a point (judged on a repaired copy where that is possible)."""
+    def certify(self, x: Point, candidates: Sequence[DualPoint] = (), thorough: bool = True) -> Certificate:
+        """The certificate of a point (judged on a repaired copy where that is possible).
+
+        Unless ``thorough``, the candidates alone are tried while they give a bound.
+        """
+        ...
+
+    def objective(self, x: Point) -> float:
+        """The objective at a point as it is, in the user's sign."""
         ...
 
     def repair(self, x: Point) -> tuple[Float64Array, ...]:
@@ -109,9 +116,11 @@ class Watch:
             print(_heading(title), flush=True)
 
     def look_at_starts(self, starts: Sequence[Candidate]) -> Status | None:
-        """Certify the points to start from, and begin where the objective is lowest."""
+        """Certify the first point to start from and all that are lower, and begin at the lowest."""
         lowest = math.inf
         for candidate in starts:
+            if math.isfinite(lowest) and not self.sign * self.judge.objective(candidate.point) < lowest:
+                continue
             verdict = self.look(0, candidate)
             if verdict is Status.NOT_FINITE and candidate is not starts[-1]:
                 continue  # values that somebody left there; the origin comes last
@@ -166,11 +175,14 @@ class Watch:
         """Since the start, that of the solve which left the checkpoint included."""
         return self.seconds_before + self.limits.seconds()
 
-    def look(self, iteration: int, candidate: Candidate) -> Status | None:
-        """Certify a candidate, keep what is best, report; a status if the solve ends here."""
+    def look(self, iteration: int, candidate: Candidate, thorough: bool = True) -> Status | None:
+        """Certify a candidate, keep what is best, report; a status if the solve ends here.
+
+        Unless ``thorough``, the candidate's own dual points are taken while they give a bound.
+        """
         if not all(np.isfinite(array).all() for array in candidate.point):
             return Status.NOT_FINITE
-        certificate = self.judge.certify(candidate.point, candidate.duals)
+        certificate = self.judge.certify(candidate.point, candidate.duals, thorough)
         self.objective = self.sign * certificate.primal
         if not math.isfinite(self.objective):
             return Status.NOT_FINITE
@@ -208,6 +220,8 @@ class Watch:
 
     def _confirmed(self) -> Certificate:
         """The certificate of the best point with the best dual point, computed once per pair."""
+        if self.best is not None and not self.best.repaired and self.best.dual_point is self.dual_point:
+            return self.best
         pair = (self.point, self.dual_point)
         if self.confirmed is None or any(a is not b for a, b in zip(pair, self.confirmed[0], strict=True)):
             duals = () if self.dual_point is None else (self.dual_point,)
