@@ -18,6 +18,7 @@ from convexnn_solvers.backends import numpy_backend
 from convexnn_solvers.certifier import Certifier
 from convexnn_solvers.compiler import compile_problem
 from convexnn_solvers.iterate import Candidate, Limits
+from convexnn_solvers.options import Options
 from convexnn_solvers.rfista import rfista_method
 from convexnn_solvers.status import Status
 
@@ -83,10 +84,48 @@ def test_the_engine_fits_the_problem_and_is_named(make: Any, engine: str) -> Non
 def test_too_many_samples_to_factor_go_to_a_first_order_method(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auto_module, "_GRAM_BYTES", 8 * 39 * 39)
     problem = _gated()
-    problem.solve(solver="Auto")
+    problem.solve(solver=Auto(memory=1000))
     (run,) = problem.solver_stats.extra_stats["engines"]
     assert run["engine"] == "RFISTA"
+    assert "ADMM would need" in run["reason"]
+    problem.solve(solver="Auto", warm_start=False)
+    (run,) = problem.solver_stats.extra_stats["engines"]
+    assert run["engine"] == "ADMM"
     assert "40 x 40" in run["reason"]
+
+
+def _two_outputs() -> Any:
+    return cnn.gated_relu(_X, _GATES, outputs=2).problem(np.stack([_Y, -(_Y**2)], axis=1), 0.02)
+
+
+def _small_weight() -> Any:
+    return cnn.gated_relu(_X, _GATES).problem(_Y, 1e-4)
+
+
+def _many_samples_per_product() -> Any:
+    X = _RNG.standard_normal((1300, 2))
+    return cnn.gated_relu(X, cnn.sample_gates(X, 1)).problem(np.abs(X[:, 0]), 0.02)
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "engine", "reason"),
+    [
+        (_two_outputs, {}, "ADMM", "all outputs"),
+        (_small_weight, {}, "ADMM", "regularisation is small"),
+        (_small_weight, {"tol": 1e-9}, "SemismoothNewton", "gated program"),
+        (_gated, {"dtype": "float32"}, "ADMM", "ADMM need not"),
+        (_gated, {"backend": "torch"}, "ADMM", "ADMM need not"),
+        (_many_samples_per_product, {"dtype": "float32"}, "RFISTA", "costs more than"),
+    ],
+)
+def test_one_factor_for_all_steps_is_preferred_where_it_pays(
+    make: Any, options: dict[str, Any], engine: str, reason: str
+) -> None:
+    problem = make()
+    problem.solve(solver=Auto(**{"tol": 1e-4, **options}))
+    (run,) = problem.solver_stats.extra_stats["engines"]
+    assert (run["engine"], run["status"]) == (engine, "OPTIMAL")
+    assert reason in run["reason"]
 
 
 class _Stuck:
@@ -123,5 +162,5 @@ def test_a_stuck_engine_hands_its_point_to_the_next() -> None:
 
 def test_the_order_ends_with_a_method_that_takes_everything() -> None:
     composite = compile_problem(_relu(), numpy_backend()).composite()
-    names = [engine.name for engine in engines(composite, (), 1e-4)]
+    names = [engine.name for engine in engines(composite, composite, (), Options())]
     assert names == ["SemismoothNewton", "AugmentedLagrangian"]

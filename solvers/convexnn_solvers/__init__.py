@@ -11,6 +11,7 @@ from convexnn_solvers.compare import Contestant as Contestant
 from convexnn_solvers.compare import compare as compare
 from convexnn_solvers.compiler import UnsupportedProblem as UnsupportedProblem
 from convexnn_solvers.composite import DualPoint as DualPoint
+from convexnn_solvers.interface import ADMM as ADMM
 from convexnn_solvers.interface import RFISTA as RFISTA
 from convexnn_solvers.interface import AugmentedLagrangian as AugmentedLagrangian
 from convexnn_solvers.interface import Auto as Auto

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from convexnn_solvers.admm import admm_method
 from convexnn_solvers.augmented_lagrangian import augmented_lagrangian_method
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.block_descent import DescentPolicy, block_descent_method
@@ -18,6 +19,7 @@ from convexnn_solvers.gated_program import block_norms
 from convexnn_solvers.gated_structure import GatedStructure, gated_structure
 from convexnn_solvers.iterate import Candidate, Limits, Method, iterate
 from convexnn_solvers.newton_fits import SquaredFit
+from convexnn_solvers.options import Options
 from convexnn_solvers.result import HistoryRow, Result
 from convexnn_solvers.rfista import rfista_method
 from convexnn_solvers.semismooth_newton import semismooth_newton_method
@@ -29,6 +31,9 @@ _GRAM_BYTES = 2**30
 # many gates interact that Newton's method needs less time. After so many sweeps that was a wrong guess.
 _LARGE = 0.07
 _MOST_SWEEPS = 1000
+# ADMM was measured to overtake Newton's method with several outputs, from so many samples, and from so small
+# a share of the largest useful regularisation on, for gaps down to the last number.
+_SAMPLES, _SMALL, _TIGHT = 1000, 0.01, 1e-7
 # How a solve ends when another engine may get further from the same point.
 _STUCK = (Status.STALLED, Status.NOT_FINITE)
 
@@ -42,39 +47,87 @@ class Engine:
     make: Callable[[], Method[Any]]
 
 
-def engines(composite: Composite, multipliers: Sequence[Float64Array | None], tol: float) -> Iterator[Engine]:
-    """What to run, in this order: what fits a gated program and its regularisation, else first-order."""
+def engines(
+    composite: Composite, exact: Composite, multipliers: Sequence[Float64Array | None], options: Options
+) -> Iterator[Engine]:
+    """What to run, in this order: what fits a gated program and its regularisation, else first-order.
+
+    ``exact`` is ``composite`` in float64 with NumPy.
+    """
+    before = ""
     try:
-        _check_arithmetic(composite)
-        structure = gated_structure(composite)
-        reason_against = ""
+        structure = gated_structure(exact)
+        foreign = _foreign_arithmetic(composite)
         strength = _strength(structure)
-        if strength is not None and strength >= _LARGE:
-            descent = block_descent_method(structure, tol, DescentPolicy(most_sweeps=_MOST_SWEEPS))
+        if foreign is None and strength is not None and strength >= _LARGE:
+            descent = block_descent_method(structure, options.tol, DescentPolicy(most_sweeps=_MOST_SWEEPS))
             reason = (
                 f"the regularisation is {strength:.2g} of that where all weights vanish: few gates are active"
             )
             yield Engine("BlockDescent", reason, lambda: descent)
-            reason_against = "BlockDescent made too little progress"
-        n = structure.programs[0].X.shape[0]
-        if 8 * n * n <= _GRAM_BYTES:
-            newton = semismooth_newton_method(structure, tol)
-            reason = reason_against or "the problem is a gated program of a size that can be factored"
+            before = "BlockDescent made too little progress"
+        obstacle = foreign or _too_large(structure)
+        admm = _admm(composite, structure, strength, obstacle, options)
+        if isinstance(admm, Engine):
+            yield replace(admm, reason=before or admm.reason)
+            before = "ADMM got no further"
+        elif obstacle is not None:
+            obstacle = f"{obstacle}; {admm}"
+        if obstacle is None:
+            newton = semismooth_newton_method(structure, options.tol)
+            reason = before or "the problem is a gated program of a size that can be factored"
             yield Engine("SemismoothNewton", reason, lambda: newton)
-            reason_against = "SemismoothNewton got no further"
-        else:
-            reason_against = f"SemismoothNewton would factor a {n} x {n} matrix"
+            before = "SemismoothNewton got no further"
+        before = before or str(obstacle)
     except UnsupportedProblem as error:
-        reason_against = str(error)
+        before = str(error)
     if composite.constraints:
         on_cpu = str(composite.backend.device) == "cpu"
         yield Engine(
             "AugmentedLagrangian",
-            reason_against,
+            before,
             lambda: augmented_lagrangian_method(composite, project_cones=on_cpu, warm=multipliers),
         )
     else:
-        yield Engine("RFISTA", reason_against, lambda: rfista_method(composite))
+        yield Engine("RFISTA", before, lambda: rfista_method(composite))
+
+
+def _admm(
+    composite: Composite,
+    structure: GatedStructure,
+    strength: float | None,
+    obstacle: str | None,
+    options: Options,
+) -> Engine | str:
+    """ADMM where Newton's method cannot work, or takes longer; else why not."""
+    reason = _one_factor_pays(structure, strength, options.tol)
+    if obstacle is not None:
+        reason = f"{obstacle}; ADMM need not"
+    if reason is None:
+        return "SemismoothNewton is faster than ADMM"
+    try:
+        method = admm_method(composite, structure, options.tol, options.memory)
+    except UnsupportedProblem as error:
+        return str(error)
+    if not method.affordable:
+        return "a factor for ADMM costs more than a hundred steps without one"
+    return Engine("ADMM", reason, lambda: method)
+
+
+def _one_factor_pays(structure: GatedStructure, strength: float | None, tol: float) -> str | None:
+    """Why ADMM, with one factor for all steps, should overtake Newton's method, with one per step.
+
+    Measured on squared losses to a gap of 1e-6 (`make bench` has both as rows).
+    """
+    fits = [program.fit for program in structure.programs]
+    if tol < _TIGHT or strength is None or any(fit.outliers is not None for fit in fits):
+        return None
+    n = fits[0].shape[0]
+    if structure.mirror.shape[1] > 1:
+        return "one factor serves all outputs and steps"
+    if n > _SAMPLES:
+        return f"one factor of {n} samples serves all steps"
+    return "the regularisation is small" if strength <= _SMALL else None
 
 
 def run_engines(
@@ -118,10 +171,18 @@ def _joined(iterations: int, history: tuple[HistoryRow, ...], result: Result) ->
     return replace(result, iterations=iterations + result.iterations, history=(*history, *later))
 
 
-def _check_arithmetic(composite: Composite) -> None:
+def _foreign_arithmetic(composite: Composite) -> str | None:
+    """Why Newton's method and block descent cannot work where the problem lives."""
     backend = composite.backend
-    if backend.name != "numpy" or backend.dtype != np.float64:
-        raise UnsupportedProblem("SemismoothNewton works in float64 with NumPy on the CPU")
+    if backend.name == "numpy" and backend.dtype == np.float64:
+        return None
+    return "SemismoothNewton works in float64 with NumPy on the CPU"
+
+
+def _too_large(structure: GatedStructure) -> str | None:
+    """Why the Newton method does not get a matrix of the samples."""
+    n = structure.programs[0].X.shape[0]
+    return f"SemismoothNewton would factor a {n} x {n} matrix" if 8 * n * n > _GRAM_BYTES else None
 
 
 def _strength(structure: GatedStructure) -> float | None:

@@ -71,6 +71,7 @@ class CompositeSolver(Solver):  # type: ignore[misc]
         device: str = "cpu",
         dtype: str = "float64",
         backend: str | None = None,
+        memory: float | None = None,
         verbose: bool = False,
         callback: Callable[[Progress], object] | None = None,
         checkpoint: str | PathLike[str] | None = None,
@@ -85,6 +86,7 @@ class CompositeSolver(Solver):  # type: ignore[misc]
             device=device,
             dtype=dtype,
             backend=backend,
+            memory=memory,
             verbose=verbose,
             callback=callback,
             checkpoint=checkpoint,
@@ -99,9 +101,16 @@ class CompositeSolver(Solver):  # type: ignore[misc]
         raise NotImplementedError
 
     def engines(
-        self, composite: Composite, multipliers: Sequence[Float64Array | None], options: Options
+        self,
+        composite: Composite,
+        exact: Composite,
+        multipliers: Sequence[Float64Array | None],
+        options: Options,
     ) -> Iterator[Engine]:
-        """What to run, in this order, each only when the one before got stuck: here :meth:`method` alone."""
+        """What to run, in this order, each only when the one before got stuck: here :meth:`method` alone.
+
+        ``composite`` lives on the backend of the options, ``exact`` is the same in float64 with NumPy.
+        """
         from convexnn_solvers.auto import Engine
 
         method = self.method(composite, multipliers, options)
@@ -162,7 +171,7 @@ class CompositeSolver(Solver):  # type: ignore[misc]
         composite = compiled(problem, backend).composite()
         exact = composite if backend == reference else compiled(problem, reference).composite()
         multipliers = dual_values(problem, exact) if warm_start else ()
-        engines = self.engines(composite, multipliers, options)
+        engines = self.engines(composite, exact, multipliers, options)
         # The first one is made now: what it loads counts as compiling.
         engines = chain([next(engines)], engines)
         judge = Certifier(exact)
@@ -227,6 +236,9 @@ class RFISTA(CompositeSolver):
     device, dtype, backend : str
         ``"cpu"`` or ``"cuda"``, ``"float64"`` or ``"float32"``, ``None``, ``"numpy"`` or ``"torch"``. The
         certificate is computed in float64 on the CPU whatever these say.
+    memory : int, float or None
+        What ADMM may take on its device: bytes, or (a float up to 1.0) a share of what is free; None is 0.8
+        of it. The other methods do not read it.
     verbose : bool
         Print one line per certificate.
     callback : callable or None
@@ -306,22 +318,53 @@ class BlockDescent(CompositeSolver):
         return block_descent_method(gated_structure(composite), options.tol)
 
 
-class Auto(CompositeSolver):
-    """The engine that fits the problem, and another one when it gets stuck.
+class ADMM(CompositeSolver):
+    """ADMM with an exact step on the weights: for gated networks in float32, on a GPU, or with many outputs.
 
-    Block descent for gated programs at large regularisation, semismooth Newton for gated and ReLU programs
-    whose samples' Gram matrix can be factored; otherwise R-FISTA, or the augmented Lagrangian when there are
-    constraints. ``extra_stats["engines"]`` lists who
-    ran, why, and how it ended. Options as for :class:`RFISTA`.
+    Takes one squared, Huber or logistic loss of a gated prediction, a group norm of every weight variable
+    (shared by the outputs or per output) and a free output bias; pattern cones and every other problem are
+    refused by name. One n x n matrix is factored for all gates and outputs together, so that a step costs
+    two products with the features; refused with the bytes that it would need where that matrix does not
+    fit into ``memory``. Works in float64 and float32, with NumPy and torch, ``device="cuda"`` included.
+    Options as for :class:`RFISTA`; ``max_iter`` counts iterations.
     """
 
     def engines(
-        self, composite: Composite, multipliers: Sequence[Float64Array | None], options: Options
+        self,
+        composite: Composite,
+        exact: Composite,
+        multipliers: Sequence[Float64Array | None],
+        options: Options,
+    ) -> Iterator[Engine]:
+        """The method alone; refuses by name what is not a gated program without cones."""
+        from convexnn_solvers.admm import admm_method
+        from convexnn_solvers.auto import Engine
+        from convexnn_solvers.gated_structure import gated_structure
+
+        method = admm_method(composite, gated_structure(exact), options.tol, options.memory)
+        return iter([Engine(self.name(), "asked for by name", lambda: method)])
+
+
+class Auto(CompositeSolver):
+    """The engine that fits the problem, and another one when it gets stuck.
+
+    Block descent for gated programs at large regularisation, ADMM with several outputs, many samples, small
+    regularisation, in float32 or on a GPU, semismooth Newton for other gated and for ReLU programs; where
+    the samples' Gram matrix cannot be factored R-FISTA, or the augmented Lagrangian with constraints.
+    ``extra_stats["engines"]`` lists who ran, why, and how it ended. Options as for :class:`RFISTA`.
+    """
+
+    def engines(
+        self,
+        composite: Composite,
+        exact: Composite,
+        multipliers: Sequence[Float64Array | None],
+        options: Options,
     ) -> Iterator[Engine]:
         """The engines of :mod:`convexnn_solvers.auto`."""
         from convexnn_solvers.auto import engines
 
-        return engines(composite, multipliers, options.tol)
+        return engines(composite, exact, multipliers, options)
 
 
 def _chain(problem: Any, solver: Any) -> Any | None:
@@ -343,6 +386,7 @@ _SOLVERS: tuple[type[CompositeSolver], ...] = (
     AugmentedLagrangian,
     SemismoothNewton,
     BlockDescent,
+    ADMM,
 )
 
 _CITATION = """@inproceedings{mishkin2022fast,

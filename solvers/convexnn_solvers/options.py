@@ -25,6 +25,7 @@ class Options:
     device: str = "cpu"
     dtype: str = "float64"
     backend: str | None = None
+    memory: float | None = None
     verbose: bool = False
     callback: Callable[[Progress], object] | None = None
     checkpoint: str | PathLike[str] | None = None
@@ -39,6 +40,12 @@ class Options:
         limit = self.time_limit
         if limit is not None and (not _is_number(limit) or math.isnan(limit) or limit < 0.0):
             raise ValueError(f"time_limit must be seconds >= 0, or None for no limit, not {limit!r}.")
+        memory = self.memory
+        if memory is not None and (not _is_number(memory) or not 0.0 < memory < math.inf):
+            raise ValueError(
+                "memory must be a number of bytes > 0, a share of the free memory as a float up to 1.0, or "
+                f"None for 0.8 of it, not {memory!r}."
+            )
         if self.callback is not None and not callable(self.callback):
             raise TypeError(f"callback must be a function of one argument, not {self.callback!r}.")
         if not isinstance(self.verbose, bool):

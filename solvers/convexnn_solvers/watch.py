@@ -235,6 +235,9 @@ class Watch:
         if self.best is None or self._better(new, self.best):
             self.point = self.judge.repair(point) if new.repaired else point
             self.best = new
+        if self.best is new and self.dual_point is new.dual_point and not new.repaired:
+            # Both are those of one certificate, which is then theirs: a large problem's takes a while.
+            self.confirmed = (self.point, self.dual_point), new
         return self.best
 
     def _better(self, new: Certificate, old: Certificate) -> bool:

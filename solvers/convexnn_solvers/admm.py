@@ -1,0 +1,160 @@
+"""ADMM as a method of the common loop: gated programs in, certified points out, on any backend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from convexnn_solvers.admm_iteration import AdmmPolicy, AdmmProblem
+from convexnn_solvers.admm_working_set import AdmmEngine
+from convexnn_solvers.affine import UnsupportedProblem
+from convexnn_solvers.backends import Backend, Float64Array
+from convexnn_solvers.composite import Composite, Point
+from convexnn_solvers.gated_program import GatedProgram, Scaling, scaled
+from convexnn_solvers.gated_structure import GatedStructure
+from convexnn_solvers.iterate import Candidate
+from convexnn_solvers.memory_plan import Plan, Sizes, plan_memory
+from convexnn_solvers.newton_fits import Fit, LogisticFit, SquaredFit
+from convexnn_solvers.status import Status
+
+# The loop is asked for a certificate when our own gap is this share of the tolerance.
+_MARGIN = 0.7
+# A factor, n^3 / 3 operations, may cost as much as so many thirds of 4 n d P c for every sample.
+_PRODUCTS = 1200
+# Fewer gates at a time are not worth a factorisation.
+_FEWEST = 100
+# After a certificate that was refused the goal shrinks by this factor; after so many our gap is rounding.
+_SHRINK, _MOST_REFUSALS = 0.3, 4
+
+
+@dataclass(eq=False)
+class AdmmState:
+    """The engine, changed in place, and the relative gap to reach before the next certificate."""
+
+    engine: AdmmEngine
+    goal: float
+    refusals: int = 0
+
+    @property
+    def failed(self) -> bool:
+        """Whether the iteration can get no further in its arithmetic."""
+        return self.engine.stalled or self.refusals >= _MOST_REFUSALS
+
+
+@dataclass(frozen=True, eq=False)
+class AdmmMethod:
+    """The method for :func:`convexnn_solvers.iterate.iterate`; one step is one iteration of ADMM."""
+
+    structure: GatedStructure
+    problem: AdmmProblem
+    scaling: Scaling
+    most: int
+    tol: float
+    policy: AdmmPolicy
+    name: str = "ADMM"
+    judges_itself: bool = True
+
+    @property
+    def affordable(self) -> bool:
+        """Whether the factor costs no more than the products of some hundred iterations."""
+        program = self.problem.program
+        n, d = program.X.shape
+        return bool(n**2 <= _PRODUCTS * d * program.gates * program.outputs)
+
+    def start(self, x: Point) -> AdmmState:
+        """The engine at a point of the composite."""
+        backend = self.problem.backend
+        held = tuple(backend.to_numpy(array) for array in x)
+        blocks = np.concatenate(self.structure.blocks(held)) / self.scaling.point
+        return AdmmState(AdmmEngine(self.problem, blocks, self.policy, self.most), _MARGIN * self.tol)
+
+    def step(self, state: AdmmState) -> AdmmState:
+        """One iteration; if the goal was reached and did not do, towards a smaller one."""
+        if state.engine.gap <= state.goal:
+            state.goal *= _SHRINK
+            state.refusals += 1
+        if not state.engine.gap <= state.goal:
+            state.engine.step(state.goal)
+        return state
+
+    def residual(self, state: AdmmState) -> float:
+        """The relative gap of the latest look; NaN ends the solve."""
+        return state.engine.gap
+
+    def wants_look(self, state: AdmmState) -> bool:
+        """Whether the gap is as good as asked for, or can get no better."""
+        return state.failed or state.engine.gap <= state.goal
+
+    def candidate(self, state: AdmmState) -> Candidate:
+        """The best point and the best dual point."""
+        engine = state.engine
+        engine.look_now()
+        bounds, scaling = engine.bounds, self.scaling
+        outputs = len(self.structure.programs)
+        point = self.structure.point(
+            np.split(engine.point * scaling.point, outputs),
+            np.split(bounds.offset * scaling.prediction, outputs),
+        )
+        dual = self.structure.dual(np.split(bounds.dual_point * scaling.dual, outputs, axis=1), [])
+        finding = Status.STALLED if state.failed else None
+        return Candidate(point, (dual,), finding)
+
+    def multipliers(self, state: AdmmState) -> tuple[Float64Array, ...]:
+        """None: the problem has no constraints."""
+        return ()
+
+
+def admm_method(
+    composite: Composite,
+    structure: GatedStructure,
+    tol: float,
+    memory: float | None = None,
+    policy: AdmmPolicy | None = None,
+) -> AdmmMethod:
+    """The method for a problem that is a gated program without cones.
+
+    ``structure`` was read from the problem in float64 with NumPy, ``composite`` is the same on the backend
+    where the method works. Raises UnsupportedProblem for cones, and for what does not fit into ``memory``.
+    """
+    programs = structure.programs
+    if programs[0].cones:
+        raise UnsupportedProblem(
+            "ADMM takes gated programs whose weights are free, but these lie in pattern cones; use "
+            "SemismoothNewton() or AugmentedLagrangian() instead."
+        )
+    joint = replace(programs[0], fit=_joined([program.fit for program in programs]))
+    plan, most = _plan(joint, composite.backend, memory)
+    inside, scaling = scaled(joint)
+    taus = np.stack([program.weights for program in programs]) / scaling.features / scaling.targets
+    backend = composite.backend
+    problem = AdmmProblem(inside, taus, backend, plan, backend.asarray(inside.X))
+    return AdmmMethod(structure, problem, scaling, most, tol, policy or AdmmPolicy())
+
+
+def _joined(fits: list[Fit]) -> Fit:
+    """The fits of single outputs as one of all outputs."""
+    if len(fits) == 1:
+        return fits[0]
+    squares = [fit for fit in fits if isinstance(fit, SquaredFit)]
+    if squares:
+        return replace(squares[0], Y=np.hstack([fit.Y for fit in squares]))
+    logistic = [fit for fit in fits if isinstance(fit, LogisticFit)]
+    signs, shift = (np.hstack(parts) for parts in zip(*((f.signs, f.shift) for f in logistic), strict=True))
+    return replace(logistic[0], signs=signs, shift=shift)
+
+
+def _plan(program: GatedProgram, backend: Backend, memory: float | None) -> tuple[Plan, int]:
+    """A plan, and how many gates it allows to be worked on at a time: all of them if they fit."""
+    n, d = program.X.shape
+    sizes = Sizes(n, d, program.gates, program.gates, program.outputs, len(program.signs))
+    try:
+        return plan_memory(sizes, backend, memory), program.gates
+    except UnsupportedProblem:
+        while (fewer := sizes.working // 2) >= _FEWEST:
+            sizes = replace(sizes, working=fewer)
+            try:
+                return plan_memory(sizes, backend, memory), fewer
+            except UnsupportedProblem:
+                continue
+        raise

@@ -1,0 +1,219 @@
+"""ADMM on all gates, or on a growing set of them that is certified over all.
+
+A gate whose dual norm ``||X^T S_j W||`` stays below its weight may be left out. Rounds of the iteration on
+the set alternate with one pass over all gates, which scales the dual point until it is feasible for every
+gate and brings in the gates of the largest dual norms. Every round builds and factors a matrix, so that sets
+pay where few of many gates are active, or where all of them do not fit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from convexnn_solvers.admm_iteration import AdmmIteration, AdmmPolicy, AdmmProblem, Bounds
+from convexnn_solvers.backends import Array, Float64Array
+from convexnn_solvers.gated_program import Indices
+from convexnn_solvers.newton_duals import relative_gap
+from convexnn_solvers.operators import GateArrays, GatedOperator
+
+# A set of gates is worth its factorisations from so many gates on, and only at large weights.
+_FROM, _LARGEST_RATIO = 1500, 50.0
+# The first set, its growth over the gates in use, and the share of the gap at which a round ends.
+_FIRST, _GROWTH, _SHARE = 200, 2.0, 0.2
+# Looks come after so many iterations, then as a share of all iterations of the round, up to a number.
+_LOOK, _LOOK_SHARE, _LATEST_LOOK = 5, 0.1, 50
+# So many rounds in a row without a better gap are a stall.
+_IDLE_ROUNDS = 6
+# A round that leaves more than this share of the gap had too few gates.
+_SLOW = 0.5
+_NOTHING = Bounds(np.inf, -np.inf, np.zeros((0, 0)), np.zeros(0))
+
+
+class AdmmEngine:
+    """The iteration, its looks and its sets of gates; ``gap`` is over all gates.
+
+    ``most``: the largest set of gates that memory allows.
+    """
+
+    def __init__(
+        self,
+        problem: AdmmProblem,
+        point: Float64Array,
+        policy: AdmmPolicy,
+        most: int,
+        first: int | None = None,
+    ) -> None:
+        self.problem, self.policy = problem, policy
+        self.iterations = self.rounds = 0
+        self.failed = False
+        self._best = self._inner = _NOTHING
+        self._point, self._most = point, most
+        self._improved = self._in_round = self._next_look = 0
+        self._best_gap = self._before = np.inf
+        self._iteration: AdmmIteration
+        self._found: tuple[Indices, Array] | None = None
+        self._idle, self._gap_before = 0, np.inf
+        count = problem.program.gates
+        self._growing = count > most or first is not None
+        if count >= _FROM and not self._growing:
+            self._growing = self._ratio() <= _LARGEST_RATIO
+        self._first = min(_FIRST if first is None else first, most)
+        self._W: Float64Array | None = None
+        self._gates: Indices = np.arange(0 if self._growing else count)
+        self._begin_round(None)
+
+    @property
+    def gap(self) -> float:
+        """The relative gap of the best bounds; NaN when something was not finite."""
+        return relative_gap(self._best.primal, self._best.dual)
+
+    @property
+    def stalled(self) -> bool:
+        """Whether neither iterations nor rounds bring the gap down, or a matrix could not be factored."""
+        waited = self.iterations - self._improved > max(self.policy.patience, self.iterations // 2)
+        return self.failed or waited or self._idle > _IDLE_ROUNDS
+
+    @property
+    def bounds(self) -> Bounds:
+        """The best bounds, of the point and of the dual point."""
+        return self._best
+
+    @property
+    def point(self) -> Float64Array:
+        """The best point (c, d, B)."""
+        if self._found is not None:
+            gates, Z = self._found
+            self._point, self._found = self._everywhere(gates, Z), None
+        return self._point
+
+    @property
+    def working_set(self) -> Indices:
+        """The gates of the current round."""
+        return self._gates
+
+    def step(self, tol: float) -> None:
+        """One iteration, and what is due after it: a look, or the next set of gates."""
+        try:
+            self._iteration.step()
+            self.iterations += 1
+            self._in_round += 1
+            if self._in_round >= self._next_look:
+                self._look(tol)
+        except (FloatingPointError, np.linalg.LinAlgError):
+            self.failed = True
+
+    def look_now(self) -> None:
+        """Bring the bounds up to date."""
+        if self._in_round > 0 and not self.failed:
+            self._offer(self._iteration.look())
+
+    def _look(self, tol: float) -> None:
+        found = self._iteration.look()
+        pause = max(_LOOK, min(int(_LOOK_SHARE * self._in_round), _LATEST_LOOK))
+        self._next_look = self._in_round + pause
+        self._offer(found)
+        if not self._whole and self._inner_gap <= max(_SHARE * self._before, 0.5 * tol):
+            self._W = self._inner.dual_point
+            self._begin_round(self._iteration.rho)
+            self._idle = 0 if self.gap < 0.99 * self._gap_before else self._idle + 1
+            self._gap_before = self.gap
+
+    def _offer(self, found: Bounds) -> None:
+        """Take what is better; a bound over some of the gates is none over all of them."""
+        if not found.primal >= self._best.primal:
+            self._best = replace(self._best, primal=found.primal, offset=found.offset)
+            self._found = (self._gates, self._iteration.Z)
+        if not found.dual <= self._inner.dual:
+            self._inner = found
+        if self._whole:
+            self._offer_dual(found.dual, found.dual_point)
+        gap = self._inner_gap
+        if not gap >= 0.99 * self._best_gap:
+            self._best_gap, self._improved = gap, self.iterations
+
+    @property
+    def _inner_gap(self) -> float:
+        """The relative gap of the program on the round's gates."""
+        return relative_gap(self._best.primal, self._inner.dual)
+
+    @property
+    def _whole(self) -> bool:
+        """Whether the set is that of all gates."""
+        return len(self._gates) == self.problem.program.gates
+
+    def _offer_dual(self, dual: float, dual_point: Float64Array) -> None:
+        if not dual <= self._best.dual:
+            self._best = replace(self._best, dual=dual, dual_point=dual_point)
+
+    def _begin_round(self, rho: float | None) -> None:
+        """The next set of gates, after one pass over all of them, and the iteration on it."""
+        if self._growing:
+            self._gates = self._chosen(self._certified())
+        self._before = self.gap if self.rounds > 0 else 1.0
+        self._best_gap, self._improved = np.inf, self.iterations
+        self._inner = _NOTHING
+        inside = self.problem if self._whole else self.problem.restricted(self._gates)
+        point = self.point[:, :, self._blocks(self._gates)]
+        self._iteration = AdmmIteration(inside, point, self.policy, rho, self._W)
+        self._in_round, self._next_look = 0, _LOOK
+        self.rounds += 1
+        if self.rounds == 1:
+            self._offer(self._iteration.bounds)
+
+    def _ratio(self) -> float:
+        """The largest weight at which anything is active, over the smallest there is."""
+        program = self.problem.program
+        null = program.fit.at(np.zeros(program.fit.shape)).xi
+        return float(np.max(self._ratios(null), initial=0.0))
+
+    def _certified(self) -> Float64Array:
+        """The ratios at the latest dual point (gates,); offers the bound over all gates that it gives."""
+        W = self._W
+        if W is None:
+            program = self.problem.program
+            W = -program.fit.at(program.forward(self.point)).xi
+        ratios = self._ratios(W)
+        value, scale = self.problem.best_dual(W, float(np.max(ratios, initial=0.0)))
+        self._offer_dual(value, scale * W)
+        return ratios
+
+    def _ratios(self, W: Float64Array) -> Float64Array:
+        """Every gate's largest norm of a group of ``A^T W`` over its weight, in one pass on the backend."""
+        problem, backend = self.problem, self.problem.backend
+        c, d, _ = problem.program.point_shape
+        residual = backend.asarray(W)
+        taus = problem.taus.reshape(len(problem.taus), len(problem.program.signs), -1).min(axis=1)
+        ratios = np.empty(problem.program.gates)
+        for part in problem.program.gate_slices():
+            bits = backend.asbits(problem.program.patterns[:, part])
+            gates = GateArrays(backend, problem.features, bits, None, problem.plan.block)
+            products = GatedOperator(gates, c, problem.program.slope).adjoint(residual)
+            norms = backend.to_numpy(problem.norms(backend.xp.reshape(products, (c, d, -1))))
+            ratios[part] = np.max(norms / taus[:, part], axis=0)
+        return ratios
+
+    def _chosen(self, ratios: Float64Array) -> Indices:
+        """The gates in use and those of the largest ratios; more of them when the last set gained little."""
+        program = self.problem.program
+        used = np.any(self.point != 0.0, axis=(0, 1)).reshape(len(program.signs), -1).any(axis=0)
+        slow = self.rounds > 1 and not self.gap <= _SLOW * self._gap_before
+        size = max(self._first, int(_GROWTH * used.sum()), (2 if slow else 1) * len(self._gates))
+        size = min(size, self._most, program.gates)
+        scores = np.where(used, np.inf, ratios)
+        return np.sort(np.argpartition(-scores, size - 1)[:size])
+
+    def _blocks(self, gates: Indices) -> Indices:
+        """The positions of the blocks of some gates among all blocks."""
+        program = self.problem.program
+        return np.concatenate([k * program.gates + gates for k in range(len(program.signs))])
+
+    def _everywhere(self, gates: Indices, Z: Array) -> Float64Array:
+        """A point on some gates as one on all of them, on the host."""
+        point = self.problem.backend.to_numpy(Z)
+        if len(gates) == self.problem.program.gates:
+            return point
+        whole = np.zeros(self.problem.program.point_shape)
+        whole[:, :, self._blocks(gates)] = point
+        return whole

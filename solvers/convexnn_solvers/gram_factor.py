@@ -1,0 +1,155 @@
+"""The matrix ``A A^T`` of a gated map, built without A, and the Cholesky factor of ``A A^T + shift I``.
+
+With ``S`` the diagonals of all gates as columns (n, P), ``A A^T = (X X^T) o (S S^T)`` for every output: one
+n x n matrix from two products, whatever the number of features times gates, and one factor for all outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import lapack
+
+from convexnn_solvers.backends import Array
+from convexnn_solvers.operators import GateArrays
+
+# Gates whose patterns are held in floating point at a time, and rows of the matrix that are made at a time.
+_GATES, _LEAST_ROWS = 1024, 256
+_POWER_STEPS = 8
+_POTRF: dict[str, Any] = {"float32": lapack.spotrf, "float64": lapack.dpotrf}
+_POTRS: dict[str, Any] = {"float32": lapack.spotrs, "float64": lapack.dpotrs}
+
+
+class GramFactor(Protocol):
+    """``A A^T`` and a factor of ``A A^T + shift I``; the matrix survives, so that the shift may change."""
+
+    @property
+    def largest(self) -> float:
+        """An estimate, from below, of the largest eigenvalue of ``A A^T``."""
+        ...
+
+    @property
+    def mean(self) -> float:
+        """The mean of the eigenvalues of ``A A^T``."""
+        ...
+
+    def factor(self, shift: float) -> None:
+        """Factor ``A A^T + shift I``; raises numpy.linalg.LinAlgError where rounding makes it indefinite."""
+        ...
+
+    def solve(self, rhs: Array) -> Array:
+        """``(A A^T + shift I)^{-1} rhs`` for ``rhs`` (n, c), which is left as it is."""
+        ...
+
+
+def gram_factor(gates: GateArrays, slope: float = 0.0, copies: int = 1, centred: bool = False) -> GramFactor:
+    """The matrix for these gates, ``copies`` times, on their backend.
+
+    ``centred``: of the map followed by the subtraction of the mean over the samples.
+    """
+    matrix = _hadamard(gates, slope, copies)
+    if centred:
+        _centre(matrix, gates)
+    if gates.backend.name == "numpy":
+        return PackedFactor(matrix)
+    return SeparateFactor(gates, matrix)
+
+
+class PackedFactor:
+    """For NumPy: one array holds the matrix above its diagonal and the factor on and below it."""
+
+    def __init__(self, matrix: NDArray[np.floating]) -> None:
+        self._array = matrix
+        self._diagonal = np.diagonal(matrix).copy()
+        self._potrf, self._potrs = _POTRF[matrix.dtype.name], _POTRS[matrix.dtype.name]
+        self.mean = float(np.mean(self._diagonal, dtype=np.float64))
+        x = np.ones(len(matrix), dtype=matrix.dtype)
+        self.largest = 0.0
+        for _ in range(_POWER_STEPS if self.mean > 0.0 else 0):
+            x = matrix @ (x / np.linalg.norm(x))
+            self.largest = float(np.linalg.norm(x))
+
+    def factor(self, shift: float) -> None:
+        """See :class:`GramFactor`."""
+        array, n = self._array, len(self._array)
+        for rows in _slices(n, _LEAST_ROWS):
+            array[rows, : rows.start] = array[: rows.start, rows].T
+            upper = np.triu(array[rows, rows], 1)
+            array[rows, rows] = upper + upper.T
+        np.fill_diagonal(array, self._diagonal + array.dtype.type(shift))
+        # LAPACK reads columns first: what it calls the upper triangle is our lower one.
+        info = self._potrf(array.T, lower=0, overwrite_a=1, clean=0)[1]
+        if info != 0:
+            raise np.linalg.LinAlgError("the shifted Gram matrix is not positive definite in this precision")
+
+    def solve(self, rhs: Array) -> Array:
+        """See :class:`GramFactor`."""
+        return self._potrs(self._array.T, rhs, lower=0)[0]
+
+
+class SeparateFactor:
+    """For torch: the matrix and the factor beside it."""
+
+    def __init__(self, gates: GateArrays, matrix: Array) -> None:
+        self._xp, self._matrix = gates.backend.xp, matrix
+        self._diagonal = self._xp.clone(self._xp.diagonal(matrix))
+        self._lower: Array | None = None
+        x = gates.backend.zeros((int(matrix.shape[0]),)) + 1.0
+        for _ in range(_POWER_STEPS):
+            x = matrix @ (x / self._xp.clip(self._xp.linalg.vector_norm(x), 1e-30, None))
+        largest = self._xp.linalg.vector_norm(x)
+        self.largest, self.mean = float(largest), float(self._xp.mean(self._diagonal))
+
+    def factor(self, shift: float) -> None:
+        """See :class:`GramFactor`."""
+        self._lower = None  # its memory first
+        self._xp.diagonal(self._matrix)[:] = self._diagonal + shift
+        self._lower, info = self._xp.linalg.cholesky_ex(self._matrix)
+        if int(info) != 0:
+            raise np.linalg.LinAlgError("the shifted Gram matrix is not positive definite in this precision")
+
+    def solve(self, rhs: Array) -> Array:
+        """See :class:`GramFactor`."""
+        return self._xp.cholesky_solve(rhs, self._lower)
+
+
+def _hadamard(gates: GateArrays, slope: float, copies: int) -> Array:
+    """``copies (X X^T) o (S S^T)``, symmetric to the last bit."""
+    xp, X = gates.backend.xp, gates.X
+    n, width = int(X.shape[0]), int(gates.bits.shape[1])
+    matrix = xp.empty((n, n), dtype=gates.backend.dtype, device=gates.backend.device)
+    height = max(_LEAST_ROWS, gates.block_bytes // (X.dtype.itemsize * n))
+    for rows in _slices(n, height):
+        before = slice(0, rows.stop)
+        counts: Array = 0.0
+        for part in _slices(width, _GATES):
+            S = _diagonals(gates, before, part, slope)
+            counts = counts + S[rows] @ S.T
+        block = X[rows] @ X[before].T
+        block *= counts * copies
+        matrix[rows, before] = block
+        matrix[before, rows] = block.T
+    return matrix
+
+
+def _diagonals(gates: GateArrays, rows: slice, part: slice, slope: float) -> Array:
+    bits = gates.masks if gates.masks is not None else gates.bits
+    mask = gates.backend.asarray(bits[rows, part])
+    return mask if slope == 0.0 else (1.0 - slope) * mask + slope
+
+
+def _centre(matrix: Array, gates: GateArrays) -> None:
+    """``C M C`` in place, for ``C = I - 1 1^T / n``."""
+    means = gates.backend.xp.mean(matrix, axis=0)
+    overall = gates.backend.xp.mean(means)
+    for rows in _slices(int(matrix.shape[0]), _LEAST_ROWS):
+        matrix[rows] -= means
+        matrix[rows] -= means[rows, None] - overall
+
+
+def _slices(size: int, step: int) -> Iterator[slice]:
+    for start in range(0, size, step):
+        yield slice(start, min(start + step, size))

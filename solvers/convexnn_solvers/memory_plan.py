@@ -1,0 +1,146 @@
+"""How much memory a factorisation-based solve needs, decided before anything large is made.
+
+Every array of the size of the problem is listed by name, so that an impossible problem is refused with the
+number it would need, and what is left over is spent on speed: larger blocks, patterns in floating point.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from convexnn_solvers.affine import UnsupportedProblem
+from convexnn_solvers.backends import Backend
+
+# The share of the free memory that is taken without being asked.
+_SHARE = 0.8
+# Blocks of n x P intermediates: a cache on a CPU, a large product on a GPU; never smaller than the last.
+_CPU_BLOCK, _GPU_BLOCK, _LEAST_BLOCK = 2**19, 2**28, 2**16
+_CPU_MASKS, _GPU_MASKS = 2**26, 2**33
+_POINTS = 10  # arrays of the size of the weights: the point, its multiplier, and intermediates of one step
+_JUDGED = 5  # the same in float64 on the host, for certificates
+_UNITS = ((2**40, "TB"), (2**30, "GB"), (2**20, "MB"), (2**10, "kB"))
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What memory depends on: samples n, features d, gates in all and at a time, outputs, signs per gate."""
+
+    n: int
+    d: int
+    gates: int
+    working: int
+    outputs: int = 1
+    signs: int = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a solve may use, in bytes: ``block`` for one block of an intermediate, ``total`` altogether.
+
+    ``masks``: whether to keep the patterns in floating point too.
+    """
+
+    block: int
+    masks: bool
+    total: int
+
+
+def plan_memory(sizes: Sizes, backend: Backend, memory: float | None = None) -> Plan:
+    """A plan for ADMM on ``backend`` that fits into ``memory`` (see :func:`budget`).
+
+    Raises UnsupportedProblem with the number of bytes that the problem would need when it does not fit.
+    """
+    on_cpu = str(backend.device) == "cpu"
+    allowed = budget(memory, backend)
+    fixed = requirements(sizes, backend)
+    least = sum(fixed.values()) + 4 * _LEAST_BLOCK
+    if least > allowed:
+        largest = max(fixed, key=lambda name: fixed[name])
+        raise UnsupportedProblem(
+            f"ADMM would need {readable(least)} on {backend.device} ({readable(fixed[largest])} of it for "
+            f"{largest}), and may use {readable(allowed)}; raise memory=, use dtype='float32' or RFISTA() or "
+            "AugmentedLagrangian() instead."
+        )
+    spare = allowed - least
+    block = min(_CPU_BLOCK if on_cpu else _GPU_BLOCK, max(_LEAST_BLOCK, spare // 8))
+    wanted = itemsize(backend) * sizes.n * sizes.working
+    masks = wanted <= min(_CPU_MASKS if on_cpu else _GPU_MASKS, spare // 2)
+    return Plan(block, masks, least + 4 * (block - _LEAST_BLOCK) + (wanted if masks else 0))
+
+
+def requirements(sizes: Sizes, backend: Backend) -> dict[str, int]:
+    """The bytes of everything that a solve has to keep at the same time, by name."""
+    n, item = sizes.n, itemsize(backend)
+    per_gate = sizes.d * sizes.outputs * sizes.signs
+    judged = _JUDGED * 8 * per_gate * sizes.gates if str(backend.device) == "cpu" else 0
+    needed = {
+        "the features": n * sizes.d * item,
+        "the patterns": n * sizes.working,
+        "predictions": 10 * n * sizes.outputs * item,
+        "the weights": _POINTS * item * per_gate * sizes.working + judged,
+    }
+    matrices = 1 if backend.name == "numpy" else 2
+    shape = f"{n} x {n}"
+    needed[f"the {shape} factor" if matrices == 1 else f"two {shape} matrices"] = matrices * n * n * item
+    return needed
+
+
+def budget(memory: float | None, backend: Backend) -> int:
+    """Bytes that a solve may use: an integer is that many, a float at most 1 a share of what is free."""
+    if memory is None:
+        return int(_SHARE * free_bytes(backend))
+    if isinstance(memory, float) and memory <= 1.0:
+        return int(memory * free_bytes(backend))
+    return int(memory)
+
+
+def free_bytes(backend: Backend) -> int:
+    """Memory that nobody uses now, on the backend's device."""
+    if str(backend.device) != "cpu":
+        free, _ = backend.xp.cuda.mem_get_info(backend.device)
+        return int(free)
+    found = [_available(), _left_in_group()]
+    return min(value for value in found if value is not None)
+
+
+def itemsize(backend: Backend) -> int:
+    """Bytes of one number."""
+    return int(backend.dtype.itemsize)
+
+
+def readable(count: float) -> str:
+    """A number of bytes as people write it."""
+    for size, unit in _UNITS:
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count:.0f} bytes"
+
+
+def _available() -> int:
+    """What the system would hand out without swapping."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024 * int(line.split()[1])
+    except OSError:
+        pass
+    try:
+        return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, OSError, ValueError):
+        return 2**33  # a system that does not say
+
+
+def _left_in_group() -> int | None:
+    """What a container's limit leaves, where there is one; files that were only read can be dropped."""
+    folder = Path("/sys/fs/cgroup")
+    try:
+        limit = (folder / "memory.max").read_text().strip()
+        if limit == "max":
+            return None
+        statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        used = int((folder / "memory.current").read_text()) - int(statistics.get("inactive_file", "0"))
+        return max(int(limit) - used, 0)
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,108 @@
+"""Memory is planned before a solve: what fits is used, what cannot fit is refused with its size."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import convexnn_models as cnn
+from convexnn_solvers import UnsupportedProblem
+from convexnn_solvers.admm import admm_method
+from convexnn_solvers.backends import Backend, numpy_backend, torch_backend
+from convexnn_solvers.compiler import compile_problem
+from convexnn_solvers.gated_structure import gated_structure
+from convexnn_solvers.memory_plan import Sizes, budget, free_bytes, plan_memory, readable, requirements
+
+MNIST = Sizes(n=60_000, d=784, gates=5_000, working=5_000, outputs=10)
+GB = 2**30
+
+
+def gpu(free: int, dtype: str = "float32") -> Backend:
+    """A backend whose device has so many bytes free; nothing is computed on it."""
+    torch = torch_backend("cpu", dtype)
+    cuda = SimpleNamespace(mem_get_info=lambda device: (free, 80 * GB))
+    return replace(torch, xp=SimpleNamespace(cuda=cuda), device="cuda")
+
+
+def test_the_largest_arrays_are_counted_exactly() -> None:
+    needed = requirements(MNIST, gpu(80 * GB))
+    assert needed["the features"] == 4 * 60_000 * 784
+    assert needed["the patterns"] == 60_000 * 5_000
+    assert needed["two 60000 x 60000 matrices"] == 2 * 4 * 60_000**2
+    packed = requirements(MNIST, numpy_backend("float64"))
+    assert packed["the 60000 x 60000 factor"] == 8 * 60_000**2
+
+
+def test_mnist_fits_one_large_gpu_and_not_a_small_one() -> None:
+    plan = plan_memory(MNIST, gpu(79 * GB))
+    assert 27 * GB < plan.total < 0.8 * 79 * GB
+    assert plan.masks
+    assert plan.block == 2**28
+    with pytest.raises(
+        UnsupportedProblem, match=r"need 2[789].\d GB on cuda \(26.8 GB of it for two 60000 x"
+    ):
+        plan_memory(MNIST, gpu(24 * GB))
+
+
+@pytest.mark.parametrize("memory", [2e8, 10**9, 10**10])
+def test_no_plan_exceeds_what_is_allowed(memory: float) -> None:
+    for n in (500, 2_000, 5_000):
+        sizes = Sizes(n=n, d=50, gates=1_000, working=1_000)
+        for backend in (numpy_backend(), numpy_backend("float32"), torch_backend()):
+            try:
+                plan = plan_memory(sizes, backend, memory)
+            except UnsupportedProblem:
+                assert sum(requirements(sizes, backend).values()) > 0.9 * memory
+            else:
+                assert sum(requirements(sizes, backend).values()) < plan.total <= memory
+
+
+def test_blocks_shrink_before_a_problem_is_refused() -> None:
+    sizes = Sizes(n=2_000, d=50, gates=1_000, working=1_000)
+    needed = sum(requirements(sizes, numpy_backend()).values())
+    tight = plan_memory(sizes, numpy_backend(), needed + 4 * 2**16 + 1)
+    roomy = plan_memory(sizes, numpy_backend(), 2 * needed)
+    assert tight.block < roomy.block
+    assert not tight.masks
+    assert roomy.masks
+
+
+def test_the_option_is_bytes_or_a_share_of_what_is_free() -> None:
+    device = gpu(10 * GB)
+    assert budget(None, device) == 8 * GB
+    assert budget(0.5, device) == 5 * GB
+    assert budget(1.0, device) == 10 * GB
+    assert budget(2 * GB, device) == 2 * GB
+    assert budget(1.5e9, device) == 1_500_000_000
+
+
+def test_the_host_says_how_much_is_free() -> None:
+    free = free_bytes(numpy_backend())
+    block = np.ones(2**27, dtype=np.uint8)
+    assert 2**20 < free < 2**50
+    assert block.nbytes < free
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(12, "12 bytes"), (1536, "1.5 kB"), (14.4 * GB, "14.4 GB"), (3 * 2**40, "3 TB")]
+)
+def test_sizes_are_readable(count: float, text: str) -> None:
+    assert readable(count) == text
+
+
+def test_fewer_gates_at_a_time_are_tried_before_refusing() -> None:
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((60, 20))
+    model = cnn.gated_relu(X, cnn.sample_gates(X, 2_000), outputs=4)
+    problem: Any = model.problem(rng.standard_normal((60, 4)), 0.1)
+    exact = compile_problem(problem, numpy_backend()).composite()
+    sizes = Sizes(60, 20, 2_000, 2_000, 4)
+    everything = sum(requirements(sizes, numpy_backend()).values())
+    half = sum(requirements(replace(sizes, working=1_000), numpy_backend()).values())
+    method = admm_method(exact, gated_structure(exact), 1e-4, memory=(everything + half) / 2 + 2**18)
+    assert method.most == 1_000
+    assert admm_method(exact, gated_structure(exact), 1e-4).most == 2_000
