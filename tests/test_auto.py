@@ -122,7 +122,7 @@ def test_one_factor_for_all_steps_is_preferred_where_it_pays(
     make: Any, options: dict[str, Any], engine: str, reason: str
 ) -> None:
     problem = make()
-    problem.solve(solver=Auto(**{"tol": 1e-4, **options}))
+    problem.solve(solver=Auto(**options))
     (run,) = problem.solver_stats.extra_stats["engines"]
     assert (run["engine"], run["status"]) == (engine, "OPTIMAL")
     assert reason in run["reason"]
