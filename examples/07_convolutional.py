@@ -40,7 +40,7 @@ print(f"{filters}\n  {accuracy(filters)}")
 
 # ReLU filters on the same patterns: every filter is held to its pattern by a cone.
 relu = cnn.convolutional(patches[train], gates, cells=cnn.global_pooling(36), output_bias=True)
-problem = relu.problem(y[train], reg=2e-3)
+problem = relu.problem(y[train], reg=5e-3)
 problem.solve(solver=AugmentedLagrangian(), tol=1e-4)
 print(f"{certificate(problem)}\n{cnn.recover(relu)}\n  {accuracy(cnn.recover(relu))}")
 
@@ -60,6 +60,6 @@ if folder and (Path(folder) / "mnist.npz").is_file():
     patches = cnn.image_patches(pictures[chosen].reshape(-1, 28, 28), size=8, stride=4)  # 6 x 6 positions
     gates = cnn.sample_gates(cnn.stacked_patches(patches[train]), 20, seed=0)
     model = cnn.convolutional(patches[train], gates, cells=windows, relu=False, output_bias=True)
-    problem = model.problem(y[train], reg=1e-2)
+    problem = model.problem(y[train], reg=3e-2)
     problem.solve(solver=RFISTA(), tol=1e-4)
     print(f"MNIST\n{certificate(problem)}\n  {accuracy(cnn.recover(model))}")

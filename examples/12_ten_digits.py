@@ -36,8 +36,8 @@ report(cnn.gated_relu(X, gates, grouping="per-output", **options), Auto(tol=1e-4
 print("shared: outputs choose gates together; twin of alpha_j D_j X W_j, a lower bound for weight decay")
 report(cnn.gated_relu(X, gates, grouping="shared", **options), Auto(tol=1e-4), reg=3e-3)
 
-few = cnn.sample_gates(X, 20, seed=0)
+few = cnn.sample_gates(X, 10, seed=0)
 print("one-vs-all, ReLU: the same with cones")
-report(cnn.relu(X, few, grouping="per-output", **options), Auto(tol=1e-4), reg=2e-3)
+report(cnn.relu(X, few, grouping="per-output", **options), Auto(tol=1e-4), reg=3e-3)
 print("nuclear: neurons feed all outputs, the exact twin of weight decay for gated networks")
 report(cnn.gated_relu(X, few.subset(range(3)), outputs=10, grouping="nuclear"), cp.SCS, reg=3e-3)
