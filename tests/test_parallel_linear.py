@@ -13,6 +13,7 @@ from scipy.optimize import minimize
 
 import convexnn_models as cnn
 from convexnn_models.deep_network import DeepNetwork, parallel_branches, standard_layers
+from convexnn_solvers import RFISTA, AugmentedLagrangian, Auto, certificate
 from convexnn_solvers.status import Status
 
 Array = NDArray[np.float64]
@@ -188,6 +189,32 @@ def test_solvers_agree_and_the_network_has_the_value(options: dict[str, Any], re
         network = cnn.recover(model)
         assert network.objective(X, y, reg) == pytest.approx(proof.primal, rel=2e-8)
         np.testing.assert_allclose(network.predict(X), model.prediction.value, atol=1e-3)
+
+
+@pytest.mark.parametrize("options", [{"outputs": 3}, {"outputs": 3, "output_bias": True}, {}])
+@pytest.mark.parametrize("make", ["parallel", "nuclear"])
+def test_the_general_solvers_take_nuclear_norms(make: str, options: dict[str, Any]) -> None:
+    """Cold starts, an interior-point solver as reference, and the network's own objective."""
+    rng = np.random.default_rng(8)
+    X, Y = rng.standard_normal((40, 4)), rng.standard_normal((40, 3))
+    if make == "parallel":
+        model: cnn.ConvexModel = cnn.parallel_linear(X, 3, **options)
+    else:
+        model = cnn.gated_relu(X, cnn.sample_gates(X, 5, seed=0), grouping="nuclear", **options)
+    y = Y if model.outputs == 3 else Y[:, 0]
+    problem = model.problem(y, 0.02)
+    problem.solve(solver=cp.CLARABEL)
+    value = float(problem.value)
+    for solver in (RFISTA(tol=1e-6), AugmentedLagrangian(tol=1e-6), Auto(tol=1e-6)):
+        for variable in model.variables:
+            variable.value = None
+        problem.solve(solver=solver)
+        proof = certificate(problem)
+        assert problem.status == "optimal"
+        assert proof.relative_gap is not None
+        assert -1e-12 <= proof.relative_gap <= 1e-6
+        assert problem.value == pytest.approx(value, rel=2e-6)
+        assert cnn.recover(model).objective(X, y, 0.02) == pytest.approx(value, rel=2e-6)
 
 
 @pytest.mark.parametrize("reg", [0.3, 1e-2])
