@@ -39,7 +39,7 @@ _CERTIFICATES = (
     "test_certificate_public.py",
 )  # fmt: skip
 _CONES = ("test_cones.py", "test_active_set_kernel.py")
-_RECOVERY = ("test_recovery.py", "test_break_recovery.py")
+_RECOVERY = ("test_recovery_parts.py", "test_recovery.py", "test_break_recovery.py", "test_bad_input.py")
 
 #: Module -> what is responsible for it in ``tests/``, the quick ones first. All of the suite would see more.
 TARGETS: dict[str, tuple[str, ...]] = {

@@ -1,0 +1,155 @@
+"""Pruning and cone decomposition on cases small enough to know every number."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import convexnn_models as cnn
+from convexnn_models.cone_decomposition import Decomposition
+from convexnn_models.pruning import pruning_factors
+
+Float = NDArray[np.float64]
+ONE = np.ones((1, 1))
+
+
+def factors(hidden: Any, outputs: Any, cost: Any) -> Float:
+    return pruning_factors(np.array(hidden), np.array(outputs), np.array(cost))
+
+
+@pytest.mark.parametrize(
+    ("hidden", "outputs", "cost", "expected"),
+    [
+        # per unit of what they contribute the first costs 1, the second 3/2: and the other way round
+        ([[1.0, 2.0], [1.0, 2.0]], [[1.0], [1.0]], [1.0, 3.0], [3.0, 0.0]),
+        ([[1.0, 2.0], [1.0, 2.0]], [[1.0], [1.0]], [1.0, 1.5], [0.0, 1.5]),
+        # the output weights count: contributions 3 and 2, costs per unit 1 and 1.1
+        ([[1.0, 2.0], [0.0, 0.0]], [[3.0], [1.0]], [3.0, 2.2], [5.0 / 3.0, 0.0]),
+        # opposite contributions cancel: both go when equal, else the difference stays
+        ([[1.0, 1.0], [2.0, 2.0]], [[1.0], [-1.0]], [1.0, 1.0], [0.0, 0.0]),
+        ([[1.0, 1.0], [2.0, 2.0]], [[3.0], [-1.0]], [1.0, 1.0], [2.0 / 3.0, 0.0]),
+        ([[1.0, 1.0], [2.0, 2.0]], [[1.0], [-4.0]], [1.0, 1.0], [0.0, 0.75]),
+        # nothing computed, or nothing put out: cost without effect
+        ([[0.0, 1.0]], [[1.0], [1.0]], [1.0, 1.0], [0.0, 1.0]),
+        ([[1.0, 1.0], [0.0, 1.0]], [[0.0], [1.0]], [1.0, 1.0], [0.0, 1.0]),
+        # neurons of different outputs do not see each other
+        ([[1.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]], [1.0, 5.0], [1.0, 1.0]),
+        # the same two outputs in the same proportion do
+        ([[1.0, 1.0]], [[1.0, 1.0], [1.0, 1.0]], [1.0, 5.0], [2.0, 0.0]),
+        ([[1.0, 1.0]], [[1.0, 1.0], [1.0, -1.0]], [1.0, 5.0], [1.0, 1.0]),
+        # three in a plane: the middle one, 1 + 1 = 2 halves, is dearer than the two outer ones
+        ([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]], [[1.0]] * 3, [1.0, 1.0, 3.0], [2.0, 2.0, 0.0]),
+        ([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]], [[1.0]] * 3, [1.0, 1.5, 1.0], [0.0, 0.0, 2.0]),
+        ([[1.0]], [[2.0]], [1.0], [1.0]),
+    ],
+)
+def test_pruning_factors_by_hand(hidden: Any, outputs: Any, cost: Any, expected: list[float]) -> None:
+    for permutation in (slice(None), slice(None, None, -1)):
+        h, a, p = (
+            np.array(hidden)[:, permutation],
+            np.array(outputs)[permutation],
+            np.array(cost)[permutation],
+        )
+        np.testing.assert_allclose(pruning_factors(h, a, p), np.array(expected)[permutation], atol=1e-14)
+
+
+def test_equal_costs_leave_one_of_two_alike_at_the_same_cost() -> None:
+    found = factors([[1.0, 2.0]], [[1.0], [1.0]], [1.0, 2.0])
+    assert np.count_nonzero(found) == 1
+    assert found @ [1.0, 2.0] == pytest.approx(3.0, rel=1e-15)
+
+
+def test_no_neurons_stay_no_neurons() -> None:
+    assert pruning_factors(np.zeros((3, 0)), np.zeros((0, 1)), np.zeros(0)).shape == (0,)
+    assert factors([[0.0, 0.0]], [[1.0], [2.0]], [1.0, 1.0]).tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("angle", [1e-2, 1e-4, 1e-7])
+def test_neurons_that_are_nearly_alike_are_both_kept(angle: float) -> None:
+    """Dependence is judged to rounding: merging these would move predictions."""
+    hidden = [[1.0, 1.0], [0.0, angle], [0.0, 0.0]]
+    assert factors(hidden, [[1.0], [1.0]], [1.0, 1.0]).tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("shape", [(3, 7), (7, 6), (2, 9)])
+def test_the_cost_reached_is_that_of_no_further_move(shape: tuple[int, int]) -> None:
+    """No dependency among the kept neurons and their cost not above that at the start, from any start."""
+    n, m = shape
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        hidden = rng.standard_normal((n, 3)) @ rng.standard_normal((3, m))
+        cost = rng.uniform(0.5, 2.0, m)
+        found = pruning_factors(hidden, np.ones((m, 1)), cost)
+        assert np.count_nonzero(found) == min(n, 3)
+        np.testing.assert_allclose(hidden @ found, hidden.sum(axis=1), atol=1e-12)
+        assert found @ cost < cost.sum()
+
+
+def two_sided(u: tuple[float, float]) -> tuple[cnn.Network, Float]:
+    """One gated neuron with weights u and gate (1, 0) on the samples (1, 1) and (1, -1), where it is on."""
+    X = np.array([[1.0, 1.0], [1.0, -1.0]])
+    gates = np.array([[1.0], [0.0]])
+    return cnn.Network(np.array(u)[:, None], ONE, gates=gates), X
+
+
+def test_a_neuron_is_split_at_the_least_cost() -> None:
+    """u = (0, 2) needs v - w = u with v, w in {|u_2| <= u_1}: v = (1, 1), w = (1, -1)."""
+    network, X = two_sided((0.0, 2.0))
+    y = network.predict(X)
+    np.testing.assert_array_equal(y, [2.0, -2.0])
+    report = cnn.to_relu(network, X, y, 0.1).info
+    assert isinstance(report, Decomposition)
+    assert report.raw_objective == pytest.approx(0.1 * 2.0 * np.sqrt(2.0), rel=1e-6)
+    assert report.gated_objective == pytest.approx(0.1 * 0.5 * (4.0 + 1.0), rel=1e-12)
+    assert report.stretch == pytest.approx(np.sqrt(2.0) / 2.0, rel=1e-5)
+    assert report.zero_objective == pytest.approx(2.0, rel=1e-9)
+
+
+def test_scales_are_refitted_to_the_objective() -> None:
+    """min 1/4 sum (2 s - 2)^2 + reg 2 sqrt(2) s over both scales s: s = 1 - reg / sqrt 2 by symmetry."""
+    network, X = two_sided((0.0, 2.0))
+    y = network.predict(X)
+    for reg in (0.1, 0.5):
+        relu = cnn.to_relu(network, X, y, reg)
+        scale = 1.0 - reg / np.sqrt(2.0)
+        value = (2.0 - 2.0 * scale) ** 2 / 2.0 + reg * 2.0 * np.sqrt(2.0) * scale
+        assert relu.info.objective == pytest.approx(value, rel=1e-6)
+        assert relu.objective(X, y, reg) == pytest.approx(value, rel=1e-6)
+        np.testing.assert_allclose(relu.predict(X), scale * y, rtol=1e-4)
+        assert relu.width == 2
+        np.testing.assert_allclose(np.linalg.norm(relu.W1, axis=0), np.abs(relu.W2[:, 0]), rtol=1e-9)
+    assert cnn.to_relu(network, X, y, 1.5).width == 0  # beyond sqrt 2 nothing is worth its cost
+
+
+@pytest.mark.parametrize(("u", "width"), [((2.0, 1.0), 1), ((-2.0, 1.0), 1), ((0.0, 2.0), 2)])
+def test_a_neuron_within_its_cone_or_the_opposite_one_stays_one(u: tuple[float, float], width: int) -> None:
+    network, X = two_sided(u)
+    relu = cnn.to_relu(network, X, network.predict(X), 1e-9)
+    assert relu.width == width
+    np.testing.assert_allclose(relu.predict(X), network.predict(X), atol=1e-6)
+    assert relu.slope == 0.0
+    assert not relu.gated
+
+
+def test_without_neurons_the_output_bias_alone_is_fitted() -> None:
+    X = np.array([[1.0, 1.0], [1.0, -1.0]])
+    network = cnn.Network(np.zeros((2, 1)), ONE, b2=np.zeros(1), gates=np.array([[1.0], [0.0]]))
+    relu = cnn.to_relu(network, X, np.array([3.0, 5.0]), 0.1)
+    assert relu.width == 0
+    np.testing.assert_allclose(relu.predict(X), 4.0, rtol=1e-6)
+    assert relu.info.zero_objective == pytest.approx(0.5, rel=1e-9)
+
+
+def test_gates_with_a_bias_need_neurons_with_one() -> None:
+    network = cnn.Network(np.ones((2, 1)), ONE, gates=np.array([[1.0], [0.0]]), gate_bias=np.array([0.1]))
+    with pytest.raises(ValueError, match="bias=True"):
+        cnn.to_relu(network, np.eye(2), np.ones(2), 0.1)
+
+
+def test_leaky_gated_networks_are_refused() -> None:
+    network = cnn.Network(np.ones((2, 1)), ONE, gates=np.array([[1.0], [0.0]]), slope=0.1)
+    with pytest.raises(ValueError, match="slope 0"):
+        cnn.to_relu(network, np.eye(2), np.ones(2), 0.1)
