@@ -40,9 +40,8 @@ def test_both_solvers_certify_the_same_optimum(path: Path, capsys: pytest.Captur
     printed = capsys.readouterr().out
     found = {match[1]: match for match in map(LINE.match, printed.splitlines()) if match}
     interior = float(found["CLARABEL"][2])
-    if path.stem in REFUSED:
-        assert "refuses: " in printed
-        assert "CLARABEL" in printed
+    if "refuses: " in printed:
+        assert path.stem in REFUSED
         return
     (ours,) = (match for name, match in found.items() if name != "CLARABEL")
     assert 0.0 <= float(ours[4]) <= 1e-4

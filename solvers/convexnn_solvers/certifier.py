@@ -84,12 +84,14 @@ class Certifier:
         """
         held = self._checked(x)
         outputs = self.composite.affine.forward(held)
-        violation, _, _ = self._violation(held, outputs)
+        violation = max((v for v, _, _ in self._violations(held, outputs)), default=0.0)
         feasible = self._bounds.norms.repair(held)
         repaired = any(a is not b and bool(np.any(a != b)) for a, b in zip(feasible, held, strict=True))
         if repaired:
             outputs = self.composite.affine.forward(feasible)
-        left, allowed, text = self._violation(feasible, outputs)
+        left, allowed, text = max(
+            self._violations(feasible, outputs), key=lambda v: v[0] / v[1], default=(0.0, _FEASIBLE, "")
+        )
         primal = self._objective(feasible, outputs)
         directions, ignored = self._directions(outputs, candidates)
         notes = [f"{ignored} dual candidates were ignored: wrong shape or not finite"] if ignored else []
@@ -161,9 +163,8 @@ class Certifier:
                 directions[0] = DualPoint(directions[0].thetas, usable.multipliers)
         return directions, ignored
 
-    def _violation(self, x: Arrays, outputs: Point) -> tuple[float, float, str]:
-        """The largest violation of a constraint or bound, what may pass as rounding there, and its name."""
-        worst, excess = (0.0, _FEASIBLE, "the constraints"), -1.0
+    def _violations(self, x: Arrays, outputs: Point) -> list[tuple[float, float, str]]:
+        """Of each constraint and bound the violation, what may pass as rounding there, and its name."""
         found: list[tuple[float, float, str]] = []
         composite = self.composite
         for term, output in zip(composite.constraints, outputs[len(composite.losses) :], strict=True):
@@ -175,10 +176,7 @@ class Certifier:
                 if limit is not None:
                     outside = float(np.max(sign * (limit - value), initial=0.0))
                     found.append((outside, _FEASIBLE, f"the bounds of {block.name}"))
-        for violation, allowed, text in found:
-            if violation / allowed > excess:
-                worst, excess = (violation, allowed, text), violation / allowed
-        return max((v for v, _, _ in found), default=0.0), worst[1], worst[2]
+        return found
 
     def _obstacle(self) -> str:
         return self._bounds.obstacle or (

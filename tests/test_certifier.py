@@ -1,0 +1,163 @@
+"""What a certificate says about a point: which violation, which words, which sign; all worked out by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cvxpy as cp
+import numpy as np
+import pytest
+
+from convexnn_solvers.certificate import Certificate, certificate
+from convexnn_solvers.composite import DualPoint
+
+
+def shrinkage(*constraints: Any, maximise: bool = False) -> tuple[Any, Any]:
+    """min 1/2 ||x - (3, -2)||^2 + ||x||_1, with optimum (2, -1) and value 4 if nothing constrains it."""
+    x = cp.Variable(2, name="x")
+    cost = cp.sum_squares(x - np.array([3.0, -2.0])) / 2 + cp.norm1(x)
+    objective = cp.Maximize(-cost) if maximise else cp.Minimize(cost)
+    return cp.Problem(objective, [make(x) for make in constraints]), x
+
+
+def at(problem: Any, x: Any, value: list[float], *duals: DualPoint) -> Certificate:
+    x.save_value(np.array(value))  # as solvers do, who may leave bounds by rounding
+    return certificate(problem, duals)
+
+
+def test_the_numbers_at_the_optimum_and_beside_it() -> None:
+    problem, x = shrinkage()
+    best = at(problem, x, [2.0, -1.0])
+    assert best.primal == 4.0
+    assert best.dual == pytest.approx(4.0, rel=1e-14)
+    assert best.gap is not None
+    assert 0.0 <= best.gap <= 1e-14 * 4.0
+    assert (best.max_violation, best.repaired, best.note, best.scope) == (0.0, False, "", "")
+    away = at(problem, x, [0.0, 0.0])
+    assert away.primal == 6.5
+    # the residual (3, -2), scaled by 1/3 to fit the unit box: s <theta, a> - s^2 ||theta||^2 / 2
+    assert away.dual == pytest.approx(13.0 / 3.0 - 13.0 / 18.0, rel=1e-14)
+    assert away.dual is not None
+    assert away.gap == away.primal - away.dual
+    assert away.relative_gap == (away.primal - away.dual) / 6.5
+
+
+def test_maximisation_turns_every_number_around() -> None:
+    problem, x = shrinkage(maximise=True)
+    found = at(problem, x, [0.0, 0.0])
+    assert found.primal == -6.5
+    assert found.dual == pytest.approx(-(13.0 / 3.0 - 13.0 / 18.0), rel=1e-14)
+    assert found.dual is not None
+    assert found.gap == found.dual - found.primal
+    assert found.relative_gap == (found.dual - found.primal) / 6.5
+
+
+def test_a_relative_gap_of_nothing_is_zero() -> None:
+    x = cp.Variable(2)
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x) / 2 + cp.norm1(x)))
+    x.value = np.zeros(2)
+    found = certificate(problem)
+    assert (found.primal, found.dual, found.gap, found.relative_gap) == (0.0, 0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("error", "note", "bounded"),
+    [
+        (0.0, "", True),
+        (1e-13, "", True),
+        (9e-7, "up to the violation of", True),
+        (-9e-7, "up to the violation of", True),
+        (1.1e-6, "no upper bound: the point violates", False),
+        (-1e-3, "no upper bound: the point violates", False),
+    ],
+)
+def test_equalities_count_as_satisfied_up_to_a_millionth(error: float, note: str, bounded: bool) -> None:
+    problem, x = shrinkage(lambda x: x[0] == 1.0)
+    found = at(problem, x, [1.0 + error, -1.0])
+    assert found.max_violation == pytest.approx(abs(error), rel=1e-6, abs=1e-15)
+    assert (note in found.note) if note else (found.note == "")
+    assert (found.gap is not None) == bounded
+    assert found.dual is not None
+
+
+@pytest.mark.parametrize(("outside", "bounded"), [(9e-6, True), (1.2e-5, False)])
+def test_what_an_inequality_may_miss_grows_with_its_numbers(outside: float, bounded: bool) -> None:
+    """``x <= (1, 10)`` at (1 + outside, 0): the slack 10 of the second row lets the first miss 1.1e-5."""
+    problem, x = shrinkage(lambda x: x <= np.array([1.0, 10.0]))
+    found = at(problem, x, [1.0 + outside, 0.0])
+    assert found.max_violation == pytest.approx(outside, rel=1e-6)
+    assert (found.gap is not None) == bounded
+
+
+def test_the_constraint_named_is_the_worst_for_its_size() -> None:
+    """A violation of 1e-3 beside a slack of 1e6 is rounding, one of 1e-5 beside nothing is not."""
+    problem, x = shrinkage(lambda x: 1e6 * x <= np.array([1e6, 2e6]), lambda x: x[1] == -1.0)
+    found = at(problem, x, [1.0 + 1e-9, -1.0 + 1e-5])
+    assert found.max_violation == pytest.approx(1e-3, rel=1e-6)
+    assert "x[1] == -1.0" in found.note
+    assert "by 1.0e-05" in found.note
+    assert found.gap is None
+    swapped = cp.Problem(problem.objective, problem.constraints[::-1])
+    again = certificate(swapped)
+    assert (again.note, again.max_violation) == (found.note, found.max_violation)
+
+
+def test_bounds_are_repaired_and_the_violation_is_that_of_the_point_as_held() -> None:
+    x = cp.Variable(2, name="x", bounds=[np.array([0.0, -1.0]), np.array([1.0, 1.0])])
+    cost = cp.sum_squares(x - np.array([3.0, -2.0])) / 2 + cp.norm1(x)
+    problem = cp.Problem(cp.Minimize(cost))
+    found = at(problem, x, [1.25, -1.5])
+    assert found.repaired
+    assert found.max_violation == 0.5
+    assert found.primal == 0.5 * (4.0 + 1.0) + 2.0
+    assert found.gap is not None
+    inside = at(problem, x, [1.0, -1.0])
+    assert not inside.repaired
+    assert inside.max_violation == 0.0
+
+
+def test_candidates_are_judged_one_by_one() -> None:
+    problem, x = shrinkage()
+    good, poor = DualPoint((np.array([1.0, -1.0]),)), DualPoint((np.array([-1.0, -1.0]),))
+    broken = [DualPoint((np.zeros(3),)), DualPoint((np.full(2, np.nan),))]
+    far = [9.0, 9.0]
+    alone = at(problem, x, far).dual
+    assert alone is not None
+    assert alone < 3.9
+    for duals in ([good], [poor, good], [good, poor], [*broken, good], [good, *broken]):
+        found = at(problem, x, far, *duals)
+        assert found.dual == pytest.approx(4.0, rel=1e-14)
+        ignored = sum(any(d is b for b in broken) for d in duals)
+        assert found.note == (
+            f"{ignored} dual candidates were ignored: wrong shape or not finite" * (ignored > 0)
+        )
+        assert found.dual_point is not None
+        np.testing.assert_allclose(found.dual_point.thetas[0], [1.0, -1.0], rtol=1e-14)
+    np.testing.assert_array_equal(good.thetas[0], [1.0, -1.0])
+
+
+def test_multipliers_alone_are_tried_with_the_residual() -> None:
+    """x[0] == 1: the residual (2, -1) of (1, -1) needs the multiplier that takes its first entry to 1."""
+    problem, x = shrinkage(lambda x: x[0] == 1.0)
+    value = 0.5 * (4.0 + 1.0) + 2.0
+    without = at(problem, x, [1.0, -1.0])
+    assert without.dual is not None
+    assert without.dual < value - 0.1
+    for sign in (1.0, -1.0):
+        found = at(problem, x, [1.0, -1.0], DualPoint((), (np.array(sign),)))
+        assert found.dual is not None
+        assert found.dual <= value * (1.0 + 1e-14)
+    best = max(
+        at(problem, x, [1.0, -1.0], DualPoint((), (np.array(sign),))).dual or -np.inf for sign in (1.0, -1.0)
+    )
+    assert best == pytest.approx(value, rel=1e-13)
+
+
+def test_the_sentence_leaves_out_what_is_not_known() -> None:
+    full = Certificate(2.0, 1.0, 1.0, 0.5, 0.0, "for the 5 given gates", note="a note")
+    assert str(full) == (
+        "objective 2, bound 1, gap 1.00e+00 (relative 5.00e-01), max violation 0.0e+00, "
+        "for the 5 given gates, a note"
+    )
+    bare = Certificate(2.0, None, None, None, 1e-3, "everything")
+    assert str(bare) == "objective 2, max violation 1.0e-03, for everything"
