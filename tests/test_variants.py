@@ -12,7 +12,7 @@ import pytest
 VARIANTS = sorted((Path(__file__).resolve().parent.parent / "examples").glob("variant_*.py"))
 LINE = re.compile(r"^(\w+)(?:\(\))?: objective (\S+?),(?: bound (\S+?),)?(?: gap \S+ \(relative (\S+?)\),)?")
 #: Variants that our own solver refuses, which the example prints; interior-point solvers take them.
-REFUSED = ("variant_adversarial", "variant_quadratic")
+REFUSED = ("variant_adversarial",)
 
 
 def formulation(path: Path) -> list[str]:
