@@ -182,3 +182,17 @@ def test_a_box_pays_along_the_whole_ray() -> None:
         x.value = np.array([start])
         found = certificate(problem)
         assert found.dual == pytest.approx(2.0, rel=1e-9)
+
+
+def test_a_ray_without_conditions_is_followed_to_the_end_of_the_domain() -> None:
+    """min huber(x - 1) + huber(x + 1) + |x| = 2: theta = (2, -2) at the domain's edge, with no image on x."""
+    x = cp.Variable(1)
+    residual = x * np.ones(2) - np.array([1.0, -1.0])
+    problem = cp.Problem(cp.Minimize(cp.sum(cp.huber(residual)) + cp.norm1(x)))
+    x.value = np.array([5.0])
+    alone = certificate(problem).dual
+    assert alone is not None
+    assert alone < 1.9
+    for size in (0.02, 0.2, 1.3, 2.0, 300.0):
+        found = certificate(problem, [DualPoint((np.array([size, -size]),))])
+        assert found.dual == pytest.approx(2.0, rel=1e-9)

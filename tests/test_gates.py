@@ -118,6 +118,15 @@ def test_tied_samples_become_active_where_that_is_possible() -> None:
     assert gates.patterns[:, 0].tolist() == [True, True, True]
 
 
+def test_a_gate_leaves_two_ties_at_once_towards_both() -> None:
+    X = np.array([[2.0, 0.0, 0.0], [0.0, 5.0, 0.0], [0.0, 0.0, -1.0]])
+    gates = cnn.gates_from_vectors(X, np.array([[0.0], [0.0], [4.0]]))
+    assert gates.patterns[:, 0].tolist() == [True, True, False]
+    moved = gates.vectors[:, 0] - [0.0, 0.0, 4.0]
+    assert moved[0] == moved[1] > 0.0
+    assert 1e-10 * 4.0 < np.linalg.norm(moved) <= 1e-9 * 4.0
+
+
 def test_gates_from_a_network_are_its_distinct_patterns() -> None:
     X = gaussian(20, 3)
     W1 = gaussian(3, 5, seed=1)

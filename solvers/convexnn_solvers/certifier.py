@@ -185,7 +185,5 @@ class Certifier:
 
 
 def _relative(gap: float, primal: float, dual: float) -> float:
-    """``gap / max(|primal|, |dual|, tiny)``, 0 for no gap at all."""
-    if gap == 0.0:
-        return 0.0
+    """``gap / max(|primal|, |dual|, tiny)``."""
     return gap / max(abs(primal), abs(dual), float(np.finfo(np.float64).tiny))
