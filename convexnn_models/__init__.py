@@ -61,5 +61,8 @@ from convexnn_models.recovery import Recovery as Recovery
 from convexnn_models.relu import relu as relu
 from convexnn_models.stationarity import Stationarity as Stationarity
 from convexnn_models.stationarity import stationarity as stationarity
+from convexnn_models.sweeps import Sweep as Sweep
+from convexnn_models.sweeps import SweepPoint as SweepPoint
+from convexnn_models.sweeps import sweep as sweep
 from convexnn_models.three_layer import ThreeLayerModel as ThreeLayerModel
 from convexnn_models.three_layer import three_layer as three_layer

@@ -19,6 +19,7 @@ from convexnn_solvers import (
     RFISTA,
     AugmentedLagrangian,
     Auto,
+    BlockDescent,
     Progress,
     SemismoothNewton,
     Status,
@@ -106,11 +107,16 @@ def test_interrupted_and_resumed_history_is_that_of_the_whole_solve(
     assert resumed["certificate"].primal == pytest.approx(whole["certificate"].primal, rel=1e-12)
 
 
-def test_newton_goes_on_from_its_best_point_with_its_history(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("make", "solver"), [(relu, SemismoothNewton(tol=1e-9)), (gated, BlockDescent(tol=1e-9))]
+)
+def test_other_methods_go_on_from_their_best_point_with_their_history(
+    make: Any, solver: Any, tmp_path: Path
+) -> None:
     file = tmp_path / "solve.npz"
-    cold = solve(relu(), SemismoothNewton(tol=1e-9))
-    first = solve(relu(), SemismoothNewton(tol=1e-9), max_iter=cold["iterations"] // 2, checkpoint=file)
-    resumed = solve(relu(), SemismoothNewton(tol=1e-9), checkpoint=file, resume=True)
+    cold = solve(make(), solver)
+    first = solve(make(), solver, max_iter=cold["iterations"] // 2, checkpoint=file)
+    resumed = solve(make(), solver, checkpoint=file, resume=True)
     assert resumed["status"] is Status.OPTIMAL
     assert resumed["history"][: len(first["history"]) - 1] == first["history"][:-1]
     assert resumed["certificate"].primal == pytest.approx(cold["certificate"].primal, rel=1e-8)

@@ -126,6 +126,16 @@ def test_a_step_sends_one_prediction_and_nothing_else(name: str, two: Reports) -
         assert np.median([trials for trials, _, _ in sent]) == 1
 
 
+def test_processes_whose_gates_are_all_zero_start_warm_with_the_others(two: Reports) -> None:
+    for report in two:
+        warm = report["warm"]
+        assert max(warm["active"]) < worker.GATES // 2 or min(warm["active"]) >= worker.GATES // 2
+        assert warm["second"]["judged"] <= 1e-8
+        # It began where the first solve ended, not at the zero network.
+        zero = 0.5 * float(np.mean(worker.SCORES[:, 0] ** 2))
+        assert warm["second"]["history"][0]["primal"] < zero - 1e-6
+
+
 def histories_agree(one: dict[str, Any], other: dict[str, Any]) -> None:
     assert [row["iteration"] for row in one["history"]] == [row["iteration"] for row in other["history"]]
     for key in ("primal", "dual"):

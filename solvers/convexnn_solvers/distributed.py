@@ -28,6 +28,7 @@ from convexnn_solvers.compiler import compile_problem
 from convexnn_solvers.composite import AffineMap, Composite, Point
 from convexnn_solvers.interface import CompositeSolver, Solved
 from convexnn_solvers.iterate import Candidate, Limits
+from convexnn_solvers.options import Options
 from convexnn_solvers.problem_state import starts
 from convexnn_solvers.ranks import RankLost as RankLost
 from convexnn_solvers.ranks import Ranks, join
@@ -83,49 +84,58 @@ class GateParallel(CompositeSolver):
     ) -> Solved:
         """Compile the own share, iterate with the others, gather the solution."""
         started = time.perf_counter()
-        problem = data["problem"]
         options = self.options.updated(self.name(), solver_opts)
-        backend, reference = options.selected_backend(), numpy_backend()
         ranks = join(options.device, self.timeout)
-        ranks.check_equal([np.asarray([options.tol, options.max_iter])], "tol or max_iter")
-        share = share_of(problem, Division(ranks.rank, ranks.count))
-        composite = _joined(compile_problem(share.problem, backend).composite(), share, ranks)
-        exact = composite
-        if backend != reference:
-            exact = _joined(compile_problem(share.problem, reference).composite(), share, ranks)
-        limits = _AgreedLimits(
-            tol=options.tol,
-            max_iter=options.max_iter,
-            time_limit=options.time_limit,
-            verbose=(options.verbose or verbose) and ranks.rank == 0,
-            callback=_Callback(ranks, options.callback),
-            started=started,
-            ranks=ranks,
-        )
-        kept = None
-        if options.checkpoint is not None:
-            storage = _SharedFile(File(Path(options.checkpoint)), ranks, share)
-            probe = share.restricted(probe_point([variable.shape for variable in share.whole]))
-            here = identity(exact, probe)
-            kept = keeper_for(storage, options.checkpoint_interval, options.resume, here)
-        compile_seconds = time.perf_counter() - started
-        begin = starts(share.problem, exact, warm_start)
-        engine = Engine("RFISTA", f"divided among {ranks.count} processes", lambda: _method(composite, ranks))
-        with ranks.interruptible():
-            result, log = run_engines(iter([engine]), composite, Certifier(exact), begin, limits, kept)
-        point = ranks.sum_arrays(share.spread(result.point))
-        traffic = asdict(ranks.traffic) | {"processes": ranks.count}
-        ranks.close()
-        blocks = tuple(read_variable(variable) for variable in share.whole)
-        return _SolvedTogether(
-            replace(result, point=point), replace(exact, variables=blocks), compile_seconds, log, traffic
-        )
+        try:
+            limits = _AgreedLimits(
+                tol=options.tol,
+                max_iter=options.max_iter,
+                time_limit=options.time_limit,
+                verbose=(options.verbose or verbose) and ranks.rank == 0,
+                callback=_Callback(ranks, options.callback),
+                started=started,
+                ranks=ranks,
+            )
+            with ranks.interruptible():
+                return _solve_together(data["problem"], options, limits, ranks, warm_start)
+        finally:
+            ranks.close()
 
     def invert(self, solution: Any, inverse_data: Any) -> Any:
         """CVXPY's Solution for the whole problem; ``extra_stats["traffic"]`` says what was sent."""
         found = super().invert(solution, inverse_data)
         found.attr[settings.EXTRA_STATS]["traffic"] = solution.traffic
         return found
+
+
+def _solve_together(
+    problem: Any, options: Options, limits: _AgreedLimits, ranks: Ranks, warm_start: bool
+) -> _SolvedTogether:
+    decisive = [options.tol, options.max_iter, options.checkpoint is None, options.resume, warm_start]
+    ranks.check_equal([np.asarray(decisive, dtype=np.float64)], "the options")
+    backend, reference = options.selected_backend(), numpy_backend()
+    share = share_of(problem, Division(ranks.rank, ranks.count))
+    composite = _joined(compile_problem(share.problem, backend).composite(), share, ranks)
+    exact = composite
+    if backend != reference:
+        exact = _joined(compile_problem(share.problem, reference).composite(), share, ranks)
+    kept = None
+    if options.checkpoint is not None:
+        storage = _SharedFile(File(Path(options.checkpoint)), ranks, share)
+        probe = share.restricted(probe_point([variable.shape for variable in share.whole]))
+        here = identity(exact, probe)
+        kept = keeper_for(storage, options.checkpoint_interval, options.resume, here)
+    begin = starts(share.problem, exact, warm_start)
+    if ranks.max(float(len(begin))) > len(begin):
+        begin = [*begin, *begin]  # the own columns of another process's start are all zero
+    compile_seconds = limits.seconds()
+    engine = Engine("RFISTA", f"divided among {ranks.count} processes", lambda: _method(composite, ranks))
+    result, log = run_engines(iter([engine]), composite, Certifier(exact), begin, limits, kept)
+    point = ranks.sum_arrays(share.spread(result.point))
+    blocks = tuple(read_variable(variable) for variable in share.whole)
+    traffic = asdict(ranks.traffic) | {"processes": ranks.count}
+    whole = replace(exact, variables=blocks)
+    return _SolvedTogether(replace(result, point=point), whole, compile_seconds, log, traffic)
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -141,8 +141,9 @@ class Ranks:
             signal.signal(signal.SIGINT, before)
 
     def close(self) -> None:
-        """Leave the group; the job's own stays."""
-        self.distributed.destroy_process_group(self.group)
+        """Leave the group; the job's own stays. A group that lost a process has nothing left to leave."""
+        with suppress(RuntimeError):
+            self.distributed.destroy_process_group(self.group)
 
     @property
     def _first(self) -> int:
