@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -299,12 +300,14 @@ def test_inputs_are_not_changed_and_answers_repeat() -> None:
     [
         (np.zeros((3, 1)), [0], "points must be"),
         (np.zeros((2, 2)), [0], "points must be"),
+        (np.zeros((2, 1)), [[0]], "points must be"),
         (np.zeros((2, 1)), [5], "gates must lie"),
+        (np.zeros((2, 1)), [4], "gates must lie in 0..3"),
         (np.zeros((2, 1)), [-1], "gates must lie"),
         (np.full((2, 1), np.nan), [0], "NaN"),
     ],
 )
-def test_wrong_arguments_are_named(Z: Float, gates: list[int], sentence: str) -> None:
+def test_wrong_arguments_are_named(Z: Float, gates: Any, sentence: str) -> None:
     cones = PatternCones(np.ones((3, 2)), np.ones((3, 4), bool))
     with pytest.raises(ValueError, match=sentence):
         cones.project(Z, gates)

@@ -62,6 +62,26 @@ def test_equal_costs_leave_one_of_two_alike_at_the_same_cost() -> None:
     assert found @ [1.0, 2.0] == pytest.approx(3.0, rel=1e-15)
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_ties_are_broken_whatever_their_rounding(seed: int) -> None:
+    """Copies of one neuron in several sizes, each at a cost in proportion: any one of them may stay."""
+    rng = np.random.default_rng(seed)
+    sizes = rng.uniform(0.1, 3.0, 4)
+    found = factors(np.outer(rng.standard_normal(3), sizes), np.ones((4, 1)), 0.7 * sizes)
+    assert np.count_nonzero(found) == 1
+    assert found @ sizes == pytest.approx(sizes.sum(), rel=1e-14)
+
+
+@pytest.mark.parametrize("unit", [1e-13, 1e13])
+def test_the_unit_of_the_cost_does_not_matter(unit: float) -> None:
+    rng = np.random.default_rng(5)
+    hidden, cost = rng.standard_normal((2, 6)), rng.uniform(0.5, 2.0, 6)
+    plain = factors(hidden, np.ones((6, 1)), cost)
+    assert np.count_nonzero(plain) == 2
+    np.testing.assert_allclose(factors(hidden, np.ones((6, 1)), unit * cost), plain, rtol=1e-9)
+    np.testing.assert_allclose(factors(hidden / unit, np.ones((6, 1)), cost), plain, rtol=1e-9)
+
+
 def test_no_neurons_stay_no_neurons() -> None:
     assert pruning_factors(np.zeros((3, 0)), np.zeros((0, 1)), np.zeros(0)).shape == (0,)
     assert factors([[0.0, 0.0]], [[1.0], [2.0]], [1.0, 1.0]).tolist() == [0.0, 0.0]
@@ -129,6 +149,8 @@ def test_a_neuron_within_its_cone_or_the_opposite_one_stays_one(u: tuple[float, 
     network, X = two_sided(u)
     relu = cnn.to_relu(network, X, network.predict(X), 1e-9)
     assert relu.width == width
+    if width == 1:  # one part is the neuron, the other nothing
+        assert relu.info.stretch == pytest.approx(1.0, rel=1e-12)
     np.testing.assert_allclose(relu.predict(X), network.predict(X), atol=1e-6)
     assert relu.slope == 0.0
     assert not relu.gated
@@ -141,6 +163,42 @@ def test_without_neurons_the_output_bias_alone_is_fitted() -> None:
     assert relu.width == 0
     np.testing.assert_allclose(relu.predict(X), 4.0, rtol=1e-6)
     assert relu.info.zero_objective == pytest.approx(0.5, rel=1e-9)
+
+
+def test_a_tie_of_opposite_samples_leaves_no_interior() -> None:
+    """The gate (0, 1) holds (1, 0) and (-1, 0) at its plane: u = (1, 0) is on both sides, and no v - w is."""
+    X = np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 5.0]])
+    network = cnn.Network(np.array([[1.0], [0.3]]), ONE, gates=np.array([[0.0], [1.0]]))
+    with pytest.raises(ValueError, match="gate 0 passes through a sample"):
+        cnn.to_relu(network, X, np.ones(3), 0.1)
+
+
+def test_a_single_tie_is_decomposed_beside_its_gate() -> None:
+    """The gate (0, 1) has (1, 0) at its plane; (0.1, 1) is on the same sides, off all planes."""
+    X = np.array([[1.0, 0.0], [-1.0, 3.0], [0.0, 0.0]])
+    network = cnn.Network(np.array([[-1.0], [0.5]]), ONE, gates=np.array([[0.0], [1.0]]))
+    y = network.predict(X)
+    np.testing.assert_allclose(y, [-1.0, 2.5, 0.0])
+    relu = cnn.to_relu(network, X, y, 1e-9)
+    np.testing.assert_allclose(relu.predict(X), y, atol=1e-6)
+    assert relu.info.raw_objective <= 1e-7
+
+
+def test_what_the_training_problem_lacks_is_named() -> None:
+    network, X = two_sided((0.0, 2.0))
+    cases: list[tuple[tuple[Any, ...], str]] = [
+        ((), "X is needed"),
+        ((X,), "y and reg are needed"),
+        ((X, np.ones(2)), "y and reg are needed"),
+        ((X, None, 0.1), "y and reg are needed"),
+        ((X[:, :1], np.ones(2), 0.1), "X must have 2 columns, not 1"),
+        ((X, np.ones(2), -0.1), "reg must be at least 0"),
+    ]
+    for arguments, sentence in cases:
+        with pytest.raises(ValueError, match=sentence):
+            cnn.to_relu(network, *arguments)
+    free = cnn.to_relu(network, X, np.ones(2), 0.0)  # the first label is fitted, the second cannot be
+    assert free.info.objective == pytest.approx(0.25, rel=1e-6)
 
 
 def test_gates_with_a_bias_need_neurons_with_one() -> None:
