@@ -6,7 +6,8 @@ that no test notices survives. Those that nobody could notice are in ``equivalen
 reason, and do not count. The exit status is 1 when fewer than 85 % of the others are killed.
 
 The faults are those of the package cosmic-ray. Its own runner starts a new Python for each; here one process
-imports the libraries once and forks, and lines that only annotate types are left alone.
+imports the libraries once and forks, and what only annotates or asserts (types, ``zip(strict=...)``) is left
+alone.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ def _mutant(module: str, text: str, changed: str) -> Mutant | None:
 
 
 def _meaning(text: str) -> str:
-    """What a module does: its syntax tree without annotations."""
+    """What a module does: its syntax tree without annotations and the assertions ``zip(strict=...)``."""
     tree = ast.parse(text)
     for node in ast.walk(tree):
         if isinstance(node, ast.AnnAssign):
@@ -135,6 +136,8 @@ def _meaning(text: str) -> str:
             node.annotation = None
         elif isinstance(node, ast.FunctionDef):
             node.returns = None
+        elif isinstance(node, ast.Call):
+            node.keywords = [keyword for keyword in node.keywords if keyword.arg != "strict"]
     return ast.dump(tree)
 
 
@@ -222,7 +225,7 @@ def _checked_seconds(modules: Sequence[str], folder: Path) -> dict[str, int]:
     return {module: taken[TARGETS[module]] for module in modules}
 
 
-def _shuffled(samples: Sequence[Sequence[Mutant]]) -> Iterator[Mutant]:
+def _in_turn(samples: Sequence[Sequence[Mutant]]) -> Iterator[Mutant]:
     """Modules in turn, so that a time limit cuts all of them alike."""
     for k in range(max(map(len, samples), default=0)):
         yield from (mutants[k] for mutants in samples if k < len(mutants))
@@ -253,7 +256,7 @@ def _tried(
     """Every sampled fault that there was time for, and whether the tests passed with it."""
     known, outcomes = equivalents(), list[tuple[Mutant, bool]]()
     limits = _checked_seconds(modules, folders[0])
-    todo = _shuffled([sample(module, size, seed, folders[0]) for module in modules])
+    todo = _in_turn([sample(module, size, seed, folders[0]) for module in modules])
     running: list[_Run] = []
     while True:
         while len(running) < len(folders) and time.monotonic() < end:
