@@ -17,6 +17,7 @@ from convexnn_solvers.auto import Engine, engines, run_engines
 from convexnn_solvers.backends import numpy_backend
 from convexnn_solvers.certifier import Certifier
 from convexnn_solvers.compiler import compile_problem
+from convexnn_solvers.composite import DualPoint
 from convexnn_solvers.iterate import Candidate, Limits
 from convexnn_solvers.options import Options
 from convexnn_solvers.rfista import rfista_method
@@ -162,5 +163,5 @@ def test_a_stuck_engine_hands_its_point_to_the_next() -> None:
 
 def test_the_order_ends_with_a_method_that_takes_everything() -> None:
     composite = compile_problem(_relu(), numpy_backend()).composite()
-    names = [engine.name for engine in engines(composite, composite, (), Options())]
+    names = [engine.name for engine in engines(composite, composite, DualPoint(()), Options())]
     assert names == ["SemismoothNewton", "AugmentedLagrangian"]

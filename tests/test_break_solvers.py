@@ -125,11 +125,15 @@ def refused_problems() -> dict[str, tuple[Any, type[Exception], str]]:
             cp.SolverError,
             "lambda_max.*CLARABEL",
         ),
-        "second-order": (cp.Problem(cp.Minimize(fit), [cp.norm(v) <= 1]), cp.SolverError, "not linear"),
-        "symmetric": (
-            cp.Problem(cp.Minimize(cp.sum_squares(cp.Variable((2, 2), symmetric=True) - 1.0))),
+        "exponential cone": (
+            cp.Problem(cp.Minimize(fit), [cp.exp(v) <= 1]),
             cp.SolverError,
-            "attribute symmetric",
+            "exp",
+        ),
+        "diagonal": (
+            cp.Problem(cp.Minimize(cp.sum_squares(cp.Variable((2, 2), diag=True) - 1.0))),
+            cp.SolverError,
+            "attribute diag",
         ),
         "complex": (
             cp.Problem(cp.Minimize(cp.sum_squares(cp.Variable(2, complex=True)))),

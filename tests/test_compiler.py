@@ -369,20 +369,27 @@ REFUSED: dict[str, tuple[Callable[[Any, Any, Any], cp.Problem], str]] = {
     "largest eigenvalue": (lambda U, v, b: problem_of(cp.lambda_max(U[:, :3])), "lambda_max is neither"),
     "loss of a convex argument": (lambda U, v, b: problem_of(cp.sum_squares(cp.abs(v))), "quad_over_lin"),
     "other power": (lambda U, v, b: problem_of(cp.sum(cp.power(v, 4))), "[Pp]ower"),
-    "second-order cone": (lambda U, v, b: problem_of(b, cp.SOC(b, v)), "SOC.*cp.CLARABEL"),
-    "norm constraint": (lambda U, v, b: problem_of(b, cp.norm(v) <= b), "convex but not linear"),
-    "semidefinite constraint": (lambda U, v, b: problem_of(b, U[:, :3] >> 0), "PSD.*cp.CLARABEL"),
+    "exponential cone": (lambda U, v, b: problem_of(b, cp.ExpCone(b, b, b)), "ExpCone.*cp.CLARABEL"),
+    "bound on a loss": (lambda U, v, b: problem_of(b, cp.sum(huber(v)) <= b), "bounds huber, whose epigraph"),
+    "bound on a sum of norms": (
+        lambda U, v, b: problem_of(b, cp.norm(v) + cp.norm(U[:, 0]) <= b),
+        "has 2 convex atoms; give each a bound",
+    ),
+    "bound on mixed entries": (
+        lambda U, v, b: problem_of(b, np.ones((2, D)) @ cp.abs(v) <= b),
+        "combines entries.*cp.CLARABEL",
+    ),
+    "bound with a Parameter as factor": (
+        lambda U, v, b: problem_of(b, cp.Parameter(nonneg=True, value=1.0) * cp.norm(v) <= b),
+        "Parameter as a coefficient",
+    ),
     "integer": (
         lambda U, v, b: problem_of(cp.sum_squares(cp.Variable(2, integer=True, name="k"))),
         "k.*HIGHS",
     ),
-    "symmetric": (
-        lambda U, v, b: problem_of(cp.sum_squares(cp.Variable((2, 2), symmetric=True, name="S"))),
-        "S has the attribute symmetric",
-    ),
-    "semidefinite variable": (
-        lambda U, v, b: problem_of(cp.sum_squares(cp.Variable((2, 2), PSD=True, name="S"))),
-        "S has the attribute PSD",
+    "diagonal": (
+        lambda U, v, b: problem_of(cp.sum_squares(cp.Variable((2, 2), diag=True, name="S"))),
+        "S has the attribute diag",
     ),
     "complex": (
         lambda U, v, b: problem_of(cp.sum_squares(cp.Variable(2, complex=True, name="c"))),

@@ -256,10 +256,10 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ValueError,
         "NaN or infinite",
     ),
-    "second-order cone": (
-        lambda: cp.Problem(cp.Minimize(SQUARES), [cp.norm(x) <= 1]),
+    "power cone": (
+        lambda: cp.Problem(cp.Minimize(SQUARES), [cp.PowCone3D(x[0], x[1], x[2], 0.5)]),
         cp.SolverError,
-        "CLARABEL",
+        "PowCone3D.*CLARABEL",
     ),
 }
 

@@ -130,6 +130,17 @@ class Tape:
         self._outputs.append((self._add(expr), expr.shape))
         return len(self._outputs) - 1
 
+    def count_as_zero(self, expr: Any) -> None:
+        """Let a subexpression be zero wherever it occurs in what is added from now on."""
+        self._known[id(expr)] = self._add_constant(cp.Constant(np.zeros(expr.shape)))
+        self._kept.append(expr)
+
+    @property
+    def has_parametric_factors(self) -> bool:
+        """Whether the linear part, not only the offset, depends on Parameters."""
+        factors = (node.slot for node in self._nodes if node.rule is not None and node.slot is not None)
+        return any(self._slots[slot].parametric for slot in factors)
+
     def with_values(self) -> TapeMap:
         """The map of all outputs with the Parameter values of now.
 

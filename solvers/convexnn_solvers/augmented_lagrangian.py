@@ -74,7 +74,8 @@ class Outer:
 
     ``multipliers`` and ``envelopes`` (the inner problem's extra terms) belong to the normalised rows.
     ``inner`` counts steps since the last update, ``violation`` is the copies' residual at that update,
-    ``share`` how well the next inner problem is to be solved.
+    ``share`` how well the next inner problem is to be solved. ``evidence`` holds the multipliers (in the
+    user's units, one per split term) that prove infeasibility.
     """
 
     descent: Descent
@@ -86,6 +87,7 @@ class Outer:
     violation: float = math.inf
     share: float = _INNER
     infeasible: bool = False
+    evidence: Multipliers = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,6 +168,10 @@ class AugmentedLagrangianMethod:
     def multipliers(self, state: Outer) -> tuple[Float64Array, ...]:
         """One array per constraint, in the user's units."""
         given = self._dual(state).multipliers
+        if state.evidence:
+            to_numpy, pairs = self.problem.backend.to_numpy, zip(self.splits, state.evidence, strict=True)
+            proof = {split.position: to_numpy(mu) for split, mu in pairs if split.constraint}
+            given = tuple(proof.get(m) for m in range(len(self.problem.constraints)))
         shapes = [constraint.shape for constraint in self.problem.constraints]
         return tuple(np.zeros(s) if mu is None else mu for mu, s in zip(given, shapes, strict=True))
 
@@ -219,11 +225,12 @@ class AugmentedLagrangianMethod:
 
     def _outer_step(self, state: Outer, updated: Multipliers, change: float, solved: bool) -> Outer:
         """New multipliers; ``delta`` and the inner accuracy follow from what the last inner problem did."""
-        violation, delta, share, infeasible = change / state.delta, state.delta, _INNER, False
+        violation, delta, share = change / state.delta, state.delta, _INNER
+        evidence: Multipliers = ()
         slow = solved and violation > _PROGRESS * state.violation
         if slow and violation > _STAGNATION * state.violation:
             share = state.share / _DELTA_FACTOR
-            infeasible = self._excluded(state, updated)
+            evidence = self._excluded(state, updated)
         if not solved:
             delta /= _DELTA_FACTOR
         elif slow and self._violation_dominates(state, updated, violation):
@@ -232,7 +239,8 @@ class AugmentedLagrangianMethod:
         step = state.descent.step * self._step_length(delta) / self._step_length(state.delta)
         x, outputs = state.descent.x, state.descent.outputs
         descent = Descent(x, outputs, x, outputs, 1.0, step, step, math.inf)
-        return Outer(descent, smooth, envelopes, updated, delta, 0, violation, share, infeasible)
+        infeasible = bool(evidence)
+        return Outer(descent, smooth, envelopes, updated, delta, 0, violation, share, infeasible, evidence)
 
     def _violation_dominates(self, state: Outer, updated: Multipliers, violation: float) -> bool:
         """Whether violations cost the duality gap more than the inner solution's residual does."""
@@ -240,8 +248,11 @@ class AugmentedLagrangianMethod:
         size = math.sqrt(state.smooth.norm_squared(state.descent.x))
         return violation * multipliers >= state.descent.residual * size
 
-    def _excluded(self, state: Outer, updated: Multipliers) -> bool:
-        """Whether the multipliers, or their last change, prove that no point satisfies the constraints."""
+    def _excluded(self, state: Outer, updated: Multipliers) -> Multipliers:
+        """Multipliers of size one that prove that no point satisfies the constraints, or nothing.
+
+        Tried are the multipliers and their last change.
+        """
         backend = self.problem.backend
         rays: list[list[Array | None]] = [[], []]
         for split, new, old in zip(self.splits, updated, state.multipliers, strict=True):
@@ -252,7 +263,12 @@ class AugmentedLagrangianMethod:
                 else:  # losses are finite everywhere and exclude nothing
                     ray.append(None)
         cones = {k: block.cone.columns for k, block in enumerate(self.prox.blocks) if block.cone is not None}
-        return any(excludes_every_point(self.base, ray, state.descent.x, cones) for ray in rays)
+        for ray in rays:
+            sizes = [float(backend.xp.max(backend.xp.abs(mu))) for mu in ray if mu is not None]
+            size = max(sizes, default=0.0)
+            if size > 0.0 and excludes_every_point(self.base, ray, state.descent.x, cones):
+                return tuple(0.0 * r if mu is None else mu / size for mu, r in zip(ray, updated, strict=True))
+        return ()
 
     def _updated(self, state: Outer) -> Multipliers:
         """The signed-residual update."""

@@ -10,18 +10,17 @@ import numpy as np
 
 from convexnn_solvers.admm import admm_method
 from convexnn_solvers.augmented_lagrangian import augmented_lagrangian_method
-from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.block_descent import DescentPolicy, block_descent_method
 from convexnn_solvers.checkpoint import Keeper
 from convexnn_solvers.compiler import UnsupportedProblem
-from convexnn_solvers.composite import Composite
+from convexnn_solvers.composite import Composite, DualPoint
 from convexnn_solvers.gated_program import block_norms
 from convexnn_solvers.gated_structure import GatedStructure, gated_structure
 from convexnn_solvers.iterate import Candidate, Limits, Method, iterate
 from convexnn_solvers.newton_fits import SquaredFit
 from convexnn_solvers.options import Options
 from convexnn_solvers.result import HistoryRow, Result
-from convexnn_solvers.rfista import rfista_method
+from convexnn_solvers.rfista import nonsmooth_losses, rfista_method
 from convexnn_solvers.semismooth_newton import semismooth_newton_method
 from convexnn_solvers.status import Status
 
@@ -48,7 +47,7 @@ class Engine:
 
 
 def engines(
-    composite: Composite, exact: Composite, multipliers: Sequence[Float64Array | None], options: Options
+    composite: Composite, exact: Composite, multipliers: DualPoint, options: Options
 ) -> Iterator[Engine]:
     """What to run, in this order: what fits a gated program and its regularisation, else first-order.
 
@@ -81,7 +80,7 @@ def engines(
         before = before or str(obstacle)
     except UnsupportedProblem as error:
         before = str(error)
-    if composite.constraints:
+    if composite.constraints or nonsmooth_losses(composite):
         on_cpu = str(composite.backend.device) == "cpu"
         yield Engine(
             "AugmentedLagrangian",

@@ -13,6 +13,7 @@ from convexnn_solvers.certifier import Certificate as Certificate
 from convexnn_solvers.certifier import Certifier as Certifier
 from convexnn_solvers.compiler import UnsupportedProblem, compile_problem
 from convexnn_solvers.composite import Composite, DualPoint
+from convexnn_solvers.dual_values import held_multiplier
 from convexnn_solvers.free_variables import Arrays
 
 # How well the compiled objective and CVXPY's own must agree.
@@ -63,7 +64,7 @@ def _left_by_solvers(problem: Any, composite: Composite) -> list[DualPoint]:
     if isinstance(extra, dict) and isinstance(extra.get("dual_point"), DualPoint):
         left.append(extra["dual_point"])
     values = {constraint.id: constraint.dual_value for constraint in problem.constraints}
-    multipliers = tuple(values.get(term.id) for term in composite.constraints)
+    multipliers = tuple(held_multiplier(term, values.get(term.id)) for term in composite.constraints)
     if any(value is not None for value in multipliers):
         left.append(DualPoint((), multipliers))
     return left

@@ -27,7 +27,7 @@ from convexnn_solvers.loading import Loader
 from convexnn_solvers.losses import Tilted
 from convexnn_solvers.penalty_layout import ProximalPenalty, arranged
 from convexnn_solvers.terms import LossReading, PenaltyReading, convex_atoms, read_atom
-from convexnn_solvers.variables import read_variable
+from convexnn_solvers.variables import implied_constraints, read_variable
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,9 @@ def compile_problem(problem: cp.Problem, backend: Backend) -> Compiled:
     for variable in variables:
         read_variable(variable)
     readings = [read_atom(atom) for atom in convex_atoms(objective)]
-    constraints, outputs = read_constraints(problem.constraints, variables)
+    constraints, outputs, bounded = read_constraints(
+        [*problem.constraints, *implied_constraints(variables)], variables
+    )
     in_cones = {variables[c.pattern_cone.variable].id for c in constraints if c.pattern_cone is not None}
     norms = [reading for reading in readings if isinstance(reading, PenaltyReading)]
     layouts, split = arranged(norms, in_cones)
@@ -133,6 +135,8 @@ def compile_problem(problem: cp.Problem, backend: Backend) -> Compiled:
     affine = Tape(loader, variables)
     for loss in losses:
         affine.add_output(loss.argument)
+    for atom in bounded:
+        affine.count_as_zero(atom)
     for output in outputs:
         affine.add_output(output)
     # One argument per group of losses that share it; a bare variable has its linear term already.

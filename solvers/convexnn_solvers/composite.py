@@ -94,7 +94,9 @@ class ConstraintTerm:
     """``output in cone``; the m-th constraint reads output ``len(losses) + m`` of the affine map.
 
     The output is ``b - a`` for CVXPY's ``a <= b`` and ``a == b``, so that multipliers ``mu`` of the
-    Lagrangian ``... - <mu, output>`` are CVXPY's dual values, sign and shape included.
+    Lagrangian ``... - <mu, output>`` are CVXPY's dual values, sign and shape included. For other cones
+    ``to_dual_value`` makes of them what CVXPY's constraint takes, and ``from_dual_value`` the reverse,
+    where the dual value says enough.
     """
 
     cone: Cone
@@ -102,6 +104,8 @@ class ConstraintTerm:
     id: int
     text: str
     pattern_cone: PatternCone | None = None
+    to_dual_value: Callable[[Float64Array], Float64Array] | None = None
+    from_dual_value: Callable[[Any], Float64Array] | None = None
 
 
 @dataclass(frozen=True)

@@ -12,19 +12,25 @@ import numpy as np
 from cvxpy.atoms.affine.binary_operators import MulExpression, multiply
 from cvxpy.atoms.affine.unary_operators import NegExpression
 from cvxpy.constraints.nonpos import Inequality, NonNeg, NonPos
+from cvxpy.constraints.psd import PSD
+from cvxpy.constraints.second_order import SOC
 from cvxpy.constraints.zero import Equality, Zero
 
 from convexnn_solvers.affine import UnsupportedProblem, shortened
 from convexnn_solvers.atoms import pattern_slack
+from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.composite import ConstraintTerm, PatternCone
-from convexnn_solvers.constraint_cones import NONNEGATIVE, ZERO, Cone
+from convexnn_solvers.constraint_cones import NONNEGATIVE, ZERO, Cone, SecondOrder, Semidefinite
+from convexnn_solvers.convex_constraints import Epigraph, epigraph
 from convexnn_solvers.loading import is_sparse
 
 
 def read_constraints(
     constraints: Sequence[Any], variables: tuple[Any, ...]
-) -> tuple[tuple[ConstraintTerm, ...], list[Any]]:
+) -> tuple[tuple[ConstraintTerm, ...], list[Any], list[Any]]:
     """The constraints and, for each, the affine expression that has to lie in its cone.
+
+    Last come the convex atoms that count as zero inside these expressions (see ``convex_constraints``).
 
     A pattern cone is recorded where the expression is ``pattern_slack`` of a whole variable, or the same
     in plain CVXPY, ``multiply(S, X @ V)`` with S of +-1; but only if the variable has that one cone and
@@ -32,8 +38,20 @@ def read_constraints(
     """
     terms: list[ConstraintTerm] = []
     outputs: list[Any] = []
+    atoms: list[Any] = []
     for constraint in constraints:
+        if isinstance(constraint, SOC | PSD):
+            term, output = _conic(constraint)
+            terms.append(term)
+            outputs.append(output)
+            continue
         cone, output = _cone_and_output(constraint)
+        if not output.is_affine():
+            found = epigraph(constraint, output)
+            terms.append(_bounded_atom(constraint, found))
+            outputs.append(found.output)
+            atoms.append(found.atom)
+            continue
         slack = _as_pattern_slack(output, variables) if cone == NONNEGATIVE else None
         pattern_cone = None
         if slack is not None:
@@ -41,7 +59,51 @@ def read_constraints(
             pattern_cone = PatternCone(output.X, output.patterns, output.outputs, position)
         terms.append(ConstraintTerm(cone, output.shape, constraint.id, shortened(constraint), pattern_cone))
         outputs.append(output)
-    return _only_single_cones(terms, variables), outputs
+    return _only_single_cones(terms, variables), outputs, atoms
+
+
+def _conic(constraint: Any) -> tuple[ConstraintTerm, Any]:
+    """CVXPY's second-order and semidefinite cones."""
+    if isinstance(constraint, PSD):
+        (matrix,) = constraint.args
+        return ConstraintTerm(Semidefinite(), matrix.shape, constraint.id, shortened(constraint)), matrix
+    t, X = constraint.args
+    axis = int(constraint.axis)
+    heads = cp.reshape(t, (1, t.size) if axis == 0 else (t.size, 1), order="C")
+    rest = cp.reshape(X, (X.size, 1), order="C") if X.ndim < 2 else X
+    output: Any = (cp.vstack if axis == 0 else cp.hstack)([heads, rest])
+
+    def flat(mu: Float64Array) -> Float64Array:
+        return np.ravel(mu.T if axis == 0 else mu)
+
+    def stacked(value: Any) -> Float64Array:
+        head, tail = (np.asarray(part, dtype=np.float64) for part in value)
+        shapes = heads.shape, rest.shape
+        parts = [np.reshape(a, s) for a, s in zip((head, tail), shapes, strict=True)]
+        return np.concatenate(parts, axis=axis)
+
+    term = ConstraintTerm(
+        SecondOrder(axis), output.shape, constraint.id, shortened(constraint), None, flat, stacked
+    )
+    return term, output
+
+
+def _bounded_atom(constraint: Any, found: Epigraph) -> ConstraintTerm:
+    shape = constraint.shape
+    return ConstraintTerm(
+        found.cone,
+        found.output.shape,
+        constraint.id,
+        shortened(constraint),
+        None,
+        lambda mu: np.reshape(found.dual_value(mu), shape),
+        _unknown,
+    )
+
+
+def _unknown(value: Any) -> Float64Array:
+    """The dual value of a bound on a norm says nothing of the multipliers inside the norm."""
+    return np.full((), np.nan)
 
 
 def _cone_and_output(constraint: Any) -> tuple[Cone, Any]:
@@ -57,10 +119,6 @@ def _cone_and_output(constraint: Any) -> tuple[Cone, Any]:
         raise UnsupportedProblem(
             f"the constraint {shortened(constraint)} is of type {type(constraint).__name__}, which has no "
             "matrix-free form; solve with cp.CLARABEL."
-        )
-    if not (small.is_affine() and large.is_affine()):
-        raise UnsupportedProblem(
-            f"the constraint {shortened(constraint)} is convex but not linear; solve with cp.CLARABEL."
         )
     return cone, _difference(large, small, constraint.shape)
 

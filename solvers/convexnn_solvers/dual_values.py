@@ -7,6 +7,7 @@ dual variables. The multipliers of that projection are the cone's dual values.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -40,6 +41,15 @@ def dual_values(
             z = np.asarray(image[variable] - composite.linear[variable], dtype=np.float64)
             values[position] = _cone_values(constraints[position], z)
     return tuple(values)
+
+
+def held_multiplier(term: ConstraintTerm, value: Any) -> Float64Array | None:
+    """A term's multiplier from the dual value that CVXPY's constraint holds; None if it says too little."""
+    if value is None or (isinstance(value, list) and any(part is None for part in value)):
+        return None
+    known = term.from_dual_value
+    array = np.asarray(value, dtype=np.float64) if known is None else known(value)
+    return array if array.shape == term.shape and bool(np.isfinite(array).all()) else None
 
 
 def _cone_values(constraint: ConstraintTerm, z: Float64Array) -> Float64Array:

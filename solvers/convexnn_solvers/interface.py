@@ -9,7 +9,7 @@ stay cheap.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from importlib.metadata import version
 from itertools import chain
@@ -25,11 +25,11 @@ from cvxpy.reductions.solvers.constant_solver import ConstantSolver
 from cvxpy.reductions.solvers.solver import Solver
 from cvxpy.reductions.solvers.solving_chain import SolvingChain
 
-from convexnn_solvers.backends import Float64Array, numpy_backend
-from convexnn_solvers.composite import Composite
+from convexnn_solvers.backends import numpy_backend
+from convexnn_solvers.composite import Composite, DualPoint
 from convexnn_solvers.doors import hang_natural_door, open_public_doors
 from convexnn_solvers.options import Options
-from convexnn_solvers.problem_state import compiled, dual_values, starts
+from convexnn_solvers.problem_state import compiled, starts, warm_duals
 from convexnn_solvers.result import Progress, Result
 from convexnn_solvers.status import Status
 
@@ -94,17 +94,15 @@ class CompositeSolver(Solver):  # type: ignore[misc]
             resume=resume,
         )
 
-    def method(
-        self, composite: Composite, multipliers: Sequence[Float64Array | None], options: Options
-    ) -> Method[Any]:
-        """The algorithm for one problem; ``multipliers`` are those to start from, one per constraint."""
+    def method(self, composite: Composite, multipliers: DualPoint, options: Options) -> Method[Any]:
+        """The algorithm for one problem; ``multipliers`` is the dual point to start from."""
         raise NotImplementedError
 
     def engines(
         self,
         composite: Composite,
         exact: Composite,
-        multipliers: Sequence[Float64Array | None],
+        multipliers: DualPoint,
         options: Options,
     ) -> Iterator[Engine]:
         """What to run, in this order, each only when the one before got stuck: here :meth:`method` alone.
@@ -170,7 +168,7 @@ class CompositeSolver(Solver):  # type: ignore[misc]
         backend, reference = options.selected_backend(), numpy_backend()
         composite = compiled(problem, backend).composite()
         exact = composite if backend == reference else compiled(problem, reference).composite()
-        multipliers = dual_values(problem, exact) if warm_start else ()
+        multipliers = warm_duals(problem, exact) if warm_start else DualPoint(())
         engines = self.engines(composite, exact, multipliers, options)
         # The first one is made now: what it loads counts as compiling.
         engines = chain([next(engines)], engines)
@@ -210,11 +208,13 @@ class CompositeSolver(Solver):  # type: ignore[misc]
             },
         }
         status = result.status.cvxpy
-        if result.status in (Status.INFEASIBLE, Status.UNBOUNDED):
-            sign = 1.0 if result.status is Status.INFEASIBLE else -1.0
-            return Solution(status, composite.sign * sign * np.inf, {}, {}, statistics)
+        pairs = zip(composite.constraints, result.multipliers, strict=False)
+        duals = {t.id: mu if t.to_dual_value is None else t.to_dual_value(mu) for t, mu in pairs}
+        if result.status is Status.UNBOUNDED:
+            return Solution(status, composite.sign * -np.inf, {}, {}, statistics)
+        if result.status is Status.INFEASIBLE:  # the dual values are the proof
+            return Solution(status, composite.sign * np.inf, {}, duals, statistics)
         primal = {block.id: value for block, value in zip(composite.variables, result.point, strict=True)}
-        duals = dict(zip((term.id for term in composite.constraints), result.multipliers, strict=False))
         return Solution(status, result.certificate.primal, primal, duals, statistics)
 
 
@@ -253,9 +253,7 @@ class RFISTA(CompositeSolver):
     All of them may also be given to ``problem.solve``. Raises TypeError or ValueError for a bad option.
     """
 
-    def method(
-        self, composite: Composite, multipliers: Sequence[Float64Array | None], options: Options
-    ) -> Method[Any]:
+    def method(self, composite: Composite, multipliers: DualPoint, options: Options) -> Method[Any]:
         """R-FISTA; refuses constraints by name."""
         from convexnn_solvers.rfista import rfista_method
 
@@ -269,9 +267,7 @@ class AugmentedLagrangian(CompositeSolver):
     all other equalities and inequalities go through multipliers. Options as for :class:`RFISTA`.
     """
 
-    def method(
-        self, composite: Composite, multipliers: Sequence[Float64Array | None], options: Options
-    ) -> Method[Any]:
+    def method(self, composite: Composite, multipliers: DualPoint, options: Options) -> Method[Any]:
         """The augmented Lagrangian, started from these multipliers."""
         from convexnn_solvers.augmented_lagrangian import augmented_lagrangian_method
 
@@ -289,9 +285,7 @@ class SemismoothNewton(CompositeSolver):
     ``max_iter`` counts Newton steps.
     """
 
-    def method(
-        self, composite: Composite, multipliers: Sequence[Float64Array | None], options: Options
-    ) -> Method[Any]:
+    def method(self, composite: Composite, multipliers: DualPoint, options: Options) -> Method[Any]:
         """The method; refuses by name what is not a gated program."""
         from convexnn_solvers.gated_structure import gated_structure
         from convexnn_solvers.semismooth_newton import semismooth_newton_method
@@ -308,9 +302,7 @@ class BlockDescent(CompositeSolver):
     cycles of six sweeps.
     """
 
-    def method(
-        self, composite: Composite, multipliers: Sequence[Float64Array | None], options: Options
-    ) -> Method[Any]:
+    def method(self, composite: Composite, multipliers: DualPoint, options: Options) -> Method[Any]:
         """The method; refuses by name what is not such a gated program."""
         from convexnn_solvers.block_descent import block_descent_method
         from convexnn_solvers.gated_structure import gated_structure
@@ -333,7 +325,7 @@ class ADMM(CompositeSolver):
         self,
         composite: Composite,
         exact: Composite,
-        multipliers: Sequence[Float64Array | None],
+        multipliers: DualPoint,
         options: Options,
     ) -> Iterator[Engine]:
         """The method alone; refuses by name what is not a gated program without cones."""
@@ -358,7 +350,7 @@ class Auto(CompositeSolver):
         self,
         composite: Composite,
         exact: Composite,
-        multipliers: Sequence[Float64Array | None],
+        multipliers: DualPoint,
         options: Options,
     ) -> Iterator[Engine]:
         """The engines of :mod:`convexnn_solvers.auto`."""

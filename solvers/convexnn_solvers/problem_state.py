@@ -62,13 +62,15 @@ def _usable(value: Any, shape: tuple[int, ...]) -> Float64Array:
     return array if np.isfinite(array).all() else np.zeros(shape)
 
 
-def dual_values(problem: Any, composite: Composite) -> tuple[Float64Array | None, ...]:
-    """The constraints' dual values where they are finite and of the right shape."""
+def warm_duals(problem: Any, composite: Composite) -> DualPoint:
+    """The constraints' dual values, and what else the last solve left; all of them only starting points."""
+    from convexnn_solvers.dual_values import held_multiplier
+
     by_id = {constraint.id: constraint.dual_value for constraint in problem.constraints}
-    found: list[Float64Array | None] = []
-    for term in composite.constraints:
-        value = by_id.get(term.id)
-        array = None if value is None else np.asarray(value, dtype=np.float64)
-        fits = array is not None and array.shape == term.shape and bool(np.isfinite(array).all())
-        found.append(array if fits else None)
-    return tuple(found)
+    held = [held_multiplier(term, by_id.get(term.id)) for term in composite.constraints]
+    extra = getattr(problem.solver_stats, "extra_stats", None)
+    last = extra.get("dual_point") if isinstance(extra, dict) else None
+    if not isinstance(last, DualPoint):
+        return DualPoint((), tuple(held))
+    left = (*last.multipliers, *(None for _ in held[len(last.multipliers) :]))
+    return DualPoint(last.thetas, tuple(b if a is None else a for a, b in zip(held, left, strict=False)))

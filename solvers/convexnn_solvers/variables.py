@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import cvxpy as cp
@@ -13,17 +14,18 @@ from convexnn_solvers.composite import VariableBlock
 from convexnn_solvers.loading import to_dense
 
 _SIGNS = ("nonneg", "nonpos", "pos", "neg")
+_MATRICES = ("symmetric", "PSD", "NSD")
 
 
 def read_variable(variable: Any) -> VariableBlock:
-    """Id, shape, name and bounds of a variable.
+    """Id, shape, name and bounds of a variable; :func:`implied_constraints` has symmetry and definiteness.
 
     Raises UnsupportedProblem for an attribute that is not a bound, ValueError for bounds without value.
     """
     others = [
         key
         for key, value in variable.attributes.items()
-        if key not in (*_SIGNS, "bounds") and value is not False and value is not None
+        if key not in (*_SIGNS, *_MATRICES, "bounds") and value is not False and value is not None
     ]
     if others:
         raise UnsupportedProblem(
@@ -34,6 +36,19 @@ def read_variable(variable: Any) -> VariableBlock:
     if lower is not None and upper is not None and np.any(lower > upper):
         raise ValueError(f"variable {variable.name()} has a lower bound above its upper bound.")
     return VariableBlock(variable.id, variable.shape, variable.name(), lower, upper)
+
+
+def implied_constraints(variables: Sequence[Any]) -> list[Any]:
+    """Symmetry and definiteness of matrix variables as constraints like any others."""
+    found: list[Any] = []
+    for variable in variables:
+        if any(variable.attributes[key] for key in _MATRICES):
+            found.append(variable == (variable.T if variable.ndim == 2 else cp.swapaxes(variable, -2, -1)))
+        if variable.attributes["PSD"]:
+            found.append(variable >> 0)
+        if variable.attributes["NSD"]:
+            found.append(-variable >> 0)
+    return found
 
 
 def _bounds(variable: Any) -> tuple[Float64Array | None, Float64Array | None]:

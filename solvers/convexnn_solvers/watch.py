@@ -212,7 +212,11 @@ class Watch:
             status=status,
             point=self.point,
             certificate=certificate,
-            multipliers=dual_values(self.judge.composite, certificate.dual_point, multipliers),
+            multipliers=dual_values(
+                self.judge.composite,
+                None if status is Status.INFEASIBLE else certificate.dual_point,
+                multipliers,
+            ),
             iterations=iterations,
             seconds=self.limits.seconds(),
             history=tuple(self.history),

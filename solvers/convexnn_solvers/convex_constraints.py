@@ -1,0 +1,132 @@
+"""Convex constraints ``atom <= affine`` as affine expressions in cones.
+
+Where the atom is a norm, a maximum, an absolute value, a hinge or a sum of squares, its epigraph is a linear
+image of a cone that can be projected on. The affine rest of the constraint needs no symbolic algebra: it is
+what the expression is worth when the atom is zero, and the tape that reads it is told so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cvxpy as cp
+import numpy as np
+
+from convexnn_solvers.affine import Tape, UnsupportedProblem, shortened
+from convexnn_solvers.backends import Float64Array, numpy_backend
+from convexnn_solvers.constraint_cones import NONNEGATIVE, Cone, L1Cone, SecondOrder
+from convexnn_solvers.loading import Loader
+from convexnn_solvers.losses import Square, SumSquares
+from convexnn_solvers.nonsmooth_losses import Maximum, Norms, PiecewiseLinear, Supremum
+from convexnn_solvers.terms import LossReading, convex_atoms, read_atom
+
+
+@dataclass(frozen=True)
+class Epigraph:
+    """``output in cone`` is the constraint, where ``atom`` counts as zero inside ``output``.
+
+    ``slopes`` are the derivatives of the output with respect to the affine side: the constraint's dual value
+    is the sum of multipliers times slopes, along the first axis (``None``: of everything).
+    """
+
+    cone: Cone
+    output: Any
+    atom: Any
+    slopes: Float64Array
+    axis: int | None
+
+    def dual_value(self, mu: Float64Array) -> Float64Array:
+        """CVXPY's dual value of the constraint."""
+        return np.asarray(np.sum(self.slopes * mu, axis=self.axis))
+
+
+def epigraph(constraint: Any, gap: Any) -> Epigraph:
+    """The constraint ``gap >= 0`` for a concave ``gap``; UnsupportedProblem, naming it, if it is another."""
+    atoms = convex_atoms(gap)
+    if len(atoms) != 1:
+        raise _refusal(constraint, f"has {len(atoms)} convex atoms; give each a bound of its own")
+    atom, weight = atoms[0], _weight(constraint, gap, atoms[0])
+    reading = read_atom(atom)
+    loss_reading = reading if isinstance(reading, LossReading) else reading.loss
+    loss, entries = loss_reading.make(weight)
+    found = _as_cone(loss, np.asarray(entries), loss_reading.argument, gap)
+    if found is None:
+        raise _refusal(constraint, f"bounds {type(atom).__name__}, whose epigraph has no simple projection")
+    cone, output, slopes, axis = found
+    return Epigraph(cone, output, atom, np.broadcast_to(slopes, output.shape), axis)
+
+
+def _weight(constraint: Any, gap: Any, atom: Any) -> Float64Array:
+    """The coefficients with which the atom stands in ``-gap``, entry by entry or of its sum."""
+    tape = Tape(Loader(numpy_backend()), [*gap.variables(), atom])
+    tape.add_output(gap)
+    if tape.has_parametric_factors:
+        raise _refusal(constraint, "has a Parameter as a coefficient; move it to the affine side")
+    map_ = tape.with_values()
+    rng = np.random.default_rng(0)
+    probe = rng.standard_normal(gap.shape) if gap.ndim else np.asarray(1.0)
+    ones, random = (map_.adjoint((np.asarray(v),))[-1] for v in (np.ones(gap.shape), probe))
+    if gap.ndim and (atom.shape != gap.shape or not np.allclose(random, ones * probe, rtol=1e-12, atol=0.0)):
+        raise _refusal(constraint, "combines entries of its convex atom; bound every entry on its own")
+    return np.asarray(-ones, dtype=np.float64)
+
+
+def _as_cone(
+    loss: Any, weight: Float64Array, q: Any, gap: Any
+) -> tuple[Cone, Any, Float64Array, int | None] | None:
+    """Cone, output, slopes with respect to ``gap``, and the axis along which they belong to one entry."""
+    one_bound = gap.ndim == 0
+    if isinstance(loss, SumSquares | Square):
+        root = np.sqrt(np.broadcast_to(weight, q.shape))
+        t = cp.reshape(gap, (1, gap.size), order="C")
+        scaled = cp.reshape(cp.multiply(2.0 * root, q), (q.size, 1) if one_bound else (1, q.size), order="C")
+        output = cp.vstack([1.0 + t, scaled, 1.0 - t])
+        slopes = np.zeros(output.shape)
+        slopes[0], slopes[-1] = 1.0, -1.0
+        return SecondOrder(0), output, slopes, None if one_bound else 0
+    if isinstance(loss, PiecewiseLinear) and not one_bound:
+        rows = [gap - cp.multiply(weight * slope, q) for slope in (loss.low, loss.high)]
+        output = cp.vstack([cp.reshape(row, (1, gap.size), order="C") for row in rows])
+        return NONNEGATIVE, output, np.ones(output.shape), 0
+    if isinstance(loss, PiecewiseLinear):
+        middle, half = 0.5 * (loss.low + loss.high), 0.5 * (loss.high - loss.low)
+        w = np.broadcast_to(weight, q.shape)
+        head = gap - cp.sum(cp.multiply(middle * w, q)) if middle else gap
+        rest = cp.multiply(half * w, q)
+        output = cp.hstack([cp.reshape(head, (1,), order="C"), cp.reshape(rest, (q.size,), order="C")])
+        return L1Cone(), output, np.eye(1, output.size)[0], None
+    if not isinstance(loss, Norms | Maximum | Supremum):
+        return None
+    return _along_axis(loss, weight, q, gap)
+
+
+def _along_axis(
+    loss: Norms | Maximum | Supremum, weight: Float64Array, q: Any, gap: Any
+) -> tuple[Cone, Any, Float64Array, int | None] | None:
+    """Bounds on norms or maxima of groups, as columns of one matrix per group."""
+    if gap.ndim == 0 and loss.axis is not None:
+        return None  # a bound on a sum of norms ties the groups together
+    if loss.axis is None:
+        columns, count = cp.reshape(q, (q.size, 1), order="C"), 1
+    elif q.ndim == 2:
+        columns, count = (q if loss.axis in (0, -2) else q.T), int(gap.size)
+    else:
+        columns, count = cp.reshape(q, (q.size, 1), order="C"), 1
+    columns = cp.multiply(np.reshape(np.broadcast_to(weight, (count,)), (1, count)), columns)
+    t = cp.reshape(gap, (1, count), order="C")
+    axis = None if gap.ndim == 0 else 0
+    if isinstance(loss, Norms):
+        output = cp.vstack([t, columns])
+        return SecondOrder(0), output, np.eye(1, output.shape[0]).T * np.ones(output.shape), axis
+    repeated = np.ones((columns.shape[0], 1)) @ t
+    output = repeated - columns
+    if isinstance(loss, Supremum):
+        output = cp.vstack([output, repeated + columns])
+    return NONNEGATIVE, output, np.ones(output.shape), axis
+
+
+def _refusal(constraint: Any, reason: str) -> UnsupportedProblem:
+    return UnsupportedProblem(
+        f"the constraint {shortened(constraint)} is not linear and {reason}, or solve with cp.CLARABEL."
+    )
