@@ -12,7 +12,8 @@ import pytest
 from interior_point import optimum
 from numpy.typing import NDArray
 
-from convexnn_solvers import AugmentedLagrangian, certificate
+import convexnn_models as cnn
+from convexnn_solvers import RFISTA, AugmentedLagrangian, Status, certificate
 
 Float = NDArray[np.float64]
 RNG = np.random.default_rng(0)
@@ -68,6 +69,9 @@ OBJECTIVES: dict[str, Callable[[Any, Any, Any], Any]] = {
     ),
     "weighted absolute residuals": lambda x, U, b: (
         cp.sum(cp.multiply(np.abs(B), cp.abs(A @ x - B - b))) / 24 + 0.02 * cp.sum_squares(x)
+    ),
+    "poisson": lambda x, U, b: (
+        (cp.sum(cp.exp(A @ x + b)) - np.floor(3 * np.abs(B)) @ (A @ x + b)) / 24 + 0.05 * cp.norm(x)
     ),
     "huber and l1": lambda x, U, b: cp.sum(huber(A @ x - B - b, 0.5)) / 48 + 0.05 * cp.norm1(x),
 }
@@ -175,7 +179,8 @@ def test_bounds_of_variables(name: str, penalised: bool) -> None:
 
 @pytest.mark.parametrize("attribute", ["symmetric", "PSD", "NSD"])
 def test_matrix_attributes(attribute: str) -> None:
-    S = cp.Variable((3, 3), **{attribute: True})
+    attributes: dict[str, Any] = {attribute: True}
+    S = cp.Variable((3, 3), **attributes)
     assert_agrees(cp.Problem(cp.Minimize(cp.sum_squares(S - START[:3]) + cp.trace(S))), 1e-6)
 
 
@@ -203,3 +208,51 @@ def test_no_point_makes_a_bound_wrong(name: str) -> None:
             found = certificate(problem)
         if found.dual is not None:
             assert found.dual <= value + 1e-7 * (1.0 + abs(value))
+
+
+def test_quadratic_forms_of_a_parameter_follow_its_value() -> None:
+    """One compilation, a new root at every solve, and a sentence for a matrix that is not convex."""
+    x, P = cp.Variable(6), cp.Parameter((6, 6), PSD=True)
+    problem = cp.Problem(cp.Minimize(cp.quad_form(x - 1.0, P) + 0.1 * cp.norm1(x)))
+    for k in range(3):
+        P.value = HEAVY + k * np.ones((6, 6))
+        assert_agrees(problem)
+
+
+@pytest.mark.parametrize("solver", [RFISTA(dtype="float32"), AugmentedLagrangian(dtype="float32")], ids=repr)
+@pytest.mark.filterwarnings("ignore:Solution may be inaccurate", "ignore:overflow", "ignore:invalid value")
+def test_data_beyond_the_arithmetic_end_with_a_status(solver: Any) -> None:
+    model = cnn.gated_relu if isinstance(solver, RFISTA) else cnn.relu
+    X = 1e150 * A[:, :3]
+    problem = model(X, cnn.sample_gates(X, 5)).problem(B, 0.1)
+    problem.solve(solver=solver)
+    assert problem.status == "user_limit"
+    assert problem.solver_stats.extra_stats["status"] is Status.NOT_FINITE
+
+
+def test_an_overflowing_trial_is_shortened() -> None:
+    """From far below its optimum the exponential asks for a step that would overflow."""
+    x = cp.Variable()
+    x.value = np.asarray(-40.0)
+    problem = cp.Problem(cp.Minimize(cp.exp(x) - 50.0 * x + 0.1 * cp.abs(x)))
+    problem.solve(solver=RFISTA())
+    assert problem.status == cp.OPTIMAL
+    assert float(x.value) == pytest.approx(np.log(49.9), abs=0.05)
+
+
+def test_a_linear_term_beyond_its_penalty_has_no_dual_at_zero() -> None:
+    """D(0) is no bound: with the linear term -50 x only multiples near one of the residual are feasible."""
+    x = cp.Variable()
+    problem = cp.Problem(cp.Minimize(cp.exp(x) - 50.0 * x + 0.1 * cp.abs(x)))
+    value = 49.9 - 49.9 * np.log(49.9)
+    for point in (0.0, 1.0, 3.9, np.log(50.0), np.log(49.9)):
+        x.value = np.asarray(point)
+        found = certificate(problem)
+        assert found.dual is None or found.dual <= value + 1e-9
+
+
+def test_duals_have_to_be_a_list() -> None:
+    x = cp.Variable(6)
+    x.value = np.ones(6)
+    with pytest.raises(TypeError, match="duals must be a list"):
+        certificate(cp.Problem(cp.Minimize(lasso(x))), duals=None)  # type: ignore[arg-type]

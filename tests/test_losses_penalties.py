@@ -11,7 +11,17 @@ import pytest
 from numpy.typing import NDArray
 
 from convexnn_solvers.backends import Float64Array, torch_backend
-from convexnn_solvers.losses import Huber, LogSumExp, Loss, Softplus, Square, SquaredHinge, SumSquares, Tilted
+from convexnn_solvers.losses import (
+    Exponential,
+    Huber,
+    LogSumExp,
+    Loss,
+    Softplus,
+    Square,
+    SquaredHinge,
+    SumSquares,
+    Tilted,
+)
 from convexnn_solvers.penalties import AbsoluteValue, GroupNorm, NuclearNorm, Penalty
 
 SHAPE = (5, 3)
@@ -87,6 +97,9 @@ LOSSES: dict[str, LossRow] = {
         (ENTRIES[0],),
         simplex(0),
         lambda w: np.ones(SHAPE),
+    ),
+    "exp": LossRow(
+        Exponential(), cp.exp, (0.3, ENTRIES), lambda v, w: np.abs(v), lambda w: np.full(SHAPE, -0.1)
     ),
     "tilted logistic": LossRow(
         Tilted(Softplus(), TILT),

@@ -44,6 +44,10 @@ def certificate(problem: Any, duals: Iterable[Any] | DualPoint = ()) -> Certific
         raise ValueError(
             f"variable {empty[0]} has no value: solve the problem first, or set {empty[0]}.value."
         )
+    if not isinstance(duals, Iterable | DualPoint):
+        raise TypeError(
+            f"duals must be a list of DualPoint values or arrays, not {duals!r}; leave it out for none."
+        )
     candidates = [_as_dual_point(dual) for dual in ([duals] if isinstance(duals, DualPoint) else duals)]
     try:
         compiled = compile_problem(problem, numpy_backend())

@@ -142,10 +142,10 @@ class DualBounds:
         ray = self._image(self._oriented(prepared))
         if best is not None and self._potential(ray) <= best.value:
             return None
-        top = self._largest_scale(ray)
-        if top is None:
+        scales = self._feasible_scales(ray)
+        if scales is None:
             return None
-        scale = 1.0 if self._fixed else self._best_scale(ray, top)
+        scale = self._best_scale(ray, *scales)
         value = self._value(ray, scale, safe=True)
         if not np.isfinite(value) or (best is not None and value <= best.value):
             return None
@@ -201,21 +201,23 @@ class DualBounds:
             direction.thetas, direction.multipliers, image, hints, 4.0 * self.norms.unprojected(error)
         )
 
-    def _largest_scale(self, ray: _Direction) -> float | None:
-        """The end of the interval of feasible scales that starts at 0; None if there is none (see _fixed)."""
+    def _feasible_scales(self, ray: _Direction) -> tuple[float, float] | None:
+        """An interval of scales of which both ends, and therefore all, are feasible; None if none was found.
+
+        Zero is feasible unless the linear term of a penalised variable is larger than its penalty allows.
+        """
         if self._homogeneous and not self._fixed:
             ratio = self.norms.ratio(ray.image, ray.hints)
             ratio = ratio * (1.0 + 8.0 * _EPS) + ray.rounding
-            return np.inf if ratio == 0.0 else 1.0 / ratio
-        if self._feasible_at(ray, 1.0):
-            return 1.0
-        if self._fixed or not self._feasible_at(ray, 0.0):
-            return None
-        low, high = 0.0, 1.0
+            return 0.0, (np.inf if ratio == 0.0 else 1.0 / ratio)
+        one, zero = self._feasible_at(ray, 1.0), not self._fixed and self._feasible_at(ray, 0.0)
+        if self._fixed or one == zero:
+            return (0.0 if zero else 1.0, 1.0) if one else None
+        inside, outside = (1.0, 0.0) if one else (0.0, 1.0)
         for _ in range(_BISECTIONS):
-            middle = 0.5 * (low + high)
-            low, high = (middle, high) if self._feasible_at(ray, middle) else (low, middle)
-        return low
+            middle = 0.5 * (inside + outside)
+            inside, outside = (middle, outside) if self._feasible_at(ray, middle) else (inside, middle)
+        return (inside, 1.0) if one else (0.0, inside)
 
     def _feasible_at(self, ray: _Direction, scale: float) -> bool:
         z = tuple(scale * v - c for v, c in zip(ray.image, self._linear, strict=True))
@@ -228,17 +230,19 @@ class DualBounds:
         linear = self._quadratic and self._conjugates(ray.thetas, 1.0) == 0.0
         if linear or self._fixed or not self._homogeneous:
             return np.inf
-        return self._value(ray, self._best_scale(ray, np.inf))
+        return self._value(ray, self._best_scale(ray, 0.0, np.inf))
 
-    def _best_scale(self, ray: _Direction, top: float) -> float:
-        """Maximise the concave ``D(s)`` over [0, top]: in closed form if quadratic, else by search."""
+    def _best_scale(self, ray: _Direction, low: float, top: float) -> float:
+        """Maximise the concave ``D(s)`` over [low, top]: in closed form if quadratic, else by search."""
+        if low == top:
+            return top
         if self._quadratic and self._homogeneous:
             slope = self._slope(ray.thetas, ray.multipliers) - self.norms.support(ray.image)
             curvature = 2.0 * self._conjugates(ray.thetas, 1.0)
             if curvature > 0.0:
                 return float(np.clip(slope / curvature, 0.0, top))
             return min(top, 1.0) if slope > 0.0 and not np.isfinite(top) else (top if slope > 0.0 else 0.0)
-        return _maximise(lambda s: self._value(ray, s), top)
+        return _maximise(lambda s: self._value(ray, s), low, top)
 
     def _slope(self, thetas: Arrays, multipliers: Multipliers) -> float:
         """``- sum <theta, b> - sum <mu, e>``."""
@@ -286,8 +290,8 @@ class DualBounds:
         return tuple(None if e is None else mu for mu, e in zip(multipliers, self._offsets, strict=True))
 
 
-def _maximise(value: Callable[[float], float], top: float) -> float:
-    """A maximiser of a concave function on [0, top] that is finite near 0 and may be -inf further out."""
+def _maximise(value: Callable[[float], float], start: float, top: float) -> float:
+    """A maximiser of a concave function on [start, top], finite near one end and maybe -inf further out."""
     if not np.isfinite(top):
         top = 1.0
         for _ in range(_DOUBLINGS):
@@ -295,16 +299,18 @@ def _maximise(value: Callable[[float], float], top: float) -> float:
                 break
             top *= 2.0
         top *= 2.0
+    if start > 0.0 and not np.isfinite(value(start)):
+        return top
     if not np.isfinite(value(top)):
-        low, high = 0.0, top
+        low, high = start, top
         for _ in range(_BISECTIONS):
             middle = 0.5 * (low + high)
             low, high = (middle, high) if np.isfinite(value(middle)) else (low, middle)
         top = low
-    candidates = [0.0, top, min(1.0, top)]
-    if top > 0.0:
+    candidates = [start, top, min(max(1.0, start), top)]
+    if top > start:
         found = minimize_scalar(
-            lambda s: -value(float(s)), bounds=(0.0, top), method="bounded", options={"xatol": 1e-10 * top}
+            lambda s: -value(float(s)), bounds=(start, top), method="bounded", options={"xatol": 1e-10 * top}
         )
         candidates.append(float(found.x))
     return max(candidates, key=value)

@@ -133,6 +133,46 @@ class Softplus:
 
 
 @dataclass(frozen=True)
+class Exponential:
+    """``f(q) = exp(q)``, as in Poisson regression, ``exp(q) - y q``.
+
+    Its gradient has no Lipschitz constant: ``curvature`` is the one at zero, and step lengths have to be
+    searched for. Far above every optimum, where ``exp`` overflows, it goes on linearly.
+    """
+
+    name: str = "exp"
+    quadratic: bool = False
+    curvature: float = 1.0
+
+    def value(self, q: Array, weight: Array, xp: Any) -> Array:
+        """``sum(weight * exp(q))``."""
+        low, over = self._parts(q, xp)
+        return xp.sum(weight * xp.exp(low) * (1.0 + over))
+
+    def gradient(self, q: Array, weight: Array, xp: Any) -> Array:
+        """``weight exp(q)``."""
+        return weight * xp.exp(self._parts(q, xp)[0])
+
+    def conjugate(self, v: Float64Array, weight: Any) -> float:
+        """``sum(v log(v / weight) - v)`` for ``v >= 0``, infinite elsewhere."""
+        w = np.broadcast_to(np.asarray(weight, dtype=np.float64), v.shape)
+        if np.any(v < 0.0) or np.any(v[w == 0.0] > 0.0):
+            return np.inf
+        positive = v > 0.0
+        p = v[positive]
+        return float(np.sum(p * (np.log(p) - np.log(w[positive]) - 1.0)))
+
+    def nearest(self, v: Float64Array, weight: Any) -> Float64Array:
+        """The positive part, but zero where the weight is zero."""
+        return Square().nearest(np.clip(v, 0.0, None), weight)
+
+    def _parts(self, q: Array, xp: Any) -> tuple[Array, Array]:
+        """``q`` where ``exp`` is safe, and what is above that."""
+        limit = 0.5 * float(np.log(float(xp.finfo(q.dtype).max)))
+        return xp.clip(q, None, limit), xp.clip(q - limit, 0.0, None)
+
+
+@dataclass(frozen=True)
 class Square:
     """``f(q) = q^2`` entry by entry, with one weight per entry; see :class:`SumSquares` for one number."""
 

@@ -45,6 +45,8 @@ class ConeProjector:
         ``zero`` marks groups that the shrinkage after the projection removes in any case.
         """
         columns = self.columns.split(block)
+        if not np.isfinite(columns).all():
+            return np.full(block.shape, np.nan)  # the iteration reports it
         kept = np.ones(columns.shape[1], dtype=np.bool_)
         if zero is not None and self._groups is not None:
             kept = ~zero.ravel()[self._groups]

@@ -35,6 +35,8 @@ _SHRINK = 0.8
 _GROW = 1.25
 _SLACK = 5.0
 _MAX_SHRINKS = 200
+# Steps that rounding alone has shrunk stay above this.
+_SHORTEST = 1e-150
 # A Bregman distance smaller than this many rounding errors of its terms is taken from gradients instead.
 _CANCELLATION = 1e3
 _ROUNDING = 16.0
@@ -177,18 +179,24 @@ def advance(smooth: Smooth, prox: ProximalMap, state: Descent) -> Descent:
 def _backtracked(smooth: Smooth, prox: ProximalMap, state: Descent) -> _Step:
     """The proximal step from ``y``, shortened until the quadratic bound holds."""
     cotangents, gradient = smooth.gradient(state.y_outputs)
-    length = state.step
+    length = max(state.step, _SHORTEST)
     for shrinks_left in reversed(range(_MAX_SHRINKS)):
         steps = [length / scale for scale in smooth.scales]
         x = prox(_combined(state.y, gradient, [-step for step in steps]), steps)
         trial = smooth.tried(x, state)
         outputs, moved = trial.outputs, trial.moved / (2.0 * length)
         distance = bregman(smooth.composite, outputs, state.y_outputs, cotangents)
-        holds = distance <= moved or not math.isfinite(distance)
+        # A trial that overflows was too long, unless there is nothing finite to start from.
+        holds = distance <= moved or (not math.isfinite(distance) and not _finite(gradient, smooth))
         if holds or not shrinks_left or distance <= smooth.rounding(x, outputs):
             return _Step(x, outputs, length, moved, trial.turned, distance)
         length *= _SHRINK
     raise AssertionError("the last trial always returns")
+
+
+def _finite(point: Point, smooth: Smooth) -> bool:
+    xp = smooth.composite.backend.xp
+    return all(math.isfinite(float(xp.sum(xp.abs(a)))) for a in point)
 
 
 @runtime_checkable

@@ -22,6 +22,7 @@ from cvxpy.atoms.affine.transpose import transpose
 from cvxpy.atoms.affine.unary_operators import NegExpression
 from cvxpy.atoms.affine.vstack import Vstack
 from cvxpy.atoms.elementwise.abs import abs as absolute
+from cvxpy.atoms.elementwise.exp import exp
 from cvxpy.atoms.elementwise.huber import huber
 from cvxpy.atoms.elementwise.logistic import logistic
 from cvxpy.atoms.elementwise.maximum import maximum
@@ -39,7 +40,16 @@ from numpy.typing import NDArray
 from convexnn_solvers.affine import UnsupportedProblem, shortened, value_of
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.loading import to_dense
-from convexnn_solvers.losses import Huber, LogSumExp, Loss, Softplus, Square, SquaredHinge, SumSquares
+from convexnn_solvers.losses import (
+    Exponential,
+    Huber,
+    LogSumExp,
+    Loss,
+    Softplus,
+    Square,
+    SquaredHinge,
+    SumSquares,
+)
 from convexnn_solvers.nonsmooth_losses import Maximum, Norms, Nuclear, PiecewiseLinear, Supremum
 from convexnn_solvers.penalties import AbsoluteValue, GroupNorm, NuclearNorm, Penalty
 
@@ -197,10 +207,21 @@ def _square(weight: Float64Array) -> Weighted:
 
 def _quad_form(atom: Any) -> LossReading | None:
     x, matrix = atom.args
-    if not matrix.is_constant() or matrix.parameters():
+    if not matrix.is_constant():
         return None
+    if matrix.parameters():  # the root follows the Parameter's value
+        root = cp.CallbackParam(lambda: _square_root(matrix, atom), matrix.shape)
+        return LossReading(atom, root @ x, lambda w: (SumSquares(), w))
     factor = _root(to_dense(value_of(matrix)), atom)
     return LossReading(atom, factor @ x, lambda w: (SumSquares(), w))
+
+
+def _square_root(matrix: Any, atom: Any) -> Float64Array | None:
+    """A root of the matrix's value with as many rows as columns; None as long as a Parameter has no value."""
+    if any(parameter.value is None for parameter in matrix.parameters()):
+        return None
+    rows = _root(to_dense(value_of(matrix)), atom)
+    return np.vstack([rows, np.zeros((rows.shape[1] - rows.shape[0], rows.shape[1]))])
 
 
 def _root(P: Float64Array, atom: Any) -> Float64Array:
@@ -216,6 +237,8 @@ def _root(P: Float64Array, atom: Any) -> Float64Array:
 def _entrywise(atom: Any) -> LossReading | None:
     if is_a(atom, huber):
         return LossReading(atom, atom.args[0], lambda w: (Huber(_threshold(atom)), w))
+    if is_a(atom, exp):
+        return LossReading(atom, atom.args[0], lambda w: (Exponential(), w))
     if is_a(atom, logistic):
         return LossReading(atom, atom.args[0], lambda w: (Softplus(), w))
     if is_a(atom, log_sum_exp) and not isinstance(atom.axis, tuple):
