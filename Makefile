@@ -7,7 +7,7 @@ INSTALL = $(VENV)/bin/python -m pip install --quiet --constraint constraints.txt
 # Where optional larger data sets lie; tests that need them are skipped, with a reason, where they do not.
 export CONVEXNN_DATA ?= $(abspath ../shared/data)
 
-.PHONY: demo test lint format clean bench bench-full bench-out-of-core bench-polynomial mutants
+.PHONY: demo test lint format clean bench bench-full bench-out-of-core bench-polynomial bench-mnist bench-gpu mutants
 
 demo: $(VENV)/demo.stamp  ## train on real data, certify, prune, compare solvers (output/)
 	$(BIN)/python examples/demo.py
@@ -40,6 +40,12 @@ bench-out-of-core: $(VENV)/bench.stamp  ## 1 GB of features on disk, 600 MB of m
 
 bench-polynomial: $(VENV)/demo.stamp  ## solve_polynomial beside Clarabel and SCS: at most 35 minutes
 	$(BIN)/python benchmarks/polynomial.py --widths 50 100 200 --samples 1000 --cap 300
+
+bench-mnist: $(VENV)/dev.stamp  ## 10 000 digits, 300 gates, 10 outputs beside SGD and Adam: minutes on 2 cores
+	$(BIN)/python examples/mnist.py --samples 10000 --gates 300 --reg 1e-3 --tol 0.1
+
+bench-gpu: $(VENV)/dev.stamp  ## answers and rates of a CUDA device; needs a CUDA build of torch
+	$(BIN)/python -m benchmarks.gpu --device cuda
 
 mutants: $(VENV)/mutants.stamp  ## do the tests notice small faults? at most 30 minutes on 2 cores
 	$(BIN)/python tests/mutants.py $(MUTANTS_ARGS)
