@@ -81,6 +81,8 @@ class Smooth:
 
     def lipschitz(self) -> float:
         """An estimate of the Lipschitz constant of the gradient in the metric, by power iterations."""
+        if len(self.scales) == 1:
+            return 1.0  # the metric is the curvature of the only variable
         every = range(len(self.scales))
         return largest_curvature(self.composite, loss_hessian(self.composite), self.scales, every)
 
