@@ -73,6 +73,12 @@ OBJECTIVES: dict[str, Callable[[Any, Any, Any], Any]] = {
     "poisson": lambda x, U, b: (
         (cp.sum(cp.exp(A @ x + b)) - np.floor(3 * np.abs(B)) @ (A @ x + b)) / 24 + 0.05 * cp.norm(x)
     ),
+    "largest entry": lambda x, U, b: cp.max(A @ x - B) + 0.05 * cp.norm1(x) + 0.05 * cp.norm(x),
+    "maxima of three": lambda x, U, b: (
+        cp.sum(cp.maximum(A @ x - B, 0.3 * (A @ x) + 1, -1)) / 24 + 0.05 * cp.norm1(x)
+    ),
+    "log-sum-exp": lambda x, U, b: cp.log_sum_exp(A @ x - B) + 0.1 * cp.norm(x) + fit(x),
+    "a linear term beyond its penalty": lambda x, U, b: fit(x) - cp.sum(x) + 0.1 * cp.norm(x),
     "huber and l1": lambda x, U, b: cp.sum(huber(A @ x - B - b, 0.5)) / 48 + 0.05 * cp.norm1(x),
 }
 
@@ -184,8 +190,16 @@ def test_matrix_attributes(attribute: str) -> None:
     assert_agrees(cp.Problem(cp.Minimize(cp.sum_squares(S - START[:3]) + cp.trace(S))), 1e-6)
 
 
-@pytest.mark.parametrize("sense", [cp.Minimize, cp.Maximize])
-@pytest.mark.parametrize("name", OBJECTIVES)
+SENSES: list[tuple[str, Any]] = [
+    *((name, cp.Minimize) for name in OBJECTIVES),
+    *(
+        (name, cp.Maximize)
+        for name in ("sparse group", "hinge with bias", "a linear term beyond its penalty")
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "sense"), SENSES)
 def test_objectives(name: str, sense: Any) -> None:
     x, U, b = cp.Variable(6, name="x"), cp.Variable((4, 3), name="U"), cp.Variable(name="b")
     objective = OBJECTIVES[name](x, U, b)

@@ -30,6 +30,8 @@ Multipliers = tuple[Float64Array | None, ...]
 _EPS = float(np.finfo(np.float64).eps)
 _BISECTIONS = 60
 _DOUBLINGS = 40
+# Scalar conditions up to which all of them are met together by Newton's method.
+_MAX_CONDITIONS = 400
 # Weights that pull a direction back into the conjugates' domain, the smallest first.
 _BLENDS = tuple(10.0**k for k in range(-14, 1))
 
@@ -88,6 +90,12 @@ class DualBounds:
         self._fixed = self._fixed or (self._free is not None and bool(np.any(self._free.linear)))
         bounded = [c[kinds == 0] for c, kinds in zip(self._linear, self.norms.free, strict=True)]
         self._homogeneous = self.norms.homogeneous and not any(bool(np.any(c)) for c in bounded)
+        #: All conditions together, where directions cannot be scaled until they hold.
+        self._every: FreeVariables | None = None
+        if not self.obstacle and not self.norms.exact and (self._fixed or not self._homogeneous):
+            kinds = self.norms.penalised_kinds()
+            if sum(int(np.count_nonzero(kind)) for kind in kinds) <= _MAX_CONDITIONS:
+                self._every = collect_free_variables(composite, kinds, self.norms.nearest_in_balls)
 
     def residual(self, outputs: Arrays, multipliers: Multipliers = ()) -> DualPoint:
         """The direction of a primal point with these affine outputs: minus the gradients of the losses."""
@@ -143,6 +151,13 @@ class DualBounds:
         if best is not None and self._potential(ray) <= best.value:
             return None
         scales = self._feasible_scales(ray)
+        if scales is None and self._every is not None:
+            thetas, mu = self._every.enter(prepared.thetas, self._general(prepared.multipliers))
+            ray = self._image(DualPoint(thetas, mu))
+            if np.isfinite(self._conjugates(thetas, 1.0)) and self._every.satisfied(
+                thetas, self._general(mu)
+            ):
+                scales = self._feasible_scales(ray)
         if scales is None:
             return None
         scale = self._best_scale(ray, *scales)

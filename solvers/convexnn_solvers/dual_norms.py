@@ -22,6 +22,8 @@ from convexnn_solvers.penalties import GroupNorm
 _EPS = float(np.finfo(np.float64).eps)
 # Groups are projected in decreasing norm, so many at first and then twice as many each time.
 _FIRST_BATCH = 64
+# How far inside their dual balls directions are moved, so that rounding leaves them there.
+_INSIDE = 1e-10
 
 
 class ConeColumns:
@@ -130,6 +132,14 @@ class _Penalised:
             start, size = start + size, 2 * size
         return largest
 
+    def shrunk(self, z: Float64Array) -> Float64Array:
+        """The proximal map of the penalties at weights that are smaller by a hair."""
+        for term in self.terms:
+            view = term.view(z)
+            moved = term.penalty.prox(view, np.asarray(term.weight) * (1.0 - _INSIDE), np)
+            z = z - term.unview(view) + term.unview(moved)
+        return z
+
     def quotients(self, z: Float64Array) -> Float64Array:
         """Dual norm over weight per group of a single penalty."""
         (term,) = self.terms
@@ -195,6 +205,28 @@ class DualNorms:
         return self._across.max(
             max((v.largest(z[index]) for index, v in self._penalised.items()), default=0.0)
         )
+
+    def penalised_kinds(self) -> tuple[NDArray[np.int8], ...]:
+        """:attr:`free`, with 3 for the entries that have a condition because of a penalty."""
+        return tuple(
+            np.where(self._penalised[i].free | (kinds != 0), kinds, 3).astype(np.int8)
+            if i in self._penalised
+            else kinds
+            for i, kinds in enumerate(self.free)
+        )
+
+    def nearest_in_balls(self, entries: Float64Array) -> Float64Array:
+        """The entries of kind 3, as one vector, moved just inside their dual balls (Moreau's identity)."""
+        kinds, parts, start = self.penalised_kinds(), [], 0
+        for index, kind in enumerate(kinds):
+            hit = kind == 3
+            count = int(np.count_nonzero(hit))
+            if count:
+                z = np.zeros(kind.shape)
+                z[hit] = entries[start : start + count]
+                parts.append((z - self._penalised[index].shrunk(z))[hit])
+            start += count
+        return np.concatenate(parts) if parts else entries
 
     def support(self, z: tuple[Float64Array, ...]) -> float:
         """``max <z, x>`` over the bounds of the unpenalised entries, the condition of free ones granted."""

@@ -9,7 +9,7 @@ free variables are refitted first, which makes the gradient satisfy the conditio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +28,8 @@ _MAX_ENTRIES = 50_000_000
 _ROUNDING = 1e-12
 _EXACT = 8.0 * float(np.finfo(np.float64).eps)
 _NEWTON_STEPS = 60
+# Indexed by 1, 2, 3 and -1: one lower bound, none, a penalty, one upper bound.
+_SIGN_OF_KIND = np.array([0, 1, 0, 2, -1], dtype=np.int8)
 # Dual blocks below this share of the largest one may still move as if they were of that size.
 _SMALL_BLOCK = 1e-3
 
@@ -38,7 +40,8 @@ class FreeVariables:
 
     ``losses`` and ``constraints`` hold their columns, one dense array (outputs, N) each; ``linear`` (N,).
     ``signs`` is 0 for a free scalar; where only a lower (upper) bound exists it is 1 (-1), and the condition
-    is that ``C^T theta + G^T mu - c`` must not have this sign.
+    is that ``C^T theta + G^T mu - c`` must not have this sign; where it is 2 there is a penalty, and the
+    condition is to lie in its dual ball, on which ``ball`` projects.
     """
 
     losses: Arrays
@@ -48,6 +51,7 @@ class FreeVariables:
     composite: Composite
     quadratic: bool
     _largest_offset: float
+    ball: Callable[[Float64Array], Float64Array] | None = None
 
     @property
     def refits(self) -> bool:
@@ -61,8 +65,14 @@ class FreeVariables:
     def residual(self, thetas: Arrays, multipliers: Sequence[Float64Array | None]) -> Float64Array:
         """``C^T theta + G^T mu - c``, as far as it must vanish: zero iff a finite bound exists."""
         total = self._image(thetas, multipliers)
-        wrong = np.where(self.signs > 0, np.clip(total, 0.0, None), np.clip(total, None, 0.0))
-        return np.where(self.signs == 0, total, wrong)
+        wrong = np.where(self.signs == 1, np.clip(total, 0.0, None), np.clip(total, None, 0.0))
+        wrong = np.where(self.signs == 0, total, wrong)
+        balled = self.signs == 2
+        wrong[balled] = total[balled] - self._in_ball(total[balled])
+        return wrong
+
+    def _in_ball(self, z: Float64Array) -> Float64Array:
+        return z if self.ball is None else self.ball(z)
 
     def _image(self, thetas: Arrays, multipliers: Sequence[Float64Array | None]) -> Float64Array:
         total = -self.linear
@@ -136,9 +146,12 @@ class FreeVariables:
             return thetas, tuple(multipliers)
         # What one-sided bounds allow is a multiplier of theirs.
         image = self._image(thetas, multipliers)
-        bounded = np.flatnonzero(self.signs)
+        bounded, balled = np.flatnonzero(np.abs(self.signs) == 1), np.flatnonzero(self.signs == 2)
         blocks.append(np.clip(-self.signs[bounded] * image[bounded], 0.0, None))
         columns.append(np.eye(self.linear.size)[bounded] * self.signs[bounded, None])
+        # What penalties allow is a point of their dual ball.
+        blocks.append(self._in_ball(image[balled]))
+        columns.append(-np.eye(self.linear.size)[balled])
         sizes = np.array([float(np.sqrt(np.mean(b * b))) if b.size else 0.0 for b in blocks])
         sizes = np.where(sizes > _SMALL_BLOCK * sizes.max(), sizes, _SMALL_BLOCK * sizes.max() or 1.0)
 
@@ -146,7 +159,8 @@ class FreeVariables:
             shifted = [
                 b + s * (c @ t).reshape(b.shape) for b, s, c in zip(blocks, sizes, columns, strict=True)
             ]
-            slack = columns[-1].T @ np.clip(shifted.pop(), 0.0, None)
+            slack = columns[-1].T @ self._in_ball(shifted.pop())
+            slack = slack + columns[-2].T @ np.clip(shifted.pop(), 0.0, None)
             given = _spread(shifted[len(thetas) :], multipliers)
             inside = into_domains(self.composite, shifted[: len(thetas)], given)
             return inside, self._image(*inside) + slack
@@ -248,9 +262,14 @@ def _spread(
     return tuple(None if place is None else next(arrays) for place in like)
 
 
-def collect_free_variables(composite: Composite, free: Sequence[NDArray[np.int8]]) -> FreeVariables | None:
-    """The columns of the entries where ``free``, an array per variable, is not zero; 2 means without bounds.
+def collect_free_variables(
+    composite: Composite,
+    free: Sequence[NDArray[np.int8]],
+    ball: Callable[[Float64Array], Float64Array] | None = None,
+) -> FreeVariables | None:
+    """The columns of the entries where ``free``, an array per variable, is not zero.
 
+    2 means without bounds, 3 with a penalty, for all of which together ``ball`` projects on the dual ball.
     None when there are none. ValueError: too many to hold.
     """
     sizes = [int(np.count_nonzero(kinds)) for kinds in free]
@@ -274,7 +293,8 @@ def collect_free_variables(composite: Composite, free: Sequence[NDArray[np.int8]
         losses=tuple(stacked[:count]),
         constraints=tuple(stacked[count:]),
         linear=np.concatenate([c[kinds != 0] for c, kinds in zip(composite.linear, free, strict=True)]),
-        signs=np.concatenate([np.where(kinds == 2, 0, kinds)[kinds != 0] for kinds in free]).astype(np.int8),
+        signs=np.concatenate([_SIGN_OF_KIND[kinds[kinds != 0]] for kinds in free]),
+        ball=ball,
         composite=composite,
         quadratic=all(t.loss.quadratic for t, hit in zip(composite.losses, touched, strict=True) if hit),
         _largest_offset=max((float(np.max(np.abs(q), initial=0.0)) for q in outputs[:count]), default=0.0),

@@ -261,10 +261,14 @@ class RFISTA(CompositeSolver):
 
 
 class AugmentedLagrangian(CompositeSolver):
-    """Augmented Lagrangian method on top of R-FISTA: the same problems, with linear constraints.
+    """Augmented Lagrangian method on top of R-FISTA: constraints, and losses without a gradient.
 
-    Pattern cones (the constraints of ReLU networks) are projected on exactly inside the proximal map;
-    all other equalities and inequalities go through multipliers. Options as for :class:`RFISTA`.
+    Takes what :class:`RFISTA` takes, and besides: absolute values, hinges, quantile losses, norms and maxima
+    of affine expressions; any number of penalties on a variable; linear, second-order and semidefinite
+    constraints, and bounds on single norms, maxima, absolute values and (sums of) squares. Pattern cones
+    (the constraints of ReLU networks) are projected on exactly inside the proximal map; all else goes
+    through multipliers. An infeasible problem ends with its proof as dual values. Options as for
+    :class:`RFISTA`.
     """
 
     def method(self, composite: Composite, multipliers: DualPoint, options: Options) -> Method[Any]:
