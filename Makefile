@@ -7,7 +7,7 @@ INSTALL = $(VENV)/bin/python -m pip install --quiet --constraint constraints.txt
 # Where optional larger data sets lie; tests that need them are skipped, with a reason, where they do not.
 export CONVEXNN_DATA ?= $(abspath ../shared/data)
 
-.PHONY: demo test lint format clean bench bench-full bench-out-of-core bench-polynomial bench-mnist bench-gpu mutants
+.PHONY: demo test lint format clean bench bench-full growth bench-out-of-core bench-polynomial bench-mnist bench-gpu mutants
 
 demo: $(VENV)/demo.stamp  ## train on real data, certify, prune, compare solvers (output/)
 	$(BIN)/python examples/demo.py
@@ -34,6 +34,9 @@ bench: $(VENV)/bench.stamp  ## side by side with other packages: at most 45 minu
 bench-full: $(VENV)/bench.stamp  ## the whole grid, which may take days
 	$(BIN)/python -m benchmarks.run --full --every-reg --out output/bench-full.json
 	$(BIN)/python -m benchmarks.report output/bench-full.json --folder benchmarks/full
+
+growth: $(VENV)/demo.stamp  ## time and memory against samples, features and gates (output/): hours
+	$(BIN)/python -m benchmarks.growth --out output
 
 bench-out-of-core: $(VENV)/bench.stamp  ## 1 GB of features on disk, 600 MB of memory
 	$(BIN)/python -m benchmarks.out_of_core

@@ -137,7 +137,7 @@ def _digits10() -> Data:
     return _with_ones(dataset.X_train), np.eye(10)[dataset.y_train]
 
 
-def _planted(n: int, d: int) -> Data:
+def planted_data(n: int, d: int) -> Data:
     """Gaussian samples and a noisy network of ten ReLU neurons, standardised."""
     rng = np.random.default_rng(n + d)
     X = rng.standard_normal((n, d))
@@ -148,7 +148,7 @@ def _planted(n: int, d: int) -> Data:
 
 
 def _tiny3() -> Data:
-    X, y = _planted(30, 3)
+    X, y = planted_data(30, 3)
     return X, np.column_stack([y, X[:, 0], np.abs(y)])
 
 
@@ -158,12 +158,12 @@ def _uci(name: str) -> Callable[[], Data]:
 
 #: How to make every data set: X (n, d) and Y (n,) or (n, c).
 DATA: dict[str, Callable[[], Data]] = {
-    "tiny": lambda: _planted(30, 3),
+    "tiny": lambda: planted_data(30, 3),
     "tiny3": _tiny3,
     "diabetes": _diabetes,
     "breast_cancer": lambda: _labelled(sets.load_breast_cancer(test_fraction=0.0)),
-    "synthetic-500": lambda: _planted(500, 20),
-    "synthetic-2000": lambda: _planted(2000, 50),
+    "synthetic-500": lambda: planted_data(500, 20),
+    "synthetic-2000": lambda: planted_data(2000, 50),
     "digits": lambda: _labelled(sets.load_digits(test_fraction=0.0)),
     "digits10": _digits10,
     "digits10-shared": _digits10,

@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.cases import Instance
 from benchmarks.referee import TARGETS, Referee
-from convexnn_solvers import RFISTA, AugmentedLagrangian, BlockDescent, DualPoint, SemismoothNewton
+from convexnn_solvers import RFISTA, AugmentedLagrangian, Auto, BlockDescent, DualPoint, SemismoothNewton
 
 # Conic solvers get the n x (d P) matrix and need several copies of it; larger ones are not tried.
 _MOST_ENTRIES = 150_000_000
@@ -135,6 +135,7 @@ def contestants() -> dict[str, Contestant]:
     from benchmarks.peers import Celer, Scnn, Skglm
 
     listed: list[Contestant] = [
+        Ours("Auto", Auto),
         Ours("SemismoothNewton", SemismoothNewton),
         Ours("BlockDescent", BlockDescent, cones=False),
         Ours("RFISTA", RFISTA, cones=False),

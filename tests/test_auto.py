@@ -85,14 +85,36 @@ def test_the_engine_fits_the_problem_and_is_named(make: Any, engine: str) -> Non
 def test_too_many_samples_to_factor_go_to_a_first_order_method(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auto_module, "_GRAM_BYTES", 8 * 39 * 39)
     problem = _gated()
-    problem.solve(solver=Auto(memory=1000))
+    problem.solve(solver=Auto(memory=1000, dtype="float32"))
     (run,) = problem.solver_stats.extra_stats["engines"]
     assert run["engine"] == "RFISTA"
     assert "ADMM would need" in run["reason"]
+    problem = _two_outputs()
     problem.solve(solver="Auto", warm_start=False)
     (run,) = problem.solver_stats.extra_stats["engines"]
     assert run["engine"] == "ADMM"
     assert "40 x 40" in run["reason"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "make", "engine", "word"),
+    [
+        ("_GRAM_BYTES", _gated, "SemismoothNewton", "gated program"),
+        ("_FEATURE_BYTES", _gated, "RFISTA", "copy"),
+        ("_CACHE_BYTES", _strongly_regularised, "SemismoothNewton", "gated program"),
+        ("_MOST_SWEEPS", _strongly_regularised, "SemismoothNewton", "progress"),
+    ],
+)
+def test_what_is_too_large_for_an_engine_goes_to_the_next(
+    limit: str, make: Any, engine: str, word: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auto_module, limit, 1)
+    problem = make()
+    problem.solve(solver="Auto")
+    run = problem.solver_stats.extra_stats["engines"][-1]
+    assert run["engine"] == engine
+    assert run["status"] == "OPTIMAL"
+    assert word in run["reason"]
 
 
 def _two_outputs() -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks import growth
 from benchmarks.cases import Case, grid, instance
 from benchmarks.contestants import contestants
 from benchmarks.referee import TARGETS, Referee
@@ -191,3 +192,15 @@ def test_the_grids() -> None:
     assert {case.gates for case in full} == {100, 500, 1000}
     assert {case.data for case in small} <= {case.data for case in full}
     assert len(set(full)) == len(full)
+
+
+def test_growth_measures_and_fits_exponents() -> None:
+    assert growth.exponent([1.0, 2.0, 4.0], [3.0, 12.0, 48.0]) == pytest.approx(2.0)
+    assert growth.exponent([1.0, 2.0], [3.0, None]) is None
+    axes: dict[str, tuple[int, ...]] = {"samples": (40, 60)}
+    found = growth.run(axes, growth.Size(40, 3, 8, 0.1), (), seconds=60.0)
+    assert [row.size.samples for row in found] == [40, 60]
+    for row in found:
+        assert row.gap is not None
+        assert row.gap <= growth.TARGET
+    assert growth.fitted(found, "samples")["seconds"] is not None

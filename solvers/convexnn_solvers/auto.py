@@ -15,7 +15,7 @@ from convexnn_solvers.checkpoint import Keeper
 from convexnn_solvers.compiler import UnsupportedProblem
 from convexnn_solvers.composite import Composite, DualPoint
 from convexnn_solvers.gated_program import block_norms
-from convexnn_solvers.gated_structure import GatedStructure, gated_structure
+from convexnn_solvers.gated_structure import GatedStructure, gated_structure, the_gates
 from convexnn_solvers.iterate import Candidate, Limits, Method, iterate
 from convexnn_solvers.newton_fits import SquaredFit
 from convexnn_solvers.options import Options
@@ -24,12 +24,17 @@ from convexnn_solvers.rfista import nonsmooth_losses, rfista_method
 from convexnn_solvers.semismooth_newton import semismooth_newton_method
 from convexnn_solvers.status import Status
 
-# The largest Gram matrix of the samples, in bytes, that the Newton method may keep (and factor).
+# The largest Gram matrix of the samples, in bytes, for programs with cones or several outputs. One output
+# without cones needs none: at 20 000 samples conjugate gradients were faster than block descent.
 _GRAM_BYTES = 2**30
-# Block descent is for regularisations of at least this share of the largest useful one, measured: below, so
-# many gates interact that Newton's method needs less time. After so many sweeps that was a wrong guess.
+# Features of more bytes stay where they are, perhaps on disk: solvers of gated programs would copy them.
+_FEATURE_BYTES = 2**29
+# Block descent is for regularisations of at least this share of the largest useful one, and for features that
+# a processor's cache holds, measured: below, so many gates interact that Newton's method needs less time, and
+# beyond, sweeps wait for memory. After so many sweeps it was a wrong guess.
 _LARGE = 0.07
-_MOST_SWEEPS = 1000
+_CACHE_BYTES = 2**23
+_MOST_SWEEPS = 300
 # ADMM was measured to overtake Newton's method with several outputs, from so many samples, and from so small
 # a share of the largest useful regularisation on, for gaps down to the last number.
 _SAMPLES, _SMALL, _TIGHT = 1000, 0.01, 1e-7
@@ -55,10 +60,12 @@ def engines(
     """
     before = ""
     try:
+        _check_memory(exact)
         structure = gated_structure(exact)
         foreign = _foreign_arithmetic(composite)
         strength = _strength(structure)
-        if foreign is None and strength is not None and strength >= _LARGE:
+        cached = structure.programs[0].X.nbytes <= _CACHE_BYTES
+        if foreign is None and cached and strength is not None and strength >= _LARGE:
             descent = block_descent_method(structure, options.tol, DescentPolicy(most_sweeps=_MOST_SWEEPS))
             reason = (
                 f"the regularisation is {strength:.2g} of that where all weights vanish: few gates are active"
@@ -74,7 +81,7 @@ def engines(
             obstacle = f"{obstacle}; {admm}"
         if obstacle is None:
             newton = semismooth_newton_method(structure, options.tol)
-            reason = before or "the problem is a gated program of a size that can be factored"
+            reason = before or "the problem is a gated program of a size that Newton's method can take"
             yield Engine("SemismoothNewton", reason, lambda: newton)
             before = "SemismoothNewton got no further"
         before = before or str(obstacle)
@@ -124,6 +131,8 @@ def _one_factor_pays(structure: GatedStructure, strength: float | None, tol: flo
     n = fits[0].shape[0]
     if structure.mirror.shape[1] > 1:
         return "one factor serves all outputs and steps"
+    if 8 * n * n > _GRAM_BYTES:
+        return None
     if n > _SAMPLES:
         return f"one factor of {n} samples serves all steps"
     return "the regularisation is small" if strength <= _SMALL else None
@@ -180,8 +189,17 @@ def _foreign_arithmetic(composite: Composite) -> str | None:
 
 def _too_large(structure: GatedStructure) -> str | None:
     """Why the Newton method does not get a matrix of the samples."""
-    n = structure.programs[0].X.shape[0]
-    return f"SemismoothNewton would factor a {n} x {n} matrix" if 8 * n * n > _GRAM_BYTES else None
+    program = structure.programs[0]
+    n = program.X.shape[0]
+    if 8 * n * n <= _GRAM_BYTES or (program.outputs == 1 and not program.cones):
+        return None
+    return f"SemismoothNewton would factor a {n} x {n} matrix"
+
+
+def _check_memory(composite: Composite) -> None:
+    size = the_gates(composite).gates.X.nbytes
+    if size > _FEATURE_BYTES:
+        raise UnsupportedProblem(f"SemismoothNewton would copy {size / 2**20:.0f} MB of features")
 
 
 def _strength(structure: GatedStructure) -> float | None:

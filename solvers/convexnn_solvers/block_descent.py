@@ -88,8 +88,8 @@ class BlockDescent:
         goal = max(self.policy.share * self._gap_before, 0.5 * tol)
         self.sweeps += self._inner.cycle()
         self._cycles += 1
+        self._take_over(self._inner)
         if not self._inner.gap > goal or self._cycles >= self.policy.cycles or self.stalled:
-            self._take_over(self._inner)
             self._begin_round()
 
     def _take_over(self, inner: BlockSweeps) -> None:

@@ -104,7 +104,7 @@ def gated_structure(composite: Composite) -> GatedStructure:
         raise ValueError(
             "solvers of gated programs work in float64 with NumPy; use device='cpu', dtype='float64'."
         )
-    operator = _the_gates(composite)
+    operator = the_gates(composite)
     loss = _the_loss(composite)
     weights = _weight_variables(composite, operator)
     others = [i for i in range(len(composite.variables)) if i not in weights]
@@ -160,7 +160,8 @@ def _the_loss(composite: Composite) -> LossTerm:
     return term
 
 
-def _the_gates(composite: Composite) -> GatedOperator:
+def the_gates(composite: Composite) -> GatedOperator:
+    """The gated map in the first loss; refuses a loss without one."""
     affine = composite.affine
     operators = affine.select((0,)).operators if isinstance(affine, TapeMap) else ()
     found = [operator for operator in operators if isinstance(operator, GatedOperator)]

@@ -1,0 +1,167 @@
+"""``python -m benchmarks.growth``: time and peak memory against samples, features and gates, one at a time.
+
+Planted data (see ``cases``), the gated program, every solve from cold to a certified relative gap in a
+process of its own. Prints a table and the exponents of least-squares lines in logarithms, and draws a figure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.cases import planted_data
+from benchmarks.workers import limit_threads
+from convexnn_models import gated_relu, lambda_max, sample_gates
+from convexnn_solvers import Auto, compare
+
+TARGET = 1e-3
+
+
+@dataclass(frozen=True)
+class Size:
+    """One program: n samples, d features, P gates, and the regularisation over the largest useful one."""
+
+    samples: int = 2000
+    features: int = 50
+    gates: int = 500
+    ratio: float = 0.01
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A program and what solving it took; None where it was not solved in time."""
+
+    axis: str
+    size: Size
+    engine_seconds: float | None
+    compile_seconds: float | None
+    peak_mb: float | None
+    gap: float | None
+
+
+#: What grows, with its sizes; the other two stay at their values in :class:`Size`.
+AXES: dict[str, tuple[int, ...]] = {
+    "samples": (500, 1000, 2000, 5000, 10_000, 20_000),
+    "features": (10, 20, 50, 100, 200, 500),
+    "gates": (100, 200, 500, 1000, 2000, 5000, 10_000),
+}
+_TINY: dict[str, tuple[int, ...]] = {"samples": (60, 120), "features": (3, 6), "gates": (10, 20)}
+#: The programs that the axes do not reach: large in everything.
+LARGE = (Size(20_000, 100, 2000, 0.1), Size(20_000, 100, 2000, 0.01))
+
+
+def measure(axis: str, size: Size, seconds: float) -> Measured:
+    """Solve one program in a process of its own."""
+    X, y = planted_data(size.samples, size.features)
+    model = gated_relu(X, sample_gates(X, size.gates))
+    problem = model.problem(y, size.ratio * lambda_max(model, y))
+    (row,) = compare(problem, [Auto(tol=TARGET)], time_limit=seconds, verbose=False).rows
+    gap = row["relative_gap"]
+    solved = gap is not None and gap <= TARGET
+    return Measured(
+        axis, size, row["solve_seconds"] if solved else None, row["compile_seconds"], row["peak_mb"], gap
+    )
+
+
+def exponent(sizes: Sequence[float], values: Sequence[float | None]) -> float | None:
+    """The slope of the least-squares line through the logarithms; None with fewer than two values."""
+    pairs = [(s, v) for s, v in zip(sizes, values, strict=True) if v is not None and v > 0.0]
+    if len(pairs) < 2:
+        return None
+    x, y = np.log(np.asarray(pairs, dtype=np.float64)).T
+    x, y = x - x.mean(), y - y.mean()
+    return float(x @ y / (x @ x)) if np.any(x != 0.0) else None
+
+
+def run(
+    axes: Mapping[str, tuple[int, ...]], base: Size, large: Sequence[Size], seconds: float
+) -> list[Measured]:
+    """Everything in order of size; along an axis, nothing larger than what was not solved in time."""
+    found: list[Measured] = []
+    for axis, values in axes.items():
+        for value in values:
+            found.append(measure(axis, replace(base, **{axis: value}), seconds))
+            print(line(found[-1]), flush=True)
+            if found[-1].engine_seconds is None:
+                break
+    for size in large:
+        found.append(measure("large", size, seconds))
+        print(line(found[-1]), flush=True)
+    return found
+
+
+def line(measured: Measured) -> str:
+    """One row of the table."""
+    size = measured.size
+    numbers = (measured.engine_seconds, measured.compile_seconds, measured.peak_mb)
+    shown = "".join(f" {'-':>10}" if value is None else f" {value:10.2f}" for value in numbers)
+    gap = "-" if measured.gap is None else f"{measured.gap:.1e}"
+    sizes = f"{size.samples:>7} {size.features:>5} {size.gates:>7} {size.ratio:>6g}"
+    return f"{measured.axis:>9} {sizes}{shown} {gap:>9}"
+
+
+def fitted(found: Sequence[Measured], axis: str) -> dict[str, float | None]:
+    """The exponents of time and memory along an axis."""
+    rows = [row for row in found if row.axis == axis and row.engine_seconds is not None]
+    sizes = [float(getattr(row.size, axis)) for row in rows]
+    return {
+        "seconds": exponent(sizes, [row.engine_seconds for row in rows]),
+        "peak MB": exponent(sizes, [row.peak_mb for row in rows]),
+    }
+
+
+def draw(found: Sequence[Measured], axes: Sequence[str], path: Path) -> None:
+    """Two rows of panels, time and memory, one column per axis."""
+    try:
+        import matplotlib
+    except ImportError:
+        print("no figure: pip install 'convexnn[plot]'")
+        return
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.6 * len(axes), 6.0), layout="constrained")
+    panels: Any = figure.subplots(2, len(axes), squeeze=False)
+    for column, axis in enumerate(axes):
+        rows = [row for row in found if row.axis == axis and row.engine_seconds is not None]
+        sizes, slopes = [getattr(row.size, axis) for row in rows], fitted(found, axis)
+        curves = {"seconds": [r.engine_seconds for r in rows], "peak MB": [r.peak_mb for r in rows]}
+        for panel, (name, values) in zip(panels[:, column], curves.items(), strict=True):
+            slope = slopes[name]
+            panel.loglog(sizes, values, "o-")
+            panel.set_xlabel(axis)
+            panel.set_ylabel(name)
+            panel.set_title("" if slope is None else f"exponent {slope:.2f}")
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=900.0, help="time limit of every solve")
+    parser.add_argument("--out", type=Path, default=Path("output"), help="folder for growth.json, growth.png")
+    parser.add_argument("--tiny", action="store_true", help="sizes that take seconds, to see that it works")
+    chosen = parser.parse_args()
+    limit_threads()
+    axes = _TINY if chosen.tiny else AXES
+    base = Size(80, 4, 15) if chosen.tiny else Size()
+    sizes = f"{'samples':>7} {'feat.':>5} {'gates':>7} {'ratio':>6}"
+    print(f"{'axis':>9} {sizes} {'solve s':>10} {'compile s':>10} {'peak MB':>10} {'gap':>9}")
+    found = run(axes, base, () if chosen.tiny else LARGE, chosen.seconds)
+    for axis in axes:
+        slopes = fitted(found, axis)
+        shown = ", ".join(f"{n}: {'-' if s is None else f'{s:.2f}'}" for n, s in slopes.items())
+        print(f"exponents in {axis}: {shown}")
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    (chosen.out / "growth.json").write_text(json.dumps([asdict(row) for row in found], indent=1))
+    draw(found, list(axes), chosen.out / "growth.png")
+
+
+if __name__ == "__main__":
+    main()
