@@ -123,7 +123,11 @@ def check(cell: tuple[str, str, str, int, bool]) -> None:
             assert found.gap >= found.primal - value - slack
 
 
-@pytest.mark.parametrize("cell", CELLS[::SHARE], ids=str)
+# Cells that once ended in an error.
+KNOWN: list[tuple[str, str, str, int, bool]] = [("logistic", "none of the last", "inequalities", 1, False)]
+
+
+@pytest.mark.parametrize("cell", [*CELLS[::SHARE], *KNOWN], ids=str)
 def test_no_cell_makes_a_wrong_claim(cell: tuple[str, str, str, int, bool]) -> None:
     check(cell)
 

@@ -28,6 +28,8 @@ _MAX_ENTRIES = 50_000_000
 _ROUNDING = 1e-12
 _EXACT = 8.0 * float(np.finfo(np.float64).eps)
 _NEWTON_STEPS = 60
+# Shifts beyond this are those of a condition that cannot be met.
+_FAR = 1e150
 # Indexed by 1, 2, 3 and -1: one lower bound, none, a penalty, one upper bound.
 _SIGN_OF_KIND = np.array([0, 1, 0, 2, -1], dtype=np.int8)
 # Dual blocks below this share of the largest one may still move as if they were of that size.
@@ -123,6 +125,9 @@ class FreeVariables:
         blocks = np.split(moved, np.cumsum([theta.size for theta in thetas])[:-1])
         for _ in range(2):  # twice, for full accuracy
             shift = np.linalg.lstsq(gram, self.residual(thetas, multipliers), rcond=1e-13)[0]
+            reach = max((float(np.abs(block).max(initial=0.0)) for block in blocks), default=0.0)
+            if not np.abs(shift).max(initial=0.0) * max(reach, 1.0) < _FAR:
+                return thetas  # nothing that can move meets the condition
             thetas = tuple(
                 theta - (block @ shift).reshape(theta.shape)
                 for block, theta in zip(blocks, thetas, strict=True)
@@ -172,6 +177,8 @@ class FreeVariables:
             if self.satisfied(*point, tolerance=_EXACT):
                 break
             jacobian = np.column_stack([(moved(t + h)[1] - gap) / h.max() for h in np.diag(unit)])
+            if not np.isfinite(jacobian).all():  # domains that exclude the condition let t run away
+                break
             step = -np.linalg.lstsq(jacobian, gap, rcond=1e-13)[0]
             length = 1.0
             while length > 1e-4:
