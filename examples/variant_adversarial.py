@@ -24,10 +24,6 @@ loss = cp.sum_squares(cp.pos(1.0 - margin)) / 40
 problem = cp.Problem(cp.Minimize(loss + 0.01 * model.penalty), [cp.SOC(reach, slopes, axis=1)])
 
 for solver in (AugmentedLagrangian(), cp.CLARABEL):
-    try:
-        problem.solve(solver=solver)
-    except cp.SolverError as refusal:
-        print(f"{solver} refuses: {refusal}")
-    else:
-        print(f"{solver}: {certificate(problem)}")
+    problem.solve(solver=solver)
+    print(f"{solver}: {certificate(problem)}")
 print(f"correct under attack: {np.mean(np.asarray(margin.value) > 0.0):.2f}")

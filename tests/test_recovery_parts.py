@@ -108,6 +108,22 @@ def test_the_cost_reached_is_that_of_no_further_move(shape: tuple[int, int]) -> 
         assert found @ cost < cost.sum()
 
 
+def test_a_small_neuron_goes_only_where_the_objective_does_not_notice() -> None:
+    """Labels at twice the prediction feel a neuron of size 1e-9 that helps; at the labels its cost is all."""
+    X = np.random.default_rng(0).standard_normal((6, 2))
+    model = cnn.gated_relu(X, cnn.sample_gates(X, 2))
+    assert model.gates is not None
+    first = model.gates.patterns[:, 0] * (X @ [1.0, 0.5])
+    helping = X.T @ (model.gates.patterns[:, 1] * first)
+    model.variables[0].value = np.column_stack([[1.0, 0.5], 1e-9 * helping / np.linalg.norm(helping)])
+    for factor, width in ((2.0, 2), (1.0, 1)):
+        model.problem(factor * first, 1e-3)
+        network = cnn.recover(model)
+        assert network.width == width
+        assert network.info.width_before == 2
+        np.testing.assert_allclose(network.predict(X), first, atol=1e-7)
+
+
 def two_sided(u: tuple[float, float]) -> tuple[cnn.Network, Float]:
     """One gated neuron with weights u and gate (1, 0) on the samples (1, 1) and (1, -1), where it is on."""
     X = np.array([[1.0, 1.0], [1.0, -1.0]])
