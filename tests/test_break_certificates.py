@@ -231,6 +231,23 @@ def test_labels_far_away_do_not_lift_the_bound(offset: float, error: float, loss
     assert 0.0 <= found.gap <= 1e-8 + 10.0 * rounding
 
 
+@pytest.mark.parametrize("loss", ["squared", "huber"])
+@pytest.mark.parametrize("angle", [1e-4, 1e-6, 1e-8, 1e-10])
+@pytest.mark.parametrize("seed", range(3))
+def test_columns_almost_alike_do_not_lift_the_bound(seed: int, angle: float, loss: str) -> None:
+    """Free coefficients of two such columns may be of size 1/angle: a bound pays for its rounding there."""
+    rng = np.random.default_rng(seed)
+    A, y, x = rng.standard_normal((12, 4)), rng.standard_normal(12), rng.standard_normal(12)
+    u, b = cp.Variable(4), cp.Variable(2)
+    columns = np.column_stack([x, x + angle * rng.standard_normal(12)])
+    problem = cp.Problem(cp.Minimize(LOSSES[loss](A @ u + columns @ b, y) + 0.02 * cp.norm1(u)))
+    problem.solve(solver=cp.CLARABEL, tol_gap_abs=1e-13, tol_gap_rel=1e-13, tol_feas=1e-13)
+    found = certificate(problem)
+    assert found.dual is not None
+    assert found.gap is not None
+    assert 0.0 <= found.gap <= (1e-12 / angle + 1e-8) * found.primal
+
+
 def test_a_dual_point_may_stand_alone() -> None:
     rng = np.random.default_rng(0)
     X = rng.standard_normal((12, 2))

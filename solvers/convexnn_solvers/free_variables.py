@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,8 @@ _MAX_ENTRIES = 50_000_000
 # Relative to the sum of the absolute values of its terms, the condition counts as satisfied up to the first
 # (a bound pays for the rest, see :meth:`FreeVariables.leak`), and as satisfied to rounding up to the second.
 _ROUNDING = 1e-12
-_EXACT = 8.0 * float(np.finfo(np.float64).eps)
+_EPS = float(np.finfo(np.float64).eps)
+_EXACT = 8.0 * _EPS
 _NEWTON_STEPS = 60
 # Shifts beyond this are those of a condition that cannot be met.
 _FAR = 1e150
@@ -89,21 +91,48 @@ class FreeVariables:
         self, thetas: Arrays, multipliers: Sequence[Float64Array | None], tolerance: float = _ROUNDING
     ) -> bool:
         """Whether :meth:`residual` is zero, relative to its terms."""
+        size = self._term_sizes(thetas, multipliers)
+        return bool(np.all(np.abs(self.residual(thetas, multipliers)) <= tolerance * size))
+
+    def _term_sizes(self, thetas: Arrays, multipliers: Sequence[Float64Array | None]) -> Float64Array:
+        """The sums of the absolute values of the terms of :meth:`residual`."""
         size = np.abs(self.linear)
         for columns, theta in zip(self.losses, thetas, strict=True):
             size = size + np.abs(columns).T @ np.abs(theta.ravel())
         for columns, mu in zip(self.constraints, multipliers, strict=True):
             if mu is not None:
                 size = size + np.abs(columns).T @ np.abs(mu.ravel())
-        return bool(np.all(np.abs(self.residual(thetas, multipliers)) <= tolerance * size))
+        return size
 
     def leak(self, thetas: Arrays, multipliers: Sequence[Float64Array | None]) -> float:
         """What the residual can make of a bound, with free variables as large as the losses' offsets ask for.
 
-        Labels around 1e8 take an output bias there, and make an error of 1e-12 in the condition one of 1e-4.
+        Labels around 1e8 take an output bias there, and make an error of 1e-12 in the condition one of 1e-4;
+        columns that differ by 1e-8 take their coefficients as far.
         """
-        reach = self._largest_offset / self._largest_entries()
-        return float(np.abs(self.residual(thetas, multipliers)) @ reach)
+        residual, size = self.residual(thetas, multipliers), self._term_sizes(thetas, multipliers)
+        directions, unit = self._reach
+        errors = np.abs(directions @ residual) + _EPS * (np.abs(directions) @ size)
+        untouched = np.abs(residual) @ unit
+        return self._largest_offset * float(np.linalg.norm(errors) + untouched)
+
+    @cached_property
+    def _reach(self) -> tuple[Float64Array, Float64Array]:
+        """How far offsets of size one move the free variables: ``|b . v| <= |reach v|`` for the least ``b``.
+
+        From the singular values of the losses' columns, in units of one offset per row; columns that no loss
+        reads count as one.
+        """
+        columns = self.theta_columns()
+        largest = np.max(np.abs(columns), axis=0, initial=0.0)
+        unit = np.where(largest > 0.0, 0.0, 1.0)
+        if not np.any(largest > 0.0):
+            return np.zeros((0, unit.size)), unit
+        scale = np.where(largest > 0.0, largest, 1.0)
+        _, values, right = np.linalg.svd(np.linalg.qr(columns / scale, mode="r"))
+        kept = values > _EPS * max(columns.shape) * values[0]
+        reached = right[: values.size][kept] / values[kept, None]
+        return np.sqrt(columns.shape[0]) * reached / scale, unit
 
     def project(
         self,
