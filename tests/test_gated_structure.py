@@ -38,6 +38,8 @@ def logistic(prediction: Any) -> Any:
     return cp.sum(cp.logistic(cp.multiply(-labels, prediction))) / 20.0
 
 
+U, U1 = cp.Variable((6, 5), name="U"), cp.Variable((6, 1), name="U1")
+T = RNG.standard_normal((20, 2))
 TAKEN: dict[str, Callable[[], tuple[Any, list[Any]]]] = {
     "difference inside": lambda: (squares(gated(X, D, V - W)) + group_norms(V, W), cones(V, W)),
     "difference outside": lambda: (squares(gated(X, D, V) - gated(X, D, W)) + group_norms(V, W), cones(V, W)),
@@ -51,6 +53,14 @@ TAKEN: dict[str, Callable[[], tuple[Any, list[Any]]]] = {
     "l1 of norms": lambda: (squares(gated(X, D, V)) + 0.05 * cp.norm1(cp.norm(V, 2, axis=0)), []),
     "other weights": lambda: (
         squares(gated(X, D, V)) + 0.05 * cp.sum(cp.multiply(np.arange(1.0, 6.0), cp.norm(V, 2, axis=0))),
+        [],
+    ),
+    "gate by gate": lambda: (
+        squares(gated(X, D, V)) + cp.sum([0.05 * (j + 1) * cp.norm(V[:, j]) for j in range(5)]),
+        [],
+    ),
+    "output by output": lambda: (
+        cp.sum_squares(gated(X, D, U) - T) / 40.0 + 0.1 * group_norms(U[:3]) + group_norms(U[3:]),
         [],
     ),
     "maximised": lambda: (-squares(gated(X, D, V)) - group_norms(V), []),
@@ -69,8 +79,6 @@ def test_gated_programs_are_recognised_however_they_are_written(name: str) -> No
     assert value == pytest.approx(problem.solve(solver=cp.CLARABEL), rel=1e-5)
 
 
-U = cp.Variable((6, 5), name="U")
-T = RNG.standard_normal((20, 2))
 REFUSED: dict[str, tuple[Callable[[], tuple[Any, list[Any]]], str]] = {
     "no penalty": (lambda: (squares(gated(X, D, V)), []), "no penalty"),
     "reg = 0": (
@@ -115,6 +123,15 @@ REFUSED: dict[str, tuple[Callable[[], tuple[Any, list[Any]]], str]] = {
     "bounds": (
         lambda: (squares(gated(X, D, cp.Variable((3, 5), name="N", nonneg=True))) + group_norms(V), []),
         "bounds",
+    ),
+    "two norms": (
+        lambda: (squares(gated(X, D, V)) + group_norms(V) + cp.norm(V, "fro"), []),
+        "not a group norm per gate",
+    ),
+    "a gate without": (lambda: (squares(gated(X, D, V)) + group_norms(V[:, 1:]), []), "not a group norm"),
+    "an output without": (
+        lambda: (cp.sum_squares(gated(X, D[:, :1], U1) - T) + cp.norm(U1[:3]), []),
+        "not a group norm per gate",
     ),
     "mixed grouping": (
         lambda: (

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from convexnn_solvers.affine import TapeMap
+from convexnn_solvers.affine import TapeMap, UnsupportedProblem
 from convexnn_solvers.backends import Float64Array
-from convexnn_solvers.composite import Composite, DualPoint, LossTerm, PenaltyTerm
+from convexnn_solvers.composite import Composite, DualPoint, LossTerm, PenaltyTerm, VariableBlock
 from convexnn_solvers.cones import ActiveRows
 from convexnn_solvers.gated_probe import GatedProbe, refusal
 from convexnn_solvers.gated_program import GatedProgram, Indices
@@ -185,30 +185,40 @@ def _weight_variables(composite: Composite, operator: GatedOperator) -> list[int
 
 def _group_prices(composite: Composite, position: int, operator: GatedOperator) -> Float64Array:
     """The weight of every group norm of a variable: (1, P) if outputs share groups, else (c, P)."""
-    (term,) = (term for term in composite.penalties if term.variable == position)
     block = composite.variables[position]
-    labels = _labels(term, block.shape)
-    if labels is not None:
-        c, P = operator.outputs, block.shape[1]
-        stacked = labels.reshape(c, -1, P)
+    terms = [term for term in composite.penalties if term.variable == position]
+    labels, prices = np.zeros(block.shape, dtype=np.intp), np.zeros(1)  # the label 0 is that of no group
+    for term in terms:
+        own = _labels(term, block.shape)
+        if own is None or np.any((labels > 0) & (own > 0)):
+            raise _no_group_norm(terms, block)
+        labels = labels + np.where(own > 0, own + prices.size - 1, 0)
         weight = np.asarray(term.weight, dtype=np.float64)
-        prices = np.full(labels.max() + 1, weight) if weight.ndim == 0 else weight.ravel()
-        per_output = stacked[:, 0, :]
-        if np.all(stacked == per_output[:, None, :]):
-            if np.unique(per_output).size == c * P:
-                return np.asarray(prices[per_output])
-            if np.unique(per_output).size == P and np.all(per_output == per_output[0]):
-                return np.asarray(prices[per_output[:1]])
-    raise refusal(f"{term.text} is not a group norm per gate, or per gate and output, of {block.name}")
+        prices = np.append(prices, np.full(own.max(), weight) if weight.ndim == 0 else weight.ravel())
+    c, P = operator.outputs, block.shape[1]
+    stacked = labels.reshape(c, -1, P)
+    per_output = stacked[:, 0, :]
+    if np.all(labels > 0) and np.all(stacked == per_output[:, None, :]):
+        if np.unique(per_output).size == c * P:
+            return np.asarray(prices[per_output])
+        if np.unique(per_output).size == P and np.all(per_output == per_output[0]):
+            return np.asarray(prices[per_output[:1]])
+    raise _no_group_norm(terms, block)
+
+
+def _no_group_norm(terms: list[PenaltyTerm], block: VariableBlock) -> UnsupportedProblem:
+    text = " + ".join(term.text for term in terms)
+    return refusal(f"{text} is not a group norm per gate, or per gate and output, of {block.name}")
 
 
 def _labels(term: PenaltyTerm, shape: tuple[int, ...]) -> Indices | None:
-    """The number of each entry's group, in the shape of the variable; None for other penalties."""
+    """The number of each entry's group from 1 on, in the shape of the variable, 0 where the penalty does not
+    reach; None for other penalties."""
     if not isinstance(term.penalty, GroupNorm):
         return None
     view = np.asarray(term.view(np.zeros(shape)))
     norms = np.asarray(term.penalty.norms(view, np))
-    numbers = np.arange(norms.size, dtype=np.float64).reshape(norms.shape)
+    numbers = np.arange(1.0, norms.size + 1.0).reshape(norms.shape)
     if term.penalty.axis is not None:
         numbers = np.expand_dims(numbers, axis=term.penalty.axis)
     return np.asarray(term.unview(np.broadcast_to(numbers, view.shape).copy()), dtype=np.intp)
