@@ -150,6 +150,21 @@ def test_an_unreachable_tolerance_stalls_instead_of_running_on() -> None:
     assert stats["certificate"].relative_gap <= 1e-11
 
 
+@pytest.mark.filterwarnings("ignore:Solution may be inaccurate")
+def test_a_limit_within_a_working_set_returns_what_its_sweeps_reached() -> None:
+    X, y = training_data(n=80, d=6)
+    model = cnn.gated_relu(X, cnn.sample_gates(X, 60, seed=5))
+    problem = model.problem(y, reg=0.1 * cnn.lambda_max(model, y))
+    found = []
+    for cycles in (0, 1):
+        problem.solve(solver=BlockDescent(tol=1e-9, max_iter=cycles), warm_start=False)
+        stats = problem.solver_stats.extra_stats
+        assert stats["status"] is Status.ITERATION_LIMIT
+        found.append(stats["certificate"])
+    assert found[1].primal < found[0].primal
+    assert found[1].relative_gap < found[0].relative_gap
+
+
 def test_small_working_sets_are_certified_over_all_gates() -> None:
     X, y = training_data(n=80, d=6)
     model = cnn.gated_relu(X, cnn.sample_gates(X, 300, seed=5))

@@ -101,14 +101,14 @@ def iterate(
                 if not math.isfinite(method.residual(state)):
                     verdict = Status.NOT_FINITE
                 elif (
-                    (periodic and iteration >= next_look)
+                    (asked := method.wants_look(state))
+                    or (periodic and iteration >= next_look)
                     or iteration >= limits.max_iter
                     or limits.out_of_time
-                    or method.wants_look(state)
                 ):
-                    verdict = watch.look(
-                        iteration, method.candidate(state), thorough=not method.judges_itself
-                    )
+                    # A method that knows its gap and asks has a dual point that goes with its point.
+                    thorough = not (asked and method.judges_itself)
+                    verdict = watch.look(iteration, method.candidate(state), thorough)
                     next_look = iteration + max(10, iteration // 10)
                 if verdict is None:
                     state = method.step(state)
