@@ -4,7 +4,9 @@ For the same gates and the same ``reg`` let d* be the optimum of the gated progr
 program. Every ReLU solution is a gated one, and a gated solution splits into ReLU neurons (its cone
 decomposition), so
 
-    d*  <=  p*  <=  the decomposed network's objective.
+    d*  <=  p*  <=  the decomposed network's objective,
+
+whichever way its neurons are split: at the least cost, or by the smooth approximation.
 
 For ``reg -> 0`` the first two meet if every gate's cone ``{u : (2 D - I) X u >= 0}`` has an interior, because
 then every u is a difference of two points of the cone; with a gate through a sample they need not. For larger
@@ -33,7 +35,9 @@ class BridgePoint:
     """``gated <= d*`` and ``relu_lower <= p* <= relu_upper <= ...``, each certified, for one ``reg``.
 
     ``decomposed``: the objective of the ReLU network of the gated solution's decomposition, with refitted
-    scales; ``raw``: before refitting; ``zero``: of the best network without neurons.
+    scales; ``raw``: before refitting; ``approximate``, ``approximate_raw``: the same with the approximate
+    split, so ``raw <= approximate_raw`` up to the solver's accuracy, while refitting may turn the order of
+    the other two around; ``zero``: of the best network without neurons.
     """
 
     reg: float
@@ -42,12 +46,15 @@ class BridgePoint:
     relu_upper: float
     decomposed: float
     raw: float
+    approximate: float
+    approximate_raw: float
     zero: float
 
     @property
     def gap(self) -> float:
-        """How far gated and decomposed network leave p* undecided, relative to the latter."""
-        return (self.decomposed - self.gated) / self.decomposed if self.decomposed > 0.0 else 0.0
+        """How far gated and the better decomposed network leave p* undecided, relative to the latter."""
+        upper = min(self.decomposed, self.approximate)
+        return (upper - self.gated) / upper if upper > 0.0 else 0.0
 
 
 def gated_bridge(
@@ -62,7 +69,7 @@ def gated_bridge(
     solver: Any = None,
     **options: Any,
 ) -> list[BridgePoint]:
-    """The three values for every regularisation of ``regs``, one output.
+    """These values for every regularisation of ``regs``, one output.
 
     Parameters
     ----------
@@ -95,7 +102,8 @@ def gated_bridge(
         gated, exact = proofs
         if gated.dual is None or exact.dual is None:
             raise ValueError(f"loss {loss!r} has no bound; use a named one.")
-        found = to_relu(recover_two_layer(models[0])).info
+        network = recover_two_layer(models[0])
+        found, rough = (to_relu(network, approximate=way).info for way in (False, True))
         points.append(
             BridgePoint(
                 reg=strength,
@@ -104,6 +112,8 @@ def gated_bridge(
                 relu_upper=exact.primal,
                 decomposed=found.objective,
                 raw=found.raw_objective,
+                approximate=rough.objective,
+                approximate_raw=rough.raw_objective,
                 zero=found.zero_objective,
             )
         )

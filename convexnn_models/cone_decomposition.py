@@ -1,8 +1,8 @@
 """From a gated network to a ReLU network that agrees with it on the training samples.
 
 A gated neuron computes ``D_j X u``. With ``u = v - w`` and both parts in the cone
-``K_j = {u : (2 D_j - I) X u >= 0}`` it is the difference of two ReLU neurons, ``(X v)_+ - (X w)_+``. The
-parts of least ``||v|| + ||w||`` solve a second-order cone program.
+``K_j = {u : (2 D_j - I) X u >= 0}`` it is the difference of two ReLU neurons, ``(X v)_+ - (X w)_+``.
+:mod:`cone_splits` finds the parts.
 """
 
 from __future__ import annotations
@@ -12,18 +12,14 @@ from typing import Any
 
 import cvxpy as cp
 import numpy as np
-import scipy.optimize
 from numpy.typing import NDArray
 
 from convexnn_models import _arrays, losses
 from convexnn_models._arrays import Float64Array
+from convexnn_models.cone_splits import GatedNeurons, splits
 from convexnn_models.model import Training
 from convexnn_models.network import Network
 from convexnn_models.recovery import Recovery
-from convexnn_solvers.cones import PatternCones
-
-_INTERIOR = 1e-12  # a smaller relative margin of every sample counts as an empty interior
-_SMALL = 1e-6  # the largest relative move along an interior point that repairs a solver's rounding
 
 
 @dataclass(frozen=True)
@@ -42,6 +38,9 @@ class Decomposition:
         That of the network without neurons.
     stretch : float
         The largest ``max(||v||, ||w||) / ||u||`` of a neuron: what drives the raw objective.
+    deviation : float
+        The largest difference between a prediction of the gated network and one of the decomposition as it
+        is, on the training samples: rounding.
     """
 
     gated_objective: float
@@ -49,6 +48,7 @@ class Decomposition:
     objective: float
     zero_objective: float
     stretch: float
+    deviation: float
 
 
 def to_relu(
@@ -57,6 +57,8 @@ def to_relu(
     y: Any = None,
     reg: float | None = None,
     loss: str | losses.LossFunction = "squared",
+    *,
+    approximate: bool = False,
     **options: Any,
 ) -> Network:
     """The ReLU network of the cone decomposition, with its neurons' scales refitted to the objective.
@@ -73,6 +75,10 @@ def to_relu(
     X, y, reg, loss, **options
         The training problem. All may be left out for a network that ``recover`` made from a model whose
         ``problem`` was called.
+    approximate : bool
+        Split the neurons by a smooth approximation, all at once, and not each by a second-order cone
+        program. The predictions agree as exactly; the penalty before refitting is larger, by how much the
+        report's ``raw_objective`` says. Refitting can turn that order around, because the neurons differ.
 
     Returns a ReLU :class:`Network` whose ``info`` is a :class:`Decomposition`. Raises ValueError when the
     network is not gated, when the training problem is not known, or when a gate's pattern is one that no
@@ -86,16 +92,11 @@ def to_relu(
     if bias and network.b1 is None:
         raise ValueError("network has gates with a bias but neurons without; build the model with bias=True.")
     hidden = network.W1 if network.b1 is None else np.vstack([network.W1, network.b1])
-    cones = PatternCones(data, patterns)
-    parts = [
-        _decomposed(data, cones, vectors[:, j], patterns[:, j], hidden[:, j], j) for j in range(network.width)
-    ]
-    both = np.concatenate(parts, axis=1) if parts else np.zeros((data.shape[1], 0))
+    both = splits(GatedNeurons(data, vectors, patterns, hidden), smoothed=approximate)
     outputs = np.repeat(network.W2, 2, axis=0) * np.tile([1.0, -1.0], network.width)[:, None]
-    stretch = max(
-        (float(np.linalg.norm(p, axis=0).max()) / _length(hidden[:, j]) for j, p in enumerate(parts)),
-        default=1.0,
-    )
+    lengths = np.repeat(np.linalg.norm(hidden, axis=0), 2)
+    longest = np.linalg.norm(both, axis=0)[lengths > 0.0] / lengths[lengths > 0.0]
+    stretch = float(np.max(longest)) if longest.size else 1.0
     return _refitted(network, samples, data, both, outputs, training, stretch)
 
 
@@ -130,66 +131,6 @@ def _patterns(network: Network, samples: Float64Array) -> tuple[Float64Array, ND
     return vectors, _arrays.with_ones(samples, bias) @ vectors >= 0.0, bias
 
 
-def _length(vector: Float64Array) -> float:
-    return float(np.linalg.norm(vector)) or 1.0
-
-
-def _decomposed(
-    X: Float64Array,
-    cones: PatternCones,
-    gate: Float64Array,
-    pattern: NDArray[np.bool_],
-    u: Float64Array,
-    column: int,
-) -> Float64Array:
-    """The columns v and w (d, 2) in the cone of ``pattern`` with v - w = u and least ||v|| + ||w||."""
-    length = float(np.linalg.norm(u))
-    if length == 0.0:
-        return np.zeros((u.size, 2))
-    live = X.any(axis=1)
-    signed = np.where(pattern, 1.0, -1.0)[live, None] * (X[live] / np.linalg.norm(X[live], axis=1)[:, None])
-    if np.all(signed @ u >= 0.0):
-        return np.stack([u, np.zeros(u.size)], axis=1)
-    if np.all(signed @ u <= 0.0):
-        return np.stack([np.zeros(u.size), -u], axis=1)
-    inner = _interior(signed, gate, column)
-    w = cp.Variable(u.size)
-    unit = u / length
-    problem = cp.Problem(
-        cp.Minimize(cp.norm(unit + w) + cp.norm(w)), [signed @ w >= np.maximum(-(signed @ unit), 0.0)]
-    )
-    problem.solve(solver=cp.CLARABEL)
-    if w.value is None:
-        raise cp.SolverError(f"Clarabel found no decomposition of neuron {column} ({problem.status}).")
-    pair = length * np.stack([unit + w.value, w.value], axis=1)
-    # Both parts move by the same small multiple of an interior point: v - w stays u.
-    move = float(np.max(-(signed @ pair) / (signed @ inner)[:, None], initial=0.0))
-    if move * float(np.linalg.norm(inner)) <= _SMALL * length:
-        return pair + (1.0 + 1e-9) * move * inner[:, None]
-    index = np.array([column, column])
-    return np.asarray(cones.project(pair, index).points)
-
-
-def _interior(signed: Float64Array, gate: Float64Array, column: int) -> Float64Array:
-    """A point with ``signed @ point`` > 0: the gate itself, unless it passes through a sample."""
-    if gate.size == signed.shape[1] and np.min(signed @ gate) > _INTERIOR * np.linalg.norm(gate):
-        return gate
-    d = signed.shape[1]
-    widest = scipy.optimize.linprog(
-        np.append(np.zeros(d), -1.0),
-        A_ub=np.hstack([-signed, np.ones((signed.shape[0], 1))]),
-        b_ub=np.zeros(signed.shape[0]),
-        bounds=[(-1.0, 1.0)] * d + [(0.0, 1.0)],
-        method="highs",
-    )
-    if widest.x is None or widest.x[-1] <= 1e-9:
-        raise ValueError(
-            f"network's gate {column} passes through a sample, and no weights around it have its pattern, so "
-            "its neuron cannot be decomposed; make the gates with sample_gates or gates_from_vectors."
-        )
-    return np.asarray(widest.x[:-1], dtype=np.float64)
-
-
 def _refitted(
     network: Network,
     samples: Float64Array,
@@ -222,6 +163,7 @@ def _refitted(
             s for s, candidate in zip(scored, candidates, strict=True) if candidate.width == 0
         ),
         stretch=stretch,
+        deviation=float(np.max(np.abs(raw.predict(samples) - network.predict(samples)), initial=0.0)),
     )
     return Network(best.W1, best.W2, best.b1, best.b2, info=report)
 

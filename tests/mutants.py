@@ -51,6 +51,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     f"{SOLVERS}/active_sets.py": _CONES,
     f"{MODELS}/recovery.py": _RECOVERY,
     f"{MODELS}/cone_decomposition.py": _RECOVERY,
+    f"{MODELS}/cone_splits.py": ("test_cone_splits.py", *_RECOVERY),
     f"{MODELS}/pruning.py": _RECOVERY,
     f"{MODELS}/gates.py": ("test_gates.py", "test_bad_input.py"),
 }

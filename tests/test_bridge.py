@@ -44,6 +44,10 @@ def test_the_relu_optimum_is_between_gated_and_decomposed(name: str, kinds: dict
         assert point.relu_upper - point.relu_lower <= 1e-5 * point.relu_upper
         assert point.relu_lower <= point.decomposed * (1.0 + 1e-9)
         assert point.decomposed <= min(point.raw, point.zero) * (1.0 + 1e-9)
+        assert point.relu_lower <= point.approximate * (1.0 + 1e-9)
+        assert point.approximate <= min(point.approximate_raw, point.zero) * (1.0 + 1e-9)
+        assert point.raw <= point.approximate_raw * (1.0 + 1e-6) <= 1.5 * point.raw
+        assert point.approximate <= 1.1 * point.decomposed
         assert 0.0 <= point.gap <= 1.0
     assert points[0].gated < points[1].gated < points[2].gated
     if name == "plain" and not kinds:  # with every pattern p* is the optimum over all networks
