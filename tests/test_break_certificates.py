@@ -258,6 +258,21 @@ def test_a_dual_point_may_stand_alone() -> None:
     assert certificate(problem, found.dual_point).dual == pytest.approx(found.dual, rel=1e-12)
 
 
+def test_a_quadratic_form_may_vanish() -> None:
+    """CVXPY then evaluates it to rounding, of either sign: no reason to refuse the certificate."""
+    rng = np.random.default_rng(0)
+    X, y, root = rng.standard_normal((6, 6)), rng.standard_normal(6), rng.standard_normal((6, 2))
+    w = cp.Variable(6)
+    problem = cp.Problem(cp.Minimize(cp.quad_form(X @ w - y, cp.psd_wrap(root @ root.T))))
+    for scale in 10.0 ** np.arange(-3.0, 4.0):
+        off = rng.standard_normal(6)
+        off -= root @ np.linalg.lstsq(root, off, rcond=None)[0]
+        w.value = np.linalg.solve(X, y + scale * off)
+        found = certificate(problem)
+        assert found.gap is not None
+        assert abs(found.primal) + found.gap <= 1e-12
+
+
 def test_programs_without_a_loss() -> None:
     x = cp.Variable(3)
     problem: Any = cp.Problem(cp.Maximize(cp.sum(x)), [x <= 1.0])
