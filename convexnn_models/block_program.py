@@ -21,7 +21,7 @@ from convexnn_models.pruning import pruning_factors
 from convexnn_models.training_task import TrainingTask
 from convexnn_solvers.atoms import gated, pattern_slack
 from convexnn_solvers.cones import PatternCones
-from convexnn_solvers.interface import Auto
+from convexnn_solvers.solver_classes import Auto
 
 Rows = NDArray[np.intp]
 

@@ -27,7 +27,7 @@ from convexnn_models.losses import LossFunction
 from convexnn_models.recovery import recover_two_layer
 from convexnn_models.relu import relu
 from convexnn_solvers.certificate import certificate
-from convexnn_solvers.interface import Auto
+from convexnn_solvers.solver_classes import Auto
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from convexnn_solvers.compare import Contestant as Contestant
 from convexnn_solvers.compare import compare as compare
 from convexnn_solvers.compiler import UnsupportedProblem as UnsupportedProblem
 from convexnn_solvers.composite import DualPoint as DualPoint
-from convexnn_solvers.interface import ADMM as ADMM
-from convexnn_solvers.interface import RFISTA as RFISTA
-from convexnn_solvers.interface import AugmentedLagrangian as AugmentedLagrangian
-from convexnn_solvers.interface import Auto as Auto
-from convexnn_solvers.interface import BlockDescent as BlockDescent
-from convexnn_solvers.interface import SemismoothNewton as SemismoothNewton
 from convexnn_solvers.result import Progress as Progress
+from convexnn_solvers.solver_classes import ADMM as ADMM
+from convexnn_solvers.solver_classes import RFISTA as RFISTA
+from convexnn_solvers.solver_classes import AugmentedLagrangian as AugmentedLagrangian
+from convexnn_solvers.solver_classes import Auto as Auto
+from convexnn_solvers.solver_classes import BlockDescent as BlockDescent
+from convexnn_solvers.solver_classes import SemismoothNewton as SemismoothNewton
 from convexnn_solvers.status import Status as Status

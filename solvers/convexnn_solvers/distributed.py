@@ -45,7 +45,7 @@ _DIVIDED = ("state.x", "state.y", "watch.point", "watch.previous")
 class GateParallel(CompositeSolver):
     """R-FISTA over all processes of a job; every process calls ``solve`` on the same problem.
 
-    Takes what :class:`~convexnn_solvers.interface.RFISTA` takes, with one column of weights per gate in every
+    Takes what :class:`RFISTA` takes, with one column of weights per gate in every
     variable. Afterwards every process holds the whole solution and the certificate of the whole problem.
     A checkpoint is one file, written by the first process, from which any number of processes (or
     ``RFISTA`` in one) can go on.
@@ -56,7 +56,7 @@ class GateParallel(CompositeSolver):
         Seconds without an answer after which a process counts as lost; one that dies is noticed at once.
         Every other process then ends with :class:`RankLost`.
     **options
-        As for :class:`~convexnn_solvers.interface.RFISTA`. ``verbose`` prints, and ``callback`` is called, in
+        As for :class:`RFISTA`. ``verbose`` prints, and ``callback`` is called, in
         the first process only; ``device="cuda"`` is the process's own device (``LOCAL_RANK``).
 
     Raises ImportError without torch and RuntimeError outside a job.

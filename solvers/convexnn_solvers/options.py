@@ -17,7 +17,7 @@ from convexnn_solvers.result import Progress
 
 @dataclass(frozen=True)
 class Options:
-    """Validated options; see :class:`convexnn_solvers.interface.RFISTA` for what they mean."""
+    """Validated options; see :class:`convexnn_solvers.solver_classes.RFISTA` for what they mean."""
 
     tol: float = 1e-4
     max_iter: int = 100_000

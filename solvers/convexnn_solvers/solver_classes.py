@@ -1,0 +1,179 @@
+"""The solvers that users name. What each does is in its engine's module, imported by the first solve.
+
+Importing this module opens CVXPY's doors to all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from convexnn_solvers.composite import Composite, DualPoint
+from convexnn_solvers.doors import hang_natural_door, open_public_doors
+from convexnn_solvers.interface import CompositeSolver, solver_chain
+from convexnn_solvers.options import Options
+
+if TYPE_CHECKING:
+    from convexnn_solvers.auto import Engine
+    from convexnn_solvers.iterate import Method
+
+
+class RFISTA(CompositeSolver):
+    """Accelerated proximal gradient (R-FISTA) for problems without constraints.
+
+    Smooth losses of affine expressions (squares, Huber, logistic, ...) plus group or l1 norms of variables,
+    with bounds on variables where the proximal map allows; never forms a matrix. Stops when the
+    *certified* relative gap is at most ``tol``.
+
+    Parameters
+    ----------
+    tol : float
+        Relative certified gap, ``(primal - dual) / max(|primal|, |dual|)``.
+    max_iter : int
+        Iterations; reaching it is status ``user_limit`` with the best certified point.
+    time_limit : float or None
+        Seconds from the call on, compilation included; the same status.
+    device, dtype, backend : str
+        ``"cpu"`` or ``"cuda"``, ``"float64"`` or ``"float32"``, ``None``, ``"numpy"`` or ``"torch"``. The
+        certificate is computed in float64 on the CPU whatever these say.
+    memory : int, float or None
+        What ADMM may take on its device: bytes, or (a float up to 1.0) a share of what is free; None is 0.8
+        of it. The other methods do not read it.
+    verbose : bool
+        Print one line per certificate.
+    callback : callable or None
+        Called with a :class:`~convexnn_solvers.result.Progress` after each certificate; returning True stops.
+    checkpoint : path or None
+        A file of arrays to write every ``checkpoint_interval`` seconds (60), and when the solve ends or is
+        interrupted by Ctrl-C.
+    resume : bool
+        Go on from ``checkpoint``, if there is one: with the same iterates and history as if nothing had
+        happened (``SemismoothNewton``: from the best point). That of another problem is refused.
+
+    All of them may also be given to ``problem.solve``. Raises TypeError or ValueError for a bad option.
+    """
+
+    def method(self, composite: Composite, multipliers: DualPoint, options: Options) -> Method[Any]:
+        """R-FISTA; refuses constraints by name."""
+        from convexnn_solvers.rfista import rfista_method
+
+        return rfista_method(composite)
+
+
+class AugmentedLagrangian(CompositeSolver):
+    """Augmented Lagrangian method on top of R-FISTA: constraints, and losses without a gradient.
+
+    Takes what :class:`RFISTA` takes, and besides: absolute values, hinges, quantile losses, norms and maxima
+    of affine expressions; any number of penalties on a variable; linear, second-order and semidefinite
+    constraints, and bounds on single norms, maxima, absolute values and (sums of) squares. Pattern cones
+    (the constraints of ReLU networks) are projected on exactly inside the proximal map; all else goes
+    through multipliers. An infeasible problem ends with its proof as dual values. Options as for
+    :class:`RFISTA`.
+    """
+
+    def method(self, composite: Composite, multipliers: DualPoint, options: Options) -> Method[Any]:
+        """The augmented Lagrangian, started from these multipliers."""
+        from convexnn_solvers.augmented_lagrangian import augmented_lagrangian_method
+
+        on_cpu = str(composite.backend.device) == "cpu"
+        return augmented_lagrangian_method(composite, project_cones=on_cpu, warm=multipliers)
+
+
+class SemismoothNewton(CompositeSolver):
+    """Semismooth Newton on the dual: the fastest way to a small certified gap for gated and ReLU networks.
+
+    Takes one squared, Huber or logistic loss of a gated prediction, a group norm of every weight variable
+    (shared by the outputs or per output), pattern cones on all of them or on none, and a free output bias;
+    every other problem is refused by name. Tens of steps, each with a Newton system of the size of the
+    samples or of the active weights. Works in float64 on the CPU. Options as for :class:`RFISTA`;
+    ``max_iter`` counts Newton steps.
+    """
+
+    def method(self, composite: Composite, multipliers: DualPoint, options: Options) -> Method[Any]:
+        """The method; refuses by name what is not a gated program."""
+        from convexnn_solvers.gated_structure import gated_structure
+        from convexnn_solvers.semismooth_newton import semismooth_newton_method
+
+        return semismooth_newton_method(gated_structure(composite), options.tol)
+
+
+class BlockDescent(CompositeSolver):
+    """Exact block coordinate descent on working sets: the fastest for gated networks at large regularisation.
+
+    Takes what :class:`SemismoothNewton` takes, with a squared or Huber loss and without cones. From about a
+    tenth of the regularisation where the zero network is optimal it overtakes Newton's method; far below
+    it stalls, and says so. Works in float64 on the CPU. Options as for :class:`RFISTA`; ``max_iter`` counts
+    cycles of six sweeps.
+    """
+
+    def method(self, composite: Composite, multipliers: DualPoint, options: Options) -> Method[Any]:
+        """The method; refuses by name what is not such a gated program."""
+        from convexnn_solvers.block_descent import block_descent_method
+        from convexnn_solvers.gated_structure import gated_structure
+
+        return block_descent_method(gated_structure(composite), options.tol)
+
+
+class ADMM(CompositeSolver):
+    """ADMM with an exact step on the weights: for gated networks in float32, on a GPU, or with many outputs.
+
+    Takes one squared, Huber or logistic loss of a gated prediction, a group norm of every weight variable
+    (shared by the outputs or per output) and a free output bias; pattern cones and every other problem are
+    refused by name. One n x n matrix is factored for all gates and outputs together, so that a step costs
+    two products with the features; refused with the bytes that it would need where that matrix does not
+    fit into ``memory``. Works in float64 and float32, with NumPy and torch, ``device="cuda"`` included.
+    Options as for :class:`RFISTA`; ``max_iter`` counts iterations.
+    """
+
+    def engines(
+        self,
+        composite: Composite,
+        exact: Composite,
+        multipliers: DualPoint,
+        options: Options,
+    ) -> Iterator[Engine]:
+        """The method alone; refuses by name what is not a gated program without cones."""
+        from convexnn_solvers.admm import admm_method
+        from convexnn_solvers.auto import Engine
+        from convexnn_solvers.gated_structure import gated_structure
+
+        method = admm_method(composite, gated_structure(exact), options.tol, options.memory)
+        return iter([Engine(self.name(), "asked for by name", lambda: method)])
+
+
+class Auto(CompositeSolver):
+    """The engine that fits the problem, and another one when it gets stuck.
+
+    Block descent for gated programs at large regularisation, ADMM with several outputs, many samples, small
+    regularisation, in float32 or on a GPU, semismooth Newton for other gated and for ReLU programs; where
+    the samples' Gram matrix cannot be factored R-FISTA, or the augmented Lagrangian with constraints.
+    ``extra_stats["engines"]`` lists who ran, why, and how it ended. Options as for :class:`RFISTA`.
+    """
+
+    def engines(
+        self,
+        composite: Composite,
+        exact: Composite,
+        multipliers: DualPoint,
+        options: Options,
+    ) -> Iterator[Engine]:
+        """The engines of :mod:`convexnn_solvers.auto`."""
+        from convexnn_solvers.auto import engines
+
+        return engines(composite, exact, multipliers, options)
+
+
+_SOLVERS: tuple[type[CompositeSolver], ...] = (
+    Auto,
+    RFISTA,
+    AugmentedLagrangian,
+    SemismoothNewton,
+    BlockDescent,
+    ADMM,
+)
+
+_chain = partial(solver_chain, _SOLVERS)
+
+hang_natural_door(_chain)
+open_public_doors([cls.__name__ for cls in _SOLVERS], _chain)
