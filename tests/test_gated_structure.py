@@ -93,6 +93,7 @@ REFUSED: dict[str, tuple[Callable[[], tuple[Any, list[Any]]], str]] = {
         lambda: (cp.sum_squares(cp.multiply(np.arange(1.0, 21.0), gated(X, D, V) - y)) + group_norms(V), []),
         "depends on V in another way",
     ),
+    "no loss": (lambda: (group_norms(V), [V >= 1.0]), "0 losses"),
     "two losses": (
         lambda: (squares(gated(X, D, V)) + logistic(gated(X, D, V)) + group_norms(V), []),
         "2 losses",

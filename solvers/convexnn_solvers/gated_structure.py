@@ -162,6 +162,8 @@ def _the_loss(composite: Composite) -> LossTerm:
 
 def the_gates(composite: Composite) -> GatedOperator:
     """The gated map in the first loss; refuses a loss without one."""
+    if not composite.losses:
+        raise refusal("the objective has 0 losses")
     affine = composite.affine
     operators = affine.select((0,)).operators if isinstance(affine, TapeMap) else ()
     found = [operator for operator in operators if isinstance(operator, GatedOperator)]
