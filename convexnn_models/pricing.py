@@ -5,8 +5,9 @@ For the residual ``theta`` of a convex program with regularisation ``reg``, a ga
 of the network. Scaling theta by reg over an *upper bound* of the maximum gives a lower bound for every
 network. All bounds here are rigorous and safe in floating point:
 
-* :func:`relaxed_price`: local ascent and a relaxation, a fraction of a second for any size;
-* :func:`price`: branch and bound, to a tolerance or as far as the time allows;
+* :func:`relaxed_price`: local ascent and a relaxation, in time proportional to n for large n;
+* :func:`price`: branch and bound, to a tolerance or as far as the time allows; `benchmarks/pricing_bounds.py`
+  times it beside a mixed-integer program;
 * :func:`enumerated_price`: all activation patterns one by one, where they can be listed.
 
 For several outputs (W has c columns) the maximum of the norm is at most the root of the sum of the squared
@@ -35,7 +36,8 @@ from convexnn_solvers.cones import PatternCones
 _EPS = float(np.finfo(np.float64).eps)
 #: Up to this rank of X cones of directions are the faster branch and bound, beyond it signs of samples.
 CONE_SEARCH_RANK = 4
-_STARTS = 200  # of the local ascent
+_STARTS = 200  # of the local ascent ...
+_START_ENTRIES, _FEW_STARTS = 1_000_000, 10  # ... and of the relaxation, whose cost shall follow n alone
 # Up to so many cones, and products of cones with samples, are as fast as the relaxation of the signs, and
 # from so many on they are tighter.
 _QUICK_CONES, _QUICK_ENTRIES, _FEW_CONES = 2000, 20_000_000, 200
@@ -95,15 +97,18 @@ def price(
 
 
 def relaxed_price(X: Any, theta: Any, *, seed: int = 0) -> Price:
-    """The same bracket from local ascent and a relaxation: quick for any size, and less tight.
+    """The same bracket from local ascent and a relaxation: quick, and less tight.
 
-    Up to rank CONE_SEARCH_RANK, unless n is large, it is that of a few thousand cones, which often is exact.
+    Its time is proportional to the number of samples where that is large, for the ascent then has fewer
+    starts. Up to rank CONE_SEARCH_RANK, unless n is large, the relaxation is that of a few thousand cones,
+    which often is exact.
     """
     data = _Given.of(X, theta).X
+    starts = int(np.clip(_START_ENTRIES // len(data), _FEW_STARTS, _STARTS))
     cones = min(_QUICK_CONES, _QUICK_ENTRIES // data.size)
     if cones >= _FEW_CONES and _RowSpace.of(data).rank <= CONE_SEARCH_RANK:
-        return _priced(X, theta, Goal(max_nodes=cones), seed, ConeSearch)
-    return _priced(X, theta, Goal(max_nodes=0), seed, SignSearch)
+        return _priced(X, theta, Goal(max_nodes=cones), seed, ConeSearch, starts)
+    return _priced(X, theta, Goal(max_nodes=0), seed, SignSearch, starts)
 
 
 def enumerated_price(
@@ -184,14 +189,16 @@ def local_maxima(
     return values[order], points[:, order]
 
 
-def _priced(X: Any, theta: Any, limits: Goal, seed: int, search: _MakeSearch | None = None) -> Price:
+def _priced(
+    X: Any, theta: Any, limits: Goal, seed: int, search: _MakeSearch | None = None, starts: int = _STARTS
+) -> Price:
     given = _Given.of(X, theta)
     goal = replace(limits, floor=limits.floor / given.unit, enough=limits.enough / given.unit)
     data, weights = _merged(given.X, given.theta)
     c = weights.shape[1]
     space = _RowSpace.of(data)
     chosen = search or (ConeSearch if space.rank <= CONE_SEARCH_RANK else SignSearch)
-    values, points = local_maxima(space.coordinates, weights, seed=seed)
+    values, points = local_maxima(space.coordinates, weights, starts=starts, seed=seed)
     lower, witness = float(values[0]), points[:, 0]
     finished, uppers = True, []
     for k in range(c):
@@ -201,8 +208,9 @@ def _priced(X: Any, theta: Any, limits: Goal, seed: int, search: _MakeSearch | N
             enough=goal.enough if c == 1 else np.inf,
             time_limit=goal.time_limit - goal.seconds_left * (c - k - 1) / (c - k),
         )
-        starts = points if c == 1 else local_maxima(space.coordinates, weights[:, k], seed=seed)[1]
-        found = _both_signs(space.coordinates, weights[:, k], starts, share, chosen)
+        if c > 1:
+            points = local_maxima(space.coordinates, weights[:, k], starts=starts, seed=seed)[1]
+        found = _both_signs(space.coordinates, weights[:, k], points, share, chosen)
         finished = finished and found.finished
         rounding = 4.0 * _EPS * _scale(given.X, given.theta[:, k])
         uppers.append(found.upper + space.missing * float(np.linalg.norm(weights[:, k])) + rounding)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import convexnn_models as cnn
-from benchmarks import enumeration_cost, global_reach
+from benchmarks import enumeration_cost, global_reach, pricing_bounds
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -32,6 +32,21 @@ def test_enumeration_counts_what_it_times(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     enumeration_cost.plot({"generic": rows}, tmp_path / "new" / "cost.png")
     assert (tmp_path / "new" / "cost.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_both_upper_bounds_of_the_price_are_above_what_enumeration_finds() -> None:
+    rng = np.random.default_rng(4)
+    for n, d in ((12, 2), (8, 3)):
+        X, theta = rng.standard_normal((n, d)), rng.standard_normal(n)
+        exact = cnn.enumerated_price(X, theta)
+        found = pricing_bounds.integer_bound(X, theta, exact.upper * 1.01, 20.0)
+        assert exact.lower * (1.0 - 1e-6) <= found.upper <= exact.upper * 1.01
+        early = pricing_bounds.integer_bound(X, theta, 0.0, 0.0)
+        assert early.upper >= exact.lower
+    row = pricing_bounds.compared(12, 2, 20.0, 1e-2)
+    assert 0.0 <= row.ours.excess(row.lower) <= 1e-2
+    assert -1e-6 <= row.program.excess(row.lower) <= 1e-2
+    assert len(str(row).split()) == len(["n", "d", "excess", "seconds", "excess", "seconds"])
 
 
 def test_sampled_optima_are_above_the_global_one_and_the_page_says_by_how_much(tmp_path: Path) -> None:
