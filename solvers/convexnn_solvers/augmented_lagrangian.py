@@ -34,9 +34,8 @@ from convexnn_solvers.curvature import (
     loss_hessian,
     positive_scales,
 )
-from convexnn_solvers.envelope import Envelope, Indicator, Split
+from convexnn_solvers.envelope import Envelope
 from convexnn_solvers.iterate import Candidate
-from convexnn_solvers.nonsmooth_losses import Nonsmooth
 from convexnn_solvers.output_selection import selected
 from convexnn_solvers.proximal import ConeProjector, ProximalMap, projectable_cones, proximal_map
 from convexnn_solvers.recession import excludes_every_point
@@ -49,6 +48,7 @@ from convexnn_solvers.rfista import (
     packed_descent,
     unpacked_descent,
 )
+from convexnn_solvers.split_terms import SplitTerm, split_terms
 from convexnn_solvers.status import Status
 
 Multipliers = tuple[Array, ...]
@@ -65,7 +65,6 @@ _PROGRESS = 0.5
 _STAGNATION = 0.9
 # Slow progress lets delta grow, as long as violations dominate; unsolved inner problems let it shrink.
 _DELTA_FACTOR = 2.0
-_ROW_PROBES = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,19 +87,6 @@ class Outer:
     share: float = _INNER
     infeasible: bool = False
     evidence: Multipliers = ()
-
-
-@dataclass(frozen=True, eq=False)
-class SplitTerm:
-    """A term with a copy of its argument: the loss or the constraint at ``position``, and its row factors."""
-
-    term: Split
-    weight: Array
-    constraint: bool
-    position: int
-    shape: tuple[int, ...]
-    text: str
-    rows: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -337,7 +323,7 @@ def augmented_lagrangian_method(
         losses=tuple(composite.losses[k] for k in gentle),
         constraints=(),
     )
-    splits = _split_terms(composite, base, sharp, positions)
+    splits = split_terms(composite, base, sharp, positions)
     losses, squares = loss_hessian(base), _row_hessian(len(gentle), [split.rows for split in splits])
     alone, constrained = curvature_alone(base, losses), [0.0] * len(base.variables)
     if splits:
@@ -357,43 +343,6 @@ def augmented_lagrangian_method(
         row_curvature=largest_curvature(base, squares, scales, every) if splits else 0.0,
         warm=warm if isinstance(warm, DualPoint) else DualPoint((), tuple(warm)),
     )
-
-
-def _split_terms(
-    composite: Composite, base: Composite, sharp: Sequence[int], positions: Sequence[int]
-) -> tuple[SplitTerm, ...]:
-    """The losses at ``sharp`` and the constraints at ``positions``, in the order of ``base``'s outputs."""
-    backend, splits = composite.backend, []
-    factors = _row_factors(base, len(base.losses))
-    for k, rows in zip(sharp, factors, strict=False):
-        term = composite.losses[k]
-        assert isinstance(term.loss, Nonsmooth)
-        even = backend.asarray(term.loss.even(rows))
-        splits.append(SplitTerm(term.loss, term.weight, False, k, rows.shape, term.text, even))
-    one = backend.asarray(np.asarray(1.0))
-    for m, rows in zip(positions, factors[len(sharp) :], strict=True):
-        constraint = composite.constraints[m]
-        even = backend.asarray(constraint.cone.even(rows))
-        indicator = Indicator(constraint.cone)
-        splits.append(SplitTerm(indicator, one, True, m, rows.shape, constraint.text, even))
-    return tuple(splits)
-
-
-def _row_factors(base: Composite, count: int) -> tuple[Float64Array, ...]:
-    """One over the norm of every split term's row, estimated by random signs, as powers of two."""
-    backend, rng = base.backend, np.random.default_rng(0)
-    zeros = base.affine.linear(base.zeros())[count:]
-    squares = [np.zeros(tuple(q.shape)) for q in zeros]
-    for _ in range(_ROW_PROBES if squares else 0):
-        signs = tuple(backend.asarray(rng.choice([-1.0, 1.0], v.shape)) for v in base.variables)
-        for total, q in zip(squares, base.affine.linear(signs)[count:], strict=True):
-            total += backend.to_numpy(q) ** 2
-    return tuple(_inverse_power_of_two(np.sqrt(s / _ROW_PROBES)) for s in squares)
-
-
-def _inverse_power_of_two(norms: Float64Array) -> Float64Array:
-    exponents = np.rint(np.log2(np.where(norms > 0.0, norms, 1.0)))
-    return np.asarray(np.exp2(-exponents))
 
 
 def _row_hessian(count: int, rows: Sequence[Array]) -> OutputHessian:
