@@ -7,7 +7,7 @@ from typing import Any
 import cvxpy as cp
 import pytest
 
-from convexnn_solvers import RFISTA, AugmentedLagrangian
+from convexnn_solvers import RFISTA, AugmentedLagrangian, Auto, certificate
 
 _V = cp.Variable(3)
 _W = cp.Variable(2)
@@ -39,3 +39,16 @@ def test_a_descent_from_no_feasible_point_is_infeasible() -> None:
     problem = cp.Problem(cp.Minimize(cp.sum(_W)), [_V >= 1, _V <= 0])
     problem.solve(solver=AugmentedLagrangian(), warm_start=False)
     assert problem.status == cp.INFEASIBLE
+
+
+@pytest.mark.parametrize("solver", [AugmentedLagrangian(), Auto()], ids=repr)
+@pytest.mark.parametrize("unit", [1.0, 1e-4, 1e-8, 1e-12])
+@pytest.mark.parametrize("objective", [cp.abs, cp.square])
+def test_a_constraint_in_small_units_is_a_constraint(objective: Any, unit: float, solver: Any) -> None:
+    x = cp.Variable()
+    problem = cp.Problem(cp.Minimize(objective(x)), [unit * x >= 10.0 * unit])
+    x.value = 0.0
+    assert certificate(problem).gap is None
+    problem.solve(solver=solver)
+    assert problem.status == cp.OPTIMAL
+    assert float(x.value) == pytest.approx(10.0, rel=1e-4)

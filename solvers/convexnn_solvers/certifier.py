@@ -17,8 +17,10 @@ from convexnn_solvers.constraint_cones import ZERO
 from convexnn_solvers.dual_bounds import Bound, DualBounds
 from convexnn_solvers.free_variables import Arrays
 
-# A violation up to this, relative to 1 + the size of the constraint, still counts as feasible.
+# A violation up to this, relative to 1 + the size of the constraint, still counts as feasible; instead of 1
+# the size of the constraint's data counts where that is smaller, found by so many random points.
 _FEASIBLE = 1e-6
+_PROBES = 4
 # Rounding in the constraints of a repaired point is not worth a word.
 _SILENT = 1e-12
 
@@ -69,6 +71,7 @@ class Certifier:
             raise ValueError("a Certifier needs a composite on the NumPy backend in float64.")
         self.composite = composite
         self._bounds = DualBounds(composite)
+        self._units = _units(composite)
 
     def repair(self, x: Point) -> Arrays:
         """``x`` with every pattern-cone block projected on its cone and bounded variables clipped."""
@@ -98,7 +101,7 @@ class Certifier:
         bound = self._bounds.best(directions, thorough)
         if left > allowed:
             notes.append(f"no upper bound: the point violates {text} by {left:.1e}")
-        elif left > _SILENT * (1.0 + allowed / _FEASIBLE) and bound is not None:
+        elif left > 2.0 * _SILENT * (allowed / _FEASIBLE) and bound is not None:
             notes.append(f"up to the violation of {text} by {left:.1e}")
         if bound is None:
             notes.append(self._obstacle())
@@ -167,10 +170,11 @@ class Certifier:
         """Of each constraint and bound the violation, what may pass as rounding there, and its name."""
         found: list[tuple[float, float, str]] = []
         composite = self.composite
-        for term, output in zip(composite.constraints, outputs[len(composite.losses) :], strict=True):
+        slacks = outputs[len(composite.losses) :]
+        for term, output, unit in zip(composite.constraints, slacks, self._units, strict=True):
             value = np.asarray(output, dtype=np.float64)
             scale = 0.0 if term.cone == ZERO else float(np.max(np.abs(value), initial=0.0))
-            found.append((abs(term.cone.violation(value)), _FEASIBLE * (1.0 + scale), term.text))
+            found.append((abs(term.cone.violation(value)), _FEASIBLE * (unit + scale), term.text))
         for value, block in zip(x, composite.variables, strict=True):
             for limit, sign in ((block.lower, 1.0), (block.upper, -1.0)):
                 if limit is not None:
@@ -182,6 +186,21 @@ class Certifier:
         return self._bounds.obstacle or (
             "no lower bound: no dual candidate satisfies the condition of a variable without penalty"
         )
+
+
+def _units(composite: Composite) -> list[float]:
+    """Per constraint ``G x + e`` the size of e, or of G x for random signs x if larger; at most 1.
+
+    A constraint in small units, such as ``1e-8 x >= 1e-7``, would otherwise hold everywhere.
+    """
+    count, rng = len(composite.losses), np.random.default_rng(0)
+    offsets = composite.affine.forward(composite.zeros())[count:]
+    sizes = [float(np.max(np.abs(e), initial=0.0)) for e in offsets]
+    for _ in range(_PROBES if sizes else 0):
+        signs = tuple(rng.choice([-1.0, 1.0], block.shape) for block in composite.variables)
+        slopes = composite.affine.linear(signs)[count:]
+        sizes = [max(a, float(np.max(np.abs(q), initial=0.0))) for a, q in zip(sizes, slopes, strict=True)]
+    return [min(size, 1.0) if size > 0.0 else 1.0 for size in sizes]
 
 
 def _relative(gap: float, primal: float, dual: float) -> float:
