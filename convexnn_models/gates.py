@@ -126,7 +126,8 @@ def sample_gates(
                 found[key] = batch[column].copy(), bits[:, column].copy()
                 idle = 0
     if not found:
-        raise ValueError(f"X has no pattern that {draws} random gates could find off its ties; rescale X.")
+        remedy = "rescale X" if sampler == "gaussian" else "rescale X, or pass another sampler"
+        raise ValueError(f"X has no pattern that {draws} random gates could find off its ties; {remedy}.")
     size = len(found)
     description = f"the {size} sampled gates"
     if size < wanted:

@@ -165,3 +165,11 @@ X_OK = np.eye(4)
 def test_bad_arguments_are_named(call: Any, text: str) -> None:
     with pytest.raises(ValueError, match=text):
         call()
+
+
+def test_samples_that_a_sampler_cannot_tell_apart_are_its_fault_too() -> None:
+    """Differences of equal samples are zero, a gate through all of them; Gaussian ones are not."""
+    X = np.ones((5, 2))
+    with pytest.raises(ValueError, match="another sampler"):
+        cnn.sample_gates(X, 3, sampler="differences")
+    assert cnn.sample_gates(X, 3).patterns.shape == (5, 1)
