@@ -291,10 +291,10 @@ def test_limits_and_other_losses_are_honest() -> None:
     proof = cnn.parallel_linear_certificate(model)
     assert proof.relative_gap is not None
     assert -1e-12 <= proof.relative_gap <= 1e-5
-    model.problem(labels, 1e-2, loss="hinge").solve(solver=cp.CLARABEL)
+    hinge = model.problem(labels, 1e-2, loss="hinge").solve(solver=cp.CLARABEL)
     proof = cnn.parallel_linear_certificate(model)
-    assert proof.dual is None
-    assert "hinge" in proof.note
+    assert proof.dual is not None  # loose, because only the residual is known as a dual point
+    assert 0.0 < proof.dual <= hinge * (1.0 + 1e-9)
 
 
 X0, Y0 = np.ones((4, 2)), np.arange(4.0)

@@ -395,8 +395,8 @@ def test_reg_is_a_parameter_and_other_losses_solve() -> None:
     hinge = model.problem(y, 0.01, loss="hinge")
     hinge.solve(solver=cp.CLARABEL)
     proof = cnn.polynomial_certificate(model)
-    assert proof.dual is None
-    assert "hinge" in proof.note
+    assert proof.dual is not None  # loose, because only the residual is known as a dual point
+    assert 0.0 < proof.dual <= hinge.value * (1.0 + 1e-9)
     network = cnn.recover(model)
     assert network.objective(X, y, 0.01, loss="hinge") == pytest.approx(hinge.value, rel=1e-6)
 
