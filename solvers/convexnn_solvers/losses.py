@@ -31,7 +31,7 @@ class Loss(Protocol):
 
     @property
     def curvature(self) -> float:
-        """A Lipschitz constant of the gradient of ``f`` for weight one."""
+        """A Lipschitz constant of the gradient of ``f`` for weight one; where there is none, that at zero."""
         ...
 
     def value(self, q: Array, weight: Array, xp: Any) -> Array:
