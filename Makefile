@@ -2,7 +2,8 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN ?= $(VENV)/bin
-INSTALL = $(VENV)/bin/python -m pip install --quiet --constraint constraints.txt
+# Byte code is made when a module is first imported: compiling 2 GB of packages takes as long as fetching them.
+INSTALL = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 
 # Where optional larger data sets lie; tests that need them are skipped, with a reason, where they do not.
 export CONVEXNN_DATA ?= $(abspath ../shared/data)
@@ -19,7 +20,7 @@ lint: $(VENV)/dev.stamp  ## style, types, import direction
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/pyright --threads 2 --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
 format: $(VENV)/dev.stamp  ## apply what lint's style checks ask for
