@@ -27,7 +27,7 @@ format: $(VENV)/dev.stamp  ## apply what lint's style checks ask for
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Both go on where they were stopped; `make clean` or another --out starts anew.
+# They go on where they were stopped; `make clean` or another --out starts anew.
 bench: $(VENV)/bench.stamp  ## side by side with other packages: at most 45 minutes on 2 cores
 	$(BIN)/python -m benchmarks.run --lanes 2 --minutes 39 --out output/bench.json
 	$(BIN)/python -m benchmarks.report output/bench.json --folder benchmarks
@@ -42,8 +42,8 @@ growth: $(VENV)/demo.stamp  ## time and memory against samples, features and gat
 bench-out-of-core: $(VENV)/bench.stamp  ## 1 GB of features on disk, 600 MB of memory
 	$(BIN)/python -m benchmarks.out_of_core
 
-bench-polynomial: $(VENV)/demo.stamp  ## solve_polynomial beside Clarabel and SCS: at most 35 minutes
-	$(BIN)/python benchmarks/polynomial.py --widths 50 100 200 --samples 1000 --cap 300
+bench-polynomial: $(VENV)/demo.stamp  ## solve_polynomial beside Clarabel and SCS: about 35 minutes
+	$(BIN)/python -m benchmarks.polynomial --widths 50 100 200 --samples 1000 --cap 300 --report benchmarks/polynomial.md
 
 bench-mnist: $(VENV)/dev.stamp  ## 10 000 digits, 300 gates, 10 outputs beside SGD and Adam: minutes on 2 cores
 	$(BIN)/python examples/mnist.py --samples 10000 --gates 300 --reg 1e-3 --tol 0.1

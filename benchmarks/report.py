@@ -12,6 +12,7 @@ import numpy as np
 
 from benchmarks.cases import Case
 from benchmarks.contestants import contestants
+from benchmarks.machine import described
 from benchmarks.referee import TARGETS
 from benchmarks.results import OURS, Outcome, contradictions, defeats, outcomes, ratios
 
@@ -50,9 +51,7 @@ def _lines(content: dict[str, Any], by_target: dict[float, list[Outcome]]) -> It
     repeats = max((o.runs for o in by_target[TARGETS[0]]), default=0)
     yield "# Time to a certified gap\n"
     yield "Made by `python -m benchmarks.report` from the results of `python -m benchmarks.run`.\n"
-    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
-    yield f"{machine['processor']}, {machine['cores']} cores, {machine['system']}, Python "
-    yield f"{machine['python']}; {versions}.\n"
+    yield f"{described(machine)}\n"
     yield _METHOD.format(cap=cap, repeats=repeats)
     yield "![performance profile](profile.png) ![speed-up](speedup.png)\n"
     yield from _bars(by_target[TARGETS[-1]], cap)

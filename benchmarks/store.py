@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import threading
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from benchmarks.cases import Case
+from benchmarks.machine import machine
 from benchmarks.workers import Run
-
-_PACKAGES = (
-    *("convexnn", "cvxpy", "numpy", "scipy", "clarabel", "scs", "Mosek", "numba"),
-    *("pyscnn", "skglm", "celer"),
-)
 
 
 class Store:
@@ -50,28 +44,3 @@ class Store:
             draft = self.path.with_suffix(".part")
             draft.write_text(json.dumps(self.content, indent=0))
             os.replace(draft, self.path)
-
-
-def machine() -> dict[str, Any]:
-    """Where and with what the runs are made."""
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed"
-    return {
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "versions": versions,
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")

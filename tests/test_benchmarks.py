@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import growth
+from benchmarks import growth, polynomial
 from benchmarks.cases import Case, grid, instance
 from benchmarks.contestants import contestants
 from benchmarks.referee import TARGETS, Referee
@@ -204,3 +204,26 @@ def test_growth_measures_and_fits_exponents() -> None:
         assert row.gap is not None
         assert row.gap <= growth.TARGET
     assert growth.fitted(found, "samples")["seconds"] is not None
+
+
+def test_polynomial_runs_are_kept_and_a_time_out_makes_a_bound(tmp_path: Path) -> None:
+    settings = {"samples": 30, "reg": 1e-3, "cap": 60.0, "gap": 1e-6}
+    path = tmp_path / "p.json"
+    results = polynomial.Results(path, settings)
+    results.add({"width": 3, "solver": "SCS", "seconds": 60.0, "status": "ended at the cap"})
+    results.add(
+        {"width": 3, "solver": "CLARABEL", "seconds": 2.0, "value": 1.0, "gap": 1e-3, "status": "optimal"}
+    )
+    rows = list(polynomial.rows(polynomial.Results(path, settings), [3]))  # only our own is still to be run
+    assert [row["solver"] for row in rows] == list(polynomial.SOLVERS)
+    held = polynomial.Results(path, settings)
+    assert [row["solver"] for row in held.content["rows"]] == ["SCS", "CLARABEL", polynomial.OWN]
+    own, clarabel, scs = [held.cells(row) for row in rows]
+    assert own[6] == "yes"
+    assert own[3] == "1.0"
+    assert (scs[2], scs[6]) == (">=60.00", "no")
+    assert clarabel[3].startswith(">=")  # it ended by itself, but far from the optimum
+    held.write_report(tmp_path / "p.md")
+    assert (tmp_path / "p.md").read_text().count("| 3 |") == 3
+    with pytest.raises(ValueError, match="another file"):
+        polynomial.Results(path, {**settings, "cap": 5.0})

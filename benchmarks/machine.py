@@ -1,0 +1,46 @@
+"""Where and with what a benchmark ran: what every results file says first."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = (
+    *("convexnn", "cvxpy", "numpy", "scipy", "clarabel", "scs", "Mosek", "numba"),
+    *("pyscnn", "skglm", "celer"),
+)
+
+
+def machine() -> dict[str, Any]:
+    """Where and with what the runs are made."""
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def described(found: dict[str, Any]) -> str:
+    """One paragraph for a report."""
+    versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
+    place = f"{found['processor']}, {found['cores']} cores, {found['system']}"
+    return f"{place}, Python {found['python']}; {versions}."
