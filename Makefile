@@ -2,6 +2,7 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN ?= $(VENV)/bin
+WORKERS ?= 2
 # Byte code is made when a module is first imported: compiling 2 GB of packages takes as long as fetching them.
 INSTALL = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 
@@ -13,8 +14,9 @@ export CONVEXNN_DATA ?= $(abspath ../shared/data)
 demo: $(VENV)/demo.stamp  ## train on real data, certify, prune, compare solvers (output/)
 	$(BIN)/python examples/demo.py
 
-test: $(VENV)/dev.stamp  ## the whole suite with branch coverage
-	$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)
+# A thread each: two workers whose linear algebra takes both cores would wait for each other.
+test: $(VENV)/dev.stamp  ## the whole suite with branch coverage, in $(WORKERS) processes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --cov --cov-report=term $(PYTEST_ARGS)
 
 lint: $(VENV)/dev.stamp  ## style, types, import direction
 	$(BIN)/ruff check .

@@ -467,7 +467,7 @@ reg = cp.Parameter(nonneg=True, value=0.1)
 
 def measure(count):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = time.perf_counter()
+    start = time.process_time()
     variables = [cp.Variable((d, P)) for _ in range(count)]
     weights = variables[0] if count == 1 else variables[0] - variables[1]
     penalty = sum(cp.sum(cp.norm(U, 2, axis=0)) for U in variables)
@@ -475,9 +475,9 @@ def measure(count):
     loss = cp.sum_squares(gated(X, D, weights) - y) / (2 * n)
     program = compile_problem(cp.Problem(cp.Minimize(loss + reg * penalty), cones), backend)
     program.composite()
-    compiled = time.perf_counter()
+    compiled = time.process_time()
     program.composite()
-    refreshed = time.perf_counter()
+    refreshed = time.process_time()
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return compiled - start, refreshed - compiled, (after - before) / 1024
 

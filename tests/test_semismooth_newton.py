@@ -161,9 +161,9 @@ def test_awkward_data_are_solved(name: str, relu: bool, share: float) -> None:
 @pytest.mark.parametrize("relu", [False, True], ids=["gated", "relu"])
 @pytest.mark.parametrize("name", ["as it is", "repeated rows", "zero rows", "more features than samples"])
 def test_tiny_regularisation_ends_right_or_with_an_honest_gap(name: str, relu: bool, share: float) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     problem, judged, _ = _solve_awkward(name, relu, share)
-    assert time.perf_counter() - started < 15.0
+    assert time.process_time() - started < 15.0
     assert judged.relative_gap is not None
     assert judged.relative_gap >= -1e-12
     assert (problem.status == cp.OPTIMAL) == (judged.relative_gap <= 1e-6)
