@@ -190,6 +190,20 @@ def test_no_bound_passes_the_optimum(
     judged([])
 
 
+@pytest.mark.parametrize("group", [np.s_[:2], np.s_[1:], np.s_[2]], ids=str)
+def test_a_penalty_within_another_counts_where_it_sticks_out(group: Any) -> None:
+    """3 |x|_1 and a norm of some entries: the others had no condition, and x = 0 was called optimal."""
+    x, targets = cp.Variable(4), np.array([3.0, -2.0, 4.0, -5.0])
+    objective = cp.sum_squares(x - targets) / 2 + 3 * cp.norm1(x) + 0.2 * cp.norm(x[group])
+    problem = cp.Problem(cp.Minimize(objective))
+    value = optimum(problem)
+    for point in (np.zeros(4), targets, np.array([0.3, 1.0, -1.0, 0.5])):
+        x.value = point
+        found = certificate(problem)
+        assert found.dual is not None
+        assert found.dual <= value * (1.0 + 1e-9)
+
+
 @pytest.mark.parametrize("outputs", [1, 2])
 def test_targets_out_of_the_losses_reach_have_a_bound(outputs: int) -> None:
     """Huber with an output bias, every sample in the linear part: no curvature to refit the bias with."""

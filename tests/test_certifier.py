@@ -8,8 +8,11 @@ import cvxpy as cp
 import numpy as np
 import pytest
 
-from convexnn_solvers.certificate import Certificate, certificate
+from convexnn_solvers.backends import numpy_backend
+from convexnn_solvers.certificate import Certificate, Certifier, certificate
+from convexnn_solvers.compiler import compile_problem
 from convexnn_solvers.composite import DualPoint
+from convexnn_solvers.watch import Candidate, Limits, Watch
 
 
 def shrinkage(*constraints: Any, maximise: bool = False) -> tuple[Any, Any]:
@@ -80,13 +83,48 @@ def test_equalities_count_as_satisfied_up_to_a_millionth(error: float, note: str
     assert found.dual is not None
 
 
-@pytest.mark.parametrize(("outside", "bounded"), [(9e-6, True), (1.2e-5, False)])
-def test_what_an_inequality_may_miss_grows_with_its_numbers(outside: float, bounded: bool) -> None:
-    """``x <= (1, 10)`` at (1 + outside, 0): the slack 10 of the second row lets the first miss 1.1e-5."""
+@pytest.mark.parametrize("row", [0, 1])
+@pytest.mark.parametrize(("share", "bounded"), [(0.9, True), (1.2, False)])
+def test_what_an_inequality_may_miss_grows_with_its_numbers(row: int, share: float, bounded: bool) -> None:
+    """The first row of ``x <= (1, 10)`` may miss 2e-6 and the second 1.1e-5; neither helps the other."""
     problem, x = shrinkage(lambda x: x <= np.array([1.0, 10.0]))
-    found = at(problem, x, [1.0 + outside, 0.0])
+    outside = share * (2e-6, 1.1e-5)[row]
+    found = at(problem, x, [1.0 + (outside, 0.0)[row], (0.0, 10.0 + outside)[row]])
     assert found.max_violation == pytest.approx(outside, rel=1e-6)
     assert (found.gap is not None) == bounded
+
+
+@pytest.mark.parametrize("kind", ["equality", "inequality", "second-order", "semidefinite"])
+def test_a_row_in_small_units_is_not_lost_beside_others(kind: str) -> None:
+    """x = (10, 0) violates the second row of ``diag(1, 1e-8) x >= (10, 1e-7)`` as much as any point can."""
+    x = cp.Variable(2, name="x")
+    slack = np.diag([1.0, 1e-8]) @ x - np.array([10.0, 1e-7])
+    constraint: Any = {
+        "equality": slack == 0,
+        "inequality": slack >= 0,
+        "second-order": cp.SOC(slack, cp.Constant(np.zeros((1, 2)))),
+        "semidefinite": cp.bmat([[slack[1], 0.0], [0.0, slack[1]]]) >> 0,
+    }[kind]
+    problem = cp.Problem(cp.Minimize(cp.norm1(x)), [constraint])
+    wrong = at(problem, x, [10.0, 0.0])
+    assert wrong.gap is None
+    assert "no upper bound" in wrong.note
+    right = at(problem, x, [10.0, 10.0 * (1.0 + 1e-9)])
+    assert right.excess <= 1.0
+
+
+def test_without_a_bound_the_violated_row_in_small_units_counts() -> None:
+    """The lower of two points is the worse one, because nothing but its violation is small."""
+    x = cp.Variable(2, name="x")
+    problem = cp.Problem(cp.Minimize(cp.sum(x) + cp.sum_squares(x[0])), [1e-8 * x >= 1e-7])
+    judge = Certifier(compile_problem(problem, numpy_backend()).composite())
+    low, feasible = (np.zeros(2),), (np.full(2, 10.0),)
+    assert judge.certify(low).dual is None
+    for first, second in ((low, feasible), (feasible, low)):
+        watch = Watch(judge, Limits(), 1.0, "test", first)
+        watch.look(0, Candidate(first))
+        watch.look(1, Candidate(second))
+        np.testing.assert_array_equal(watch.point[0], feasible[0])
 
 
 def test_the_constraint_named_is_the_worst_for_its_size() -> None:

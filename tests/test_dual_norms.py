@@ -259,6 +259,25 @@ def test_several_penalties_share_what_there_is_to_take() -> None:
     assert DualNorms(plain((VariableBlock(0, (3,), "x"),), terms[:1])).homogeneous
 
 
+def test_what_no_outer_penalty_reaches_has_its_own_condition() -> None:
+    """l1 of weight 1 on (3, -1, 4), a group norm of weight 2 around the first two: 4 and hypot(2, 0) / 2."""
+    terms = (
+        term(AbsoluteValue(), 1.0),
+        replace(term(GroupNorm(None), 2.0), view=lambda v: v[:2], unview=lambda v: np.append(v, 0.0)),
+    )
+    norms = DualNorms(plain((VariableBlock(0, (3,), "x"),), terms))
+    assert norms.ratio((np.array([3.0, -1.0, 4.0]),), (None,)) == 4.0
+    assert norms.ratio((np.array([7.0, -1.0, 0.5]),), (None,)) == 3.0
+    assert not norms.homogeneous
+
+
+def test_inner_penalties_take_nothing_from_an_error() -> None:
+    """Soft thresholding moves by as much as its argument, so that an error stays one behind it."""
+    terms = (term(AbsoluteValue(), 1.0), term(GroupNorm(None), 2.0))
+    norms = DualNorms(plain((VariableBlock(0, (3,), "x"),), terms))
+    assert norms.unprojected((np.array([3e-9, 0.0, -4e-9]),)) == pytest.approx(2.5e-9)
+
+
 def test_weights_of_zero_make_free_entries() -> None:
     norms = DualNorms(plain((VariableBlock(0, (2,), "x"),), (term(AbsoluteValue(), [0.0, 2.0]),)))
     assert norms.ratio((np.array([0.0, 3.0]),), (None,)) == 1.5

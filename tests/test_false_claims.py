@@ -52,3 +52,12 @@ def test_a_constraint_in_small_units_is_a_constraint(objective: Any, unit: float
     problem.solve(solver=solver)
     assert problem.status == cp.OPTIMAL
     assert float(x.value) == pytest.approx(10.0, rel=1e-4)
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-6, 1e-12])
+def test_a_constraint_in_small_units_stops_a_descent(unit: float) -> None:
+    x = cp.Variable(2)
+    problem: Any = cp.Problem(cp.Minimize(cp.sum(x) + cp.norm(x) / 10), [unit * x >= unit])
+    problem.solve(solver=AugmentedLagrangian(max_iter=3000), warm_start=False)
+    assert problem.status == cp.OPTIMAL
+    assert float(problem.value) == pytest.approx(2.0 + 2.0**0.5 / 10, rel=1e-3)

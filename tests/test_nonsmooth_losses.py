@@ -133,9 +133,9 @@ def test_projections_on_a_cone_and_its_dual(cone: Cone) -> None:
         inside, dual = cone.project(s, np), cone.nearest_dual(-s)
         np.testing.assert_allclose(inside - dual, s, rtol=1e-12, atol=1e-12)
         assert float(np.sum(inside * dual)) == pytest.approx(0.0, abs=1e-10 * (1.0 + float(np.sum(s * s))))
-        assert cone.violation(inside) <= 1e-12 * (1.0 + float(np.abs(s).max()))
+        assert float(cone.violations(inside).max()) <= 1e-12 * (1.0 + float(np.abs(s).max()))
         far = float(np.linalg.norm(s - inside))
-        assert far / np.sqrt(s.size) - 1e-12 <= cone.violation(s) <= 2.0 * far + 1e-12
+        assert far / np.sqrt(s.size) - 1e-12 <= float(cone.violations(s).max()) <= 2.0 * far + 1e-12
 
 
 def test_the_l1_cone() -> None:
@@ -145,7 +145,7 @@ def test_the_l1_cone() -> None:
         inside, dual = cone.project(s, np), cone.nearest_dual(-s)
         np.testing.assert_allclose(inside - dual, s, rtol=1e-12, atol=1e-12)
         assert float(np.sum(inside * dual)) == pytest.approx(0.0, abs=1e-10 * (1.0 + float(s @ s)))
-        assert cone.violation(inside) <= 1e-12 * (1.0 + float(np.abs(s).max()))
+        assert float(cone.violations(inside).max()) <= 1e-12 * (1.0 + float(np.abs(s).max()))
         assert np.abs(dual[1:]).max() <= dual[0] * (1.0 + 1e-12) + 1e-12
 
 
@@ -158,8 +158,8 @@ def test_the_semidefinite_cone() -> None:
         np.testing.assert_allclose(inside - dual, s, atol=1e-12 * scale)
         np.testing.assert_allclose(dual, dual.T, atol=1e-13 * scale)
         assert float(np.sum(inside * dual)) == pytest.approx(0.0, abs=1e-11 * scale**2)
-        assert cone.violation(inside) <= 1e-13 * scale
-        assert cone.violation(s) == pytest.approx(float(-np.linalg.eigvalsh((s + s.T) / 2)[0]))
+        assert float(cone.violations(inside).max()) <= 1e-13 * scale
+        assert float(cone.violations(s).max()) == pytest.approx(float(-np.linalg.eigvalsh((s + s.T) / 2)[0]))
 
 
 SPLITS: list[Any] = [

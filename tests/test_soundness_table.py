@@ -52,6 +52,7 @@ PENALTIES: dict[str, Callable[[Any], Any]] = {
     "groups": lambda W: 0.1 * cp.sum(cp.norm(W, 2, axis=1)),
     "l1": lambda W: 0.1 * cp.norm1(W),
     "sparse groups": lambda W: 0.05 * cp.norm1(W) + 0.08 * cp.sum(cp.norm(W, 2, axis=1)),
+    "partly nested": lambda W: 0.05 * cp.norm1(W) + 0.08 * cp.norm(W[:2], "fro"),
     "elastic net": lambda W: 0.08 * cp.norm1(W) + 0.05 * cp.sum_squares(W),
     "nuclear": lambda W: 0.1 * cp.normNuc(W),
     "infinity": lambda W: 0.1 * cp.norm_inf(W),

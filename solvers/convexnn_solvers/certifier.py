@@ -12,15 +12,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.composite import Composite, DualPoint, Point
-from convexnn_solvers.constraint_cones import ZERO
+from convexnn_solvers.constraint_cones import NONNEGATIVE, ZERO
 from convexnn_solvers.dual_bounds import Bound, DualBounds
 from convexnn_solvers.free_variables import Arrays
+from convexnn_solvers.row_sizes import row_sizes
 
-# A violation up to this, relative to 1 + the size of the constraint, still counts as feasible; instead of 1
-# the size of the constraint's data counts where that is smaller, found by so many random points.
+# A violation up to this, in the units of its row (see :func:`_allowances`), still counts as feasible.
 _FEASIBLE = 1e-6
-_PROBES = 4
 # Rounding in the constraints of a repaired point is not worth a word.
 _SILENT = 1e-12
 
@@ -33,7 +33,8 @@ class Certificate:
     (from below for Minimize, from above for Maximize), ``gap = |primal - dual|``, and
     ``relative_gap = gap / max(|primal|, |dual|, tiny)``; the last three are None when nothing is proved,
     and ``note`` says why. ``max_violation``: the largest violation of a constraint by the point as held;
-    ``repaired``: whether ``primal`` belongs to a repaired copy. ``scope``: for which gates the bound holds.
+    ``repaired``: whether ``primal`` belongs to a repaired copy, whose violations, each over what may pass as
+    rounding in its row, are at most ``excess``: feasible up to 1. ``scope``: for which gates the bound holds.
     """
 
     primal: float
@@ -45,6 +46,7 @@ class Certificate:
     repaired: bool = False
     note: str = ""
     dual_point: DualPoint | None = None
+    excess: float = 0.0
 
     def __str__(self) -> str:
         parts = [f"objective {self.primal:.9g}"]
@@ -60,6 +62,16 @@ class Certificate:
         return ", ".join(parts)
 
 
+@dataclass(frozen=True)
+class _Violation:
+    """Of one constraint: the ``largest`` violation, and the ``worst`` one for what is ``allowed`` there."""
+
+    largest: float
+    worst: float
+    allowed: float
+    text: str
+
+
 class Certifier:
     """Certificates for one problem at many points (solvers call it as they go).
 
@@ -71,7 +83,7 @@ class Certifier:
             raise ValueError("a Certifier needs a composite on the NumPy backend in float64.")
         self.composite = composite
         self._bounds = DualBounds(composite)
-        self._units = _units(composite)
+        self._allowances = _allowances(composite)
 
     def repair(self, x: Point) -> Arrays:
         """``x`` with every pattern-cone block projected on its cone and bounded variables clipped."""
@@ -87,26 +99,25 @@ class Certifier:
         """
         held = self._checked(x)
         outputs = self.composite.affine.forward(held)
-        violation = max((v for v, _, _ in self._violations(held, outputs)), default=0.0)
+        violation = max((v.largest for v in self._violations(held, outputs)), default=0.0)
         feasible = self._bounds.norms.repair(held)
         repaired = any(a is not b and bool(np.any(a != b)) for a, b in zip(feasible, held, strict=True))
         if repaired:
             outputs = self.composite.affine.forward(feasible)
-        left, allowed, text = max(
-            self._violations(feasible, outputs), key=lambda v: v[0] / v[1], default=(0.0, _FEASIBLE, "")
-        )
+        nothing = _Violation(0.0, 0.0, _FEASIBLE, "")
+        left = max(self._violations(feasible, outputs), key=lambda v: v.worst / v.allowed, default=nothing)
         primal = self._objective(feasible, outputs)
         directions, ignored = self._directions(outputs, candidates)
         notes = [f"{ignored} dual candidates were ignored: wrong shape or not finite"] if ignored else []
         bound = self._bounds.best(directions, thorough)
-        if left > allowed:
-            notes.append(f"no upper bound: the point violates {text} by {left:.1e}")
-        elif left > 2.0 * _SILENT * (allowed / _FEASIBLE) and bound is not None:
-            notes.append(f"up to the violation of {text} by {left:.1e}")
+        excess = left.worst / left.allowed
+        if excess > 1.0:
+            notes.append(f"no upper bound: the point violates {left.text} by {left.worst:.1e}")
+        elif excess > 2.0 * _SILENT / _FEASIBLE and bound is not None:
+            notes.append(f"up to the violation of {left.text} by {left.worst:.1e}")
         if bound is None:
             notes.append(self._obstacle())
-        proved = bound is not None and left <= allowed
-        return self._certificate(primal, bound, proved, violation, repaired, "; ".join(notes))
+        return self._certificate(primal, bound, violation, excess, repaired, "; ".join(notes))
 
     def objective(self, x: Point) -> float:
         """The objective at ``x`` as it is, in the user's sign."""
@@ -114,10 +125,10 @@ class Certifier:
         return self.composite.sign * self._objective(held, self.composite.affine.forward(held))
 
     def _certificate(
-        self, primal: float, bound: Bound | None, proved: bool, violation: float, repaired: bool, note: str
+        self, primal: float, bound: Bound | None, violation: float, excess: float, repaired: bool, note: str
     ) -> Certificate:
         sign = self.composite.sign
-        gap = primal - bound.value if bound is not None and proved else None
+        gap = primal - bound.value if bound is not None and excess <= 1.0 else None
         dual = None if bound is None else sign * bound.value
         return Certificate(
             primal=sign * primal,
@@ -129,6 +140,7 @@ class Certifier:
             repaired=repaired,
             note=note,
             dual_point=None if bound is None else bound.point,
+            excess=excess,
         )
 
     def _objective(self, x: Arrays, outputs: Point) -> float:
@@ -166,20 +178,27 @@ class Certifier:
                 directions[0] = DualPoint(directions[0].thetas, usable.multipliers)
         return directions, ignored
 
-    def _violations(self, x: Arrays, outputs: Point) -> list[tuple[float, float, str]]:
-        """Of each constraint and bound the violation, what may pass as rounding there, and its name."""
-        found: list[tuple[float, float, str]] = []
+    def _violations(self, x: Arrays, outputs: Point) -> list[_Violation]:
+        """Of each constraint and bound."""
+        found: list[_Violation] = []
         composite = self.composite
         slacks = outputs[len(composite.losses) :]
-        for term, output, unit in zip(composite.constraints, slacks, self._units, strict=True):
+        for term, output, allowed in zip(composite.constraints, slacks, self._allowances, strict=True):
             value = np.asarray(output, dtype=np.float64)
-            scale = 0.0 if term.cone == ZERO else float(np.max(np.abs(value), initial=0.0))
-            found.append((abs(term.cone.violation(value)), _FEASIBLE * (unit + scale), term.text))
+            outside = term.cone.violations(value)
+            if term.cone not in (ZERO, NONNEGATIVE):  # there entries of a cone lend each other their size
+                allowed = allowed + _FEASIBLE * term.cone.even(np.abs(value))
+            if outside.size:
+                shares, outside, allowed = np.broadcast_arrays(outside / allowed, outside, allowed)
+                worst = np.unravel_index(int(np.argmax(shares)), shares.shape)
+                found.append(
+                    _Violation(float(outside.max()), float(outside[worst]), float(allowed[worst]), term.text)
+                )
         for value, block in zip(x, composite.variables, strict=True):
             for limit, sign in ((block.lower, 1.0), (block.upper, -1.0)):
                 if limit is not None:
-                    outside = float(np.max(sign * (limit - value), initial=0.0))
-                    found.append((outside, _FEASIBLE, f"the bounds of {block.name}"))
+                    past = float(np.max(sign * (limit - value), initial=0.0))
+                    found.append(_Violation(past, past, _FEASIBLE, f"the bounds of {block.name}"))
         return found
 
     def _obstacle(self) -> str:
@@ -188,19 +207,24 @@ class Certifier:
         )
 
 
-def _units(composite: Composite) -> list[float]:
-    """Per constraint ``G x + e`` the size of e, or of G x for random signs x if larger; at most 1.
+def _allowances(composite: Composite) -> list[Float64Array]:
+    """Of every row of ``G x + e`` the violation that may pass as rounding: its unit's millionth.
 
-    A constraint in small units, such as ``1e-8 x >= 1e-7``, would otherwise hold everywhere.
+    The unit is 1, or less in a row in small units: the size of e or, if larger, that of G x for x of size
+    one. A row such as ``1e-8 x >= 1e-7`` would otherwise hold everywhere. Inequalities in large units, of
+    an e beyond 1, may miss more.
     """
-    count, rng = len(composite.losses), np.random.default_rng(0)
-    offsets = composite.affine.forward(composite.zeros())[count:]
-    sizes = [float(np.max(np.abs(e), initial=0.0)) for e in offsets]
-    for _ in range(_PROBES if sizes else 0):
-        signs = tuple(rng.choice([-1.0, 1.0], block.shape) for block in composite.variables)
-        slopes = composite.affine.linear(signs)[count:]
-        sizes = [max(a, float(np.max(np.abs(q), initial=0.0))) for a, q in zip(sizes, slopes, strict=True)]
-    return [min(size, 1.0) if size > 0.0 else 1.0 for size in sizes]
+    offsets = composite.affine.forward(composite.zeros())[len(composite.losses) :]
+    found = []
+    for term, slopes, offset in zip(composite.constraints, row_sizes(composite), offsets, strict=True):
+        if term.pattern_cone is None:
+            e = term.cone.even(np.abs(np.asarray(offset, dtype=np.float64)))
+        else:
+            e = np.zeros(1)  # a cone of rays
+        size = np.maximum(slopes, e)
+        unit = np.where(size > 0.0, np.minimum(size, 1.0), 1.0)
+        found.append(_FEASIBLE * (unit if term.cone == ZERO else unit + e))
+    return found
 
 
 def _relative(gap: float, primal: float, dual: float) -> float:

@@ -27,8 +27,8 @@ class Cone(Protocol):
         """The nearest point of the dual cone, in float64."""
         ...
 
-    def violation(self, s: Float64Array) -> float:
-        """How far ``s`` is outside, in the units of its entries."""
+    def violations(self, s: Float64Array) -> Float64Array:
+        """How far ``s`` is outside, in the units of its entries: per entry, or per cone with length one."""
         ...
 
     def even(self, rows: Float64Array) -> Float64Array:
@@ -50,9 +50,9 @@ class Zero:
         """Every multiplier is allowed."""
         return mu
 
-    def violation(self, s: Float64Array) -> float:
-        """The largest absolute value."""
-        return float(np.max(np.abs(s), initial=0.0))
+    def violations(self, s: Float64Array) -> Float64Array:
+        """The absolute values."""
+        return np.abs(s)
 
     def even(self, rows: Float64Array) -> Float64Array:
         """Entries are independent."""
@@ -73,9 +73,9 @@ class Nonnegative:
         """The positive part: the cone is its own dual."""
         return np.clip(mu, 0.0, None)
 
-    def violation(self, s: Float64Array) -> float:
-        """The most negative entry."""
-        return float(np.max(-s, initial=0.0))
+    def violations(self, s: Float64Array) -> Float64Array:
+        """The negative parts."""
+        return np.clip(-s, 0.0, None)
 
     def even(self, rows: Float64Array) -> Float64Array:
         """Entries are independent."""
@@ -107,10 +107,10 @@ class SecondOrder:
         """The cone is its own dual."""
         return np.asarray(self.project(mu, np), dtype=np.float64)
 
-    def violation(self, s: Float64Array) -> float:
-        """The largest ``norm - s_0``."""
+    def violations(self, s: Float64Array) -> Float64Array:
+        """``norm - s_0`` of every cone."""
         t, norm, _ = self._parts(s, np)
-        return max(0.0, float(np.max(norm - t, initial=0.0)))
+        return np.asarray(np.clip(norm - t, 0.0, None), dtype=np.float64)
 
     def even(self, rows: Float64Array) -> Float64Array:
         """One factor per cone."""
@@ -143,10 +143,10 @@ class Semidefinite:
         found = self.project(0.5 * (mu + np.matrix_transpose(mu)), np)
         return np.asarray(found, dtype=np.float64)
 
-    def violation(self, s: Float64Array) -> float:
-        """The most negative eigenvalue of the symmetric part."""
-        values = np.linalg.eigvalsh(0.5 * (s + np.matrix_transpose(s)))
-        return max(0.0, float(np.max(-values, initial=0.0)))
+    def violations(self, s: Float64Array) -> Float64Array:
+        """The most negative eigenvalue of every symmetric part."""
+        lowest = np.min(np.linalg.eigvalsh(0.5 * (s + np.matrix_transpose(s))), axis=-1)
+        return np.asarray(np.clip(-lowest, 0.0, None)[..., None, None], dtype=np.float64)
 
     def even(self, rows: Float64Array) -> Float64Array:
         """One factor per matrix."""
@@ -177,9 +177,9 @@ class L1Cone:
         """``max |mu_1..| <= mu_0``, by Moreau's identity."""
         return np.asarray(mu + self.project(-mu, np), dtype=np.float64)
 
-    def violation(self, s: Float64Array) -> float:
+    def violations(self, s: Float64Array) -> Float64Array:
         """``sum - s_0``."""
-        return max(0.0, float(np.sum(np.abs(s[1:])) - s[0]))
+        return np.clip(np.sum(np.abs(s[1:]), keepdims=True) - s[:1], 0.0, None)
 
     def even(self, rows: Float64Array) -> Float64Array:
         """One factor for all."""

@@ -79,12 +79,12 @@ class ConeColumns:
 class _Penalised:
     """One variable with its penalties, and its cones if they are exact pattern cones.
 
-    ``outer`` says which penalties have no other around them; the condition of ``free`` entries, which no
-    penalty reaches, is not a norm's.
+    ``outermost`` says of each penalty around which entries there is no other; the condition of ``free``
+    entries, which no penalty reaches, is not a norm's.
     """
 
     terms: tuple[PenaltyTerm, ...]
-    outer: tuple[bool, ...]
+    outermost: tuple[NDArray[np.bool_], ...]
     free: NDArray[np.bool_]
     block: VariableBlock
     columns: ConeColumns | None
@@ -145,17 +145,28 @@ class _Penalised:
         (term,) = self.terms
         return _quotient(term.penalty.dual_norms(term.view(z), np), term.weight)
 
-    def largest(self, z: Float64Array) -> float:
-        """The largest quotient; inner penalties take what they can before the ones around them."""
+    def largest(self, z: Float64Array, shrink: bool = True) -> float:
+        """The largest quotient; inner penalties take what they can before the ones around them.
+
+        Unless they ``shrink``: then an error's, which moves the others by no more (shrinkages are projections
+        on balls taken off, and expand no distance).
+        """
         found, z = 0.0, np.where(self.free, 0.0, z)
-        for term, outer in zip(self.terms, self.outer, strict=True):
-            view = term.view(z)
-            if outer:
+        for term, outermost in zip(self.terms, self.outermost, strict=True):
+            if outermost.any():
+                view = term.view(np.where(outermost, z, 0.0))
                 quotients = _quotient(term.penalty.dual_norms(view, np), term.weight)
                 found = max(found, float(quotients.max(initial=0.0)))
-            else:
+            if shrink and not outermost.all():
+                view = term.view(z)
                 z = z - term.unview(view) + term.unview(term.penalty.prox(view, term.weight, np))
         return found
+
+    @property
+    def nested(self) -> bool:
+        """Whether entries have a penalty around another."""
+        reached = sum(_reach(term, self.block).astype(int) for term in self.terms)
+        return bool(np.any(np.asarray(reached) > 1))
 
 
 class DualNorms:
@@ -179,13 +190,15 @@ class DualNorms:
             columns = self.columns.get(index)
             if terms:
                 groups = None if columns is None or len(terms) > 1 else column_groups(terms[0], columns)
-                outer = _outermost(terms, block)
-                self._penalised[index] = _Penalised(tuple(terms), outer, masks[index], block, columns, groups)
+                outermost = _outermost(terms, block)
+                self._penalised[index] = _Penalised(
+                    tuple(terms), outermost, masks[index], block, columns, groups
+                )
         self._unpenalised = masks
         self.variables = composite.variables
         self._across = composite.across
         #: Whether feasibility of z and of 2 z are the same up to the factor.
-        self.homogeneous = all(all(p.outer) for p in self._penalised.values())
+        self.homogeneous = not any(p.nested for p in self._penalised.values())
         #: Entries on which the direction must vanish, or have a sign (see :func:`free_entries`).
         self.free = tuple(free_entries(v, mask) for v, mask in zip(self.variables, masks, strict=True))
 
@@ -203,7 +216,7 @@ class DualNorms:
     def unprojected(self, z: tuple[Float64Array, ...]) -> float:
         """The largest quotient without any projection; bounds how much an error ``z`` moves :meth:`ratio`."""
         return self._across.max(
-            max((v.largest(z[index]) for index, v in self._penalised.items()), default=0.0)
+            max((v.largest(z[index], shrink=False) for index, v in self._penalised.items()), default=0.0)
         )
 
     def penalised_kinds(self) -> tuple[NDArray[np.int8], ...]:
@@ -305,9 +318,15 @@ def free_entries(variable: VariableBlock, mask: NDArray[np.bool_]) -> NDArray[np
     return np.where(mask, kinds, 0).astype(np.int8)
 
 
-def _outermost(terms: list[PenaltyTerm], block: VariableBlock) -> tuple[bool, ...]:
-    """Whether no later penalty reaches the entries of each."""
-    reached = [term.unview(np.ones_like(term.view(np.zeros(block.shape)))) > 0.5 for term in terms]
+def _outermost(terms: list[PenaltyTerm], block: VariableBlock) -> tuple[NDArray[np.bool_], ...]:
+    """The entries of each penalty that no later one reaches."""
+    reached = [_reach(term, block) for term in terms]
     return tuple(
-        not any(bool(np.any(reached[k] & later)) for later in reached[k + 1 :]) for k in range(len(terms))
+        np.logical_and.reduce([reached[k], *(~later for later in reached[k + 1 :])])
+        for k in range(len(terms))
     )
+
+
+def _reach(term: PenaltyTerm, block: VariableBlock) -> NDArray[np.bool_]:
+    """The entries of the variable that are in a penalty's view."""
+    return np.asarray(term.unview(np.ones_like(term.view(np.zeros(block.shape)))) > 0.5)

@@ -15,12 +15,13 @@ import numpy as np
 from convexnn_solvers.backends import Array, Float64Array
 from convexnn_solvers.composite import Composite, Point, VariableBlock
 from convexnn_solvers.dual_norms import ConeColumns
+from convexnn_solvers.row_sizes import row_sizes
 
 # How far along a unit direction the objective is followed, ...
 _FAR = 1e12
 # ... how fast it must fall there, relative to the size of the terms, ...
 _RATE = 1e-6
-# ... and how much the direction may leave the constraints.
+# ... and how much the direction may leave the constraints, relative to the size of the row.
 _TILT = 1e-9
 # Multipliers must exclude all points up to so many times the size of the iterate (and of one).
 _RADIUS = 1e5
@@ -43,10 +44,6 @@ def descends_for_ever(composite: Composite, direction: Sequence[Float64Array]) -
         return False
     ray = tuple(np.where(np.abs(d) > _NEGLIGIBLE * size, d / size, 0.0) for d in inside)
     outputs = composite.affine.linear(ray)
-    slacks = outputs[len(composite.losses) :]
-    for term, slack in zip(composite.constraints, slacks, strict=True):
-        if term.cone.violation(slack) > _TILT * max(1.0, float(np.max(np.abs(slack), initial=0.0))):
-            return False
     if _bends(composite, ray, outputs):
         return False
     far = tuple(_FAR * d for d in ray)
@@ -54,7 +51,14 @@ def descends_for_ever(composite: Composite, direction: Sequence[Float64Array]) -
     smooth = composite.smooth_value(far, tuple(_FAR * q for q in outputs)) - start
     rate = float(smooth + composite.penalty_value(far)) / _FAR
     terms = sum(float(np.sum(np.abs(c * d))) for c, d in zip(composite.linear, ray, strict=True))
-    return rate < -_RATE * (terms + abs(float(composite.penalty_value(ray))))
+    falls = rate < -_RATE * (terms + abs(float(composite.penalty_value(ray))))
+    return falls and _stays(composite, outputs[len(composite.losses) :])
+
+
+def _stays(composite: Composite, slopes: Sequence[Float64Array]) -> bool:
+    """Whether a direction along which the constraints' outputs have these slopes leaves none of them."""
+    terms = zip(composite.constraints, slopes, row_sizes(composite), strict=True)
+    return not any(bool(np.any(t.cone.violations(slope) > _TILT * size)) for t, slope, size in terms)
 
 
 def excludes_every_point(

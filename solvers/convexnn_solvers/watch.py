@@ -29,8 +29,6 @@ from convexnn_solvers.status import Status
 
 # The solve has stalled when nothing improved during so many iterations, and a third of all of them.
 _PATIENCE = 5000
-# Violations up to this count as feasible where no dual bound exists (the certificate judges otherwise).
-_FEASIBLE = 1e-6
 # An improvement by less than this share is none.
 _IMPROVEMENT = 1e-3
 _TINY = 1e-300
@@ -252,7 +250,7 @@ class Watch:
         if _feasible(new) != _feasible(old):
             return _feasible(new)
         if not _feasible(new):
-            return new.max_violation < old.max_violation
+            return new.excess < old.excess
         if self.dual is None:
             return self.sign * new.primal < self.sign * old.primal
         return abs(new.primal - self.dual) < abs(old.primal - self.dual)
@@ -316,9 +314,7 @@ def unpacked_candidate(name: str, arrays: Mapping[str, NDArray[Any]]) -> Candida
 
 def _feasible(certificate: Certificate) -> bool:
     """Whether the certificate's primal value is that of a feasible point."""
-    if certificate.dual is not None:
-        return certificate.gap is not None
-    return certificate.repaired or certificate.max_violation <= _FEASIBLE
+    return certificate.excess <= 1.0
 
 
 def _heading(title: str) -> str:
