@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,17 @@ def machine() -> dict[str, Any]:
         "system": platform.platform(),
         "python": platform.python_version(),
         "versions": versions,
+        "commit": _commit(),
     }
+
+
+def _commit() -> str:
+    """Which code was measured; unknown outside a git checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 def _processor() -> str:
@@ -43,4 +54,4 @@ def described(found: dict[str, Any]) -> str:
     """One paragraph for a report."""
     versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
     place = f"{found['processor']}, {found['cores']} cores, {found['system']}"
-    return f"{place}, Python {found['python']}; {versions}."
+    return f"{place}, Python {found['python']}; {versions}; commit {found.get('commit', 'unknown')}."

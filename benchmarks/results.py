@@ -13,7 +13,8 @@ from benchmarks.cases import Case
 from benchmarks.referee import Sample
 from benchmarks.workers import Run
 
-OURS = "SemismoothNewton"
+#: Whom the others are compared with: what this project recommends, and its main engine by itself.
+OURS = ("Auto", "SemismoothNewton")
 
 
 @dataclass(frozen=True)
@@ -87,13 +88,13 @@ def ratios(
     return Ratio(math.exp(float(np.mean(logs))) if logs else math.nan, len(logs), bound)
 
 
-def defeats(found: Iterable[Outcome], ours: str) -> list[tuple[Outcome, float]]:
-    """Where others than ours were faster, and how many times; infinite where ours never arrived."""
-    lost = []
+def defeats(found: Iterable[Outcome], ours: str, peers: Sequence[str]) -> list[tuple[Outcome, float]]:
+    """Where ``peers`` were faster than ``ours``, and how many times; infinite where ours never arrived."""
+    lost: list[tuple[Outcome, float]] = []
     for row in _table(found).values():
         mine = row.get(ours)
-        for name, outcome in row.items():
-            if name in (OURS, "RFISTA", "AugmentedLagrangian") or mine is None or outcome.seconds is None:
+        for outcome in (row[name] for name in peers if name in row):
+            if mine is None or outcome.seconds is None:
                 continue
             factor = math.inf if mine.seconds is None else mine.seconds / outcome.seconds
             if factor > 1.0:

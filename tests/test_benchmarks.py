@@ -15,7 +15,7 @@ from benchmarks.cases import Case, grid, instance
 from benchmarks.contestants import contestants
 from benchmarks.referee import TARGETS, Referee
 from benchmarks.report import write
-from benchmarks.results import OURS, contradictions, outcomes, ratios
+from benchmarks.results import OURS, contradictions, defeats, outcomes, ratios
 from benchmarks.run import Schedule, best_gap, run, seconds_to
 from benchmarks.scalings import from_groups, gated_features, scnn_terms
 from benchmarks.store import Store
@@ -136,11 +136,11 @@ def _run(seconds: float | None, dual: float = 1.0, timed_out: bool = False) -> R
 def test_a_time_out_counts_as_the_cap_and_makes_a_bound(tmp_path: Path) -> None:
     store = Store(tmp_path / "b.json", cap=60.0)
     for seconds in (1.0, 2.0, 3.0):
-        store.add(GATED, OURS, _run(seconds))
+        store.add(GATED, OURS[0], _run(seconds))
     store.add(GATED, "scnn", _run(None, timed_out=True))
     store.add(GATED, "skglm", _run(1.0))
     found = outcomes(store.content, 1e-6)
-    timed_out, won = ratios(found, "scnn", OURS, 60.0), ratios(found, "skglm", OURS, 60.0)
+    timed_out, won = ratios(found, "scnn", OURS[0], 60.0), ratios(found, "skglm", OURS[0], 60.0)
     assert timed_out.value == pytest.approx(30.0)
     assert timed_out.bound
     assert timed_out.rows == 1
@@ -151,9 +151,21 @@ def test_a_time_out_counts_as_the_cap_and_makes_a_bound(tmp_path: Path) -> None:
     assert contradictions(store.content) == [GATED.key]
 
 
+def test_defeats_are_by_others_and_all_of_them(tmp_path: Path) -> None:
+    store = Store(tmp_path / "b.json", cap=60.0)
+    store.add(GATED, OURS[0], _run(2.0))
+    store.add(GATED, OURS[1], _run(1.0))
+    store.add(GATED, "skglm", _run(0.5))
+    store.add(GATED, "celer", _run(3.0))
+    store.add(RELU, OURS[0], _run(None, timed_out=True))
+    store.add(RELU, "CLARABEL", _run(30.0))
+    lost = defeats(outcomes(store.content, 1e-6), OURS[0], ["skglm", "celer", "CLARABEL"])
+    assert [(o.contestant, factor) for o, factor in lost] == [("CLARABEL", np.inf), ("skglm", 4.0)]
+
+
 def test_a_results_file_with_another_cap_is_refused(tmp_path: Path) -> None:
     store = Store(tmp_path / "b.json", cap=60.0)
-    store.add(GATED, OURS, _run(1.0))
+    store.add(GATED, OURS[0], _run(1.0))
     with pytest.raises(ValueError, match="another file"):
         Store(tmp_path / "b.json", cap=5.0)
 
@@ -161,9 +173,9 @@ def test_a_results_file_with_another_cap_is_refused(tmp_path: Path) -> None:
 def test_smaller_regs_are_not_run_after_a_time_out(tmp_path: Path) -> None:
     store = Store(tmp_path / "b.json", cap=60.0)
     easier, harder = Case("tiny", "gated", 6, 0.1), Case("tiny", "gated", 6, 0.01)
-    store.add(easier, OURS, _run(None, timed_out=True))
-    run(Schedule([easier, harder], [OURS], cap=60.0), store)
-    (skipped,) = store.runs(harder, OURS)
+    store.add(easier, OURS[0], _run(None, timed_out=True))
+    run(Schedule([easier, harder], [OURS[0]], cap=60.0), store)
+    (skipped,) = store.runs(harder, OURS[0])
     assert skipped["timed_out"]
     assert "not reached at 0.1" in skipped["reason"]
 
@@ -171,10 +183,10 @@ def test_smaller_regs_are_not_run_after_a_time_out(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:There appear to be")
 def test_a_row_from_end_to_end_and_again(tmp_path: Path) -> None:
     path = tmp_path / "b.json"
-    schedule = Schedule([GATED], [OURS], cap=20.0, repeats=2)
+    schedule = Schedule([GATED], [OURS[0]], cap=20.0, repeats=2)
     assert run(schedule, Store(path, 20.0))
     first = json.loads(path.read_text())
-    runs = Store(path, 20.0).runs(GATED, OURS)
+    runs = Store(path, 20.0).runs(GATED, OURS[0])
     assert len(runs) == 2
     assert all((best_gap(r) or 0.0) <= 1e-6 and seconds_to(r, 1e-6) is not None for r in runs)
     assert run(schedule, Store(path, 20.0))
