@@ -6,6 +6,9 @@ WORKERS ?= 2
 # Byte code is made when a module is first imported: compiling 2 GB of packages takes as long as fetching them.
 INSTALL = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 
+# Hundreds of processes start in the tests; without byte code each would compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Where optional larger data sets lie; tests that need them are skipped, with a reason, where they do not.
 export CONVEXNN_DATA ?= $(abspath ../shared/data)
 

@@ -19,7 +19,7 @@ images, labels = load_digits(return_X_y=True)
 chosen = np.flatnonzero((labels == 3) | (labels == 8))
 patches = cnn.image_patches(images[chosen].reshape(-1, 8, 8) / 16.0, size=3)  # (n, 36, 9)
 y = np.where(labels[chosen] == 3, 1.0, -1.0)
-train, test = slice(0, 200), slice(200, None)
+train, test = slice(0, 120), slice(120, None)
 windows = cnn.window_pooling(6, 6, 3)  # four windows of nine positions, with weights of their own
 
 

@@ -176,6 +176,7 @@ def _run_tests(folder: Path, tests: Sequence[str], seconds: int) -> None:
     sys.path[:] = ours + [entry for entry in sys.path if not _within(entry, ROOT)]
     os.environ["PYTHONPATH"] = os.pathsep.join(ours)
     sys.dont_write_bytecode = True  # two faults of one size within one second would share it
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     pytest = importlib.import_module("pytest")
     named = [f"tests/{name}" for name in tests]
     os._exit(int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *named])))
