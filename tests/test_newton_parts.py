@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from convexnn_solvers.cones import PatternCones
-from convexnn_solvers.gated_program import GatedProgram, block_norms, forward_columns, scaled
+from convexnn_solvers.gated_program import GatedProgram, block_norms, scaled
 from convexnn_solvers.newton_blocks import ConeProx, PlainProx, jacobian
 from convexnn_solvers.newton_duals import best_multiple
 from convexnn_solvers.newton_fits import Fit, LogisticFit, SquaredFit
@@ -109,9 +109,9 @@ def test_newton_systems_are_solved_however_large_they_are(
         active = prox_of(cones, small).at(
             2.0 * rng.standard_normal(small.point_shape), np.full(small.blocks, 0.1)
         )
-        slopes = small.slopes(small.block_gates(active.blocks))
+        features = small.features(small.block_gates(active.blocks))
         diagonal = rng.uniform(1.0, 2.0, size=(24, outputs))
-        operator = newton_operator(small, active, slopes, sigma, diagonal)
+        operator = newton_operator(small, active, features, sigma, diagonal)
         systems = NewtonSystems(small, LIMITS[limits])
         for _ in range(2):  # the second time with the factor of the first
             right = rng.standard_normal((24, outputs))
@@ -126,7 +126,7 @@ def test_newton_systems_are_solved_however_large_they_are(
 def test_exact_factors_need_one_iteration_and_old_ones_are_used_again() -> None:
     data = program(cones=False)
     active = PlainProx().at(np.ones(data.point_shape), np.full(data.blocks, 0.1))
-    operator = newton_operator(data, active, data.slopes(active.blocks), 10.0, np.ones((24, 1)))
+    operator = newton_operator(data, active, data.features(active.blocks), 10.0, np.ones((24, 1)))
     systems = NewtonSystems(data, SystemLimits(overhead=0.0, reuse=1e6))
     for _ in range(3):
         systems.solve(operator, np.ones((24, 1)), 1e-8)
@@ -136,12 +136,12 @@ def test_exact_factors_need_one_iteration_and_old_ones_are_used_again() -> None:
 def test_the_operator_is_what_its_text_says() -> None:
     data, rng = program(cones=True, outputs=2, slope=-0.5), np.random.default_rng(5)
     active = ConeProx(data).at(3.0 * rng.standard_normal(data.point_shape), np.ones(data.blocks))
-    slopes = data.slopes(data.block_gates(active.blocks))
-    operator = newton_operator(data, active, slopes, 2.0, np.full((24, 2), 3.0))
+    features = data.features(data.block_gates(active.blocks))
+    operator = newton_operator(data, active, features, 2.0, np.full((24, 2), 3.0))
     x = rng.standard_normal((24, 2))
     adjoint = data.adjoint(x)[:, :, data.block_gates(active.blocks)]
     moved = jacobian(data, active).apply(adjoint)
-    np.testing.assert_allclose(operator(x), 3.0 * x + 2.0 * forward_columns(data.X, slopes, moved))
+    np.testing.assert_allclose(operator(x), 3.0 * x + 2.0 * features.forward(moved))
 
 
 def fits(centred: bool) -> dict[str, Fit]:

@@ -118,6 +118,10 @@ def admm_method(
     where the method works. Raises UnsupportedProblem for cones, and for what does not fit into ``memory``.
     """
     programs = structure.programs
+    if programs[0].pooling is not None:
+        raise UnsupportedProblem(
+            "ADMM takes gated predictions as they are, but these are pooled; use SemismoothNewton() instead."
+        )
     if programs[0].cones:
         raise UnsupportedProblem(
             "ADMM takes gated programs whose weights are free, but these lie in pattern cones; use "

@@ -18,8 +18,9 @@ from cvxpy.atoms.affine.promote import Promote
 from convexnn_solvers.affine_rules import Coefficient, Rule, unary, unbroadcast
 from convexnn_solvers.atoms import gated, pattern_slack
 from convexnn_solvers.backends import Array
-from convexnn_solvers.loading import Loader, SparseMatrix, matmul_left, matmul_right, to_dense
+from convexnn_solvers.loading import Loader, SparseMatrix, is_sparse, matmul_left, matmul_right, to_dense
 from convexnn_solvers.operators import GatedOperator, SlackOperator
+from convexnn_solvers.pooled import PooledOperator, pooling_of, storable
 
 
 def _split(expr: Any) -> tuple[Any, Any, bool]:
@@ -64,6 +65,10 @@ def _matmul(expr: Any, loader: Loader) -> Rule:
     constant, operand, left = _split(expr)
     if constant.ndim == 0 or operand.ndim == 0:
         return _scaled(expr, loader, constant, operand, loader.dense)
+    if left and isinstance(operand, gated) and not constant.parameters():
+        pooled = _pooled(constant, operand, loader)
+        if pooled is not None:
+            return pooled
     xp, inner, outer = loader.xp, operand.shape, expr.shape
     multiply_by = matmul_left if left else matmul_right
 
@@ -131,6 +136,18 @@ def _convolve(expr: Any, loader: Loader) -> Rule:
 def _gated(expr: Any, loader: Loader) -> Rule:
     operator = GatedOperator(loader.gates(expr.X, expr.patterns), expr.outputs, expr.slope)
     return replace(unary(expr, operator.forward, operator.adjoint), operator=operator)
+
+
+def _pooled(constant: Any, operand: gated, loader: Loader) -> Rule | None:
+    """A sparse matrix times a gated prediction in one step, where stored blocks make it cheaper."""
+    if not is_sparse(constant.value) or not np.isfinite(constant.value.data).all():
+        return None
+    pooling = pooling_of(constant.value)
+    X, patterns = operand.X, operand.patterns
+    if pooling is None or not storable(pooling, X.shape[1], patterns.shape[1], loader.backend):
+        return None
+    operator = PooledOperator(loader.gates(X, patterns), pooling, operand.outputs, operand.slope, X, patterns)
+    return replace(unary(operand, operator.forward, operator.adjoint), operator=operator)
 
 
 def _pattern_slack(expr: Any, loader: Loader) -> Rule:

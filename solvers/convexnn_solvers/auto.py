@@ -64,7 +64,8 @@ def engines(
         structure = gated_structure(exact)
         foreign = _foreign_arithmetic(composite)
         strength = _strength(structure)
-        cached = structure.programs[0].X.nbytes <= _CACHE_BYTES
+        first = structure.programs[0]
+        cached = first.X.nbytes <= _CACHE_BYTES and first.pooling is None
         if foreign is None and cached and strength is not None and strength >= _LARGE:
             descent = block_descent_method(structure, options.tol, DescentPolicy(most_sweeps=_MOST_SWEEPS))
             reason = (
@@ -190,7 +191,7 @@ def _foreign_arithmetic(composite: Composite) -> str | None:
 def _too_large(structure: GatedStructure) -> str | None:
     """Why the Newton method does not get a matrix of the samples."""
     program = structure.programs[0]
-    n = program.X.shape[0]
+    n = program.fit.shape[0]
     if 8 * n * n <= _GRAM_BYTES or (program.outputs == 1 and not program.cones):
         return None
     return f"SemismoothNewton would factor a {n} x {n} matrix"

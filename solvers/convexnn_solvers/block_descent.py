@@ -167,6 +167,8 @@ def compiled_sweep(program: GatedProgram) -> Sweep | None:
 def _check(program: GatedProgram) -> None:
     """Squared and Huber losses without cones have exact updates."""
     remedy = "SemismoothNewton()"
+    if program.pooling is not None:
+        raise refusal("its predictions are pooled", remedy)
     if program.cones:
         raise refusal("the weights lie in pattern cones", remedy)
     if not isinstance(program.fit, SquaredFit):

@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convexnn_solvers.backends import Float64Array
-from convexnn_solvers.gated_program import GatedProgram, Indices, block_norms, forward_columns
+from convexnn_solvers.block_features import GatedFeatures
+from convexnn_solvers.gated_program import GatedProgram, Indices, block_norms
 from convexnn_solvers.newton_duals import best_multiple, relative_gap
 from convexnn_solvers.newton_fits import SquaredFit
 
@@ -103,6 +104,7 @@ class BlockSweeps:
         gates = program.block_gates(np.arange(program.blocks))
         own = [bases[gate] for gate in gates]
         self._slopes = program.slopes(slice(None))
+        self._features = GatedFeatures(program.X, self._slopes)
         self._gates: Indices = gates
         self._signs = program.block_signs(np.arange(program.blocks))
         self._bases = np.stack([b.basis for b in own])
@@ -140,7 +142,7 @@ class BlockSweeps:
     @property
     def gap(self) -> float:
         """The relative gap of the program of these blocks alone."""
-        products = self.program.by_block(self.program.adjoint(self.xi, self._slopes))
+        products = self.program.by_block(self._features.adjoint(self.xi))
         self.dual = max(self.dual, best_multiple(self.program, self.xi, products, None).value)
         return relative_gap(self.primal, self.dual)
 
@@ -200,7 +202,7 @@ class BlockSweeps:
     def _refit(self) -> None:
         """Residual and outliers at ``values`` from scratch."""
         point = self.point * self._signs
-        prediction = forward_columns(self.program.X, self._slopes[:, self._gates], point)
+        prediction = self._features.select(self._gates).forward(point)
         self.residual = self._fit.Y - prediction
         self._outliers = np.zeros_like(self.residual)
         if self._fit.outliers is not None:

@@ -17,7 +17,8 @@ import numpy as np
 
 from convexnn_solvers.active_sets import ActiveRows
 from convexnn_solvers.backends import Float64Array
-from convexnn_solvers.gated_program import GatedProgram, Indices, block_norms, forward_columns
+from convexnn_solvers.block_features import BlockFeatures
+from convexnn_solvers.gated_program import GatedProgram, Indices, block_norms
 from convexnn_solvers.newton_blocks import BlockProx, ConeProx, PlainProx
 from convexnn_solvers.newton_duals import best_multiple, relative_gap
 from convexnn_solvers.newton_fits import LineFunction
@@ -90,14 +91,13 @@ class DualNewton:
         self.systems = first.systems or NewtonSystems(program)
         self.newton_steps = self.outer_steps = 0
         self._fit = program.fit
-        self._slopes = program.slopes(slice(None))
+        self._features = program.features(slice(None))
         self._signs = np.repeat(np.asarray(program.signs), program.gates)
         self._dual_prox = first.cones or ConeProx(program) if program.cones else None
         self._outliers = None if self._fit.outliers is None else Outliers(self._fit.outliers, self._fit.shape)
         self._inner_steps = 0
         self._damping = 0.0
-        rows = np.einsum("ij,ij->i", program.X, program.X)
-        self._most_curvature = rows * np.sum(self._slopes**2, axis=1) * len(program.signs)
+        self._most_curvature = len(program.signs) * self._features.squares(np.ones(program.gates))
         self.primal, self.dual = np.inf, -np.inf
         self.dual_point = np.zeros(self._fit.shape)
         self.dual_rows: tuple[ActiveRows, ...] = ()
@@ -108,7 +108,7 @@ class DualNewton:
         fitted = self._fit.at(prediction)
         self._xi = fitted.xi if first.xi is None else self._centred(first.xi)
         self._offer_primal(prediction, active, self._U[:, :, active])
-        self._products = program.adjoint(self._xi, self._slopes)
+        self._products = self._features.adjoint(self._xi)
         self._offer_dual()
         closeness = np.sqrt(np.clip(self.gap, _CLOSEST, 1.0))
         self._prox: BlockProx = PlainProx()
@@ -141,27 +141,27 @@ class DualNewton:
 
     def step(self, tol: float) -> None:
         """One Newton step, after closing the inner problem if it is solved; none if gap <= tol."""
-        slopes, gradient, solved = self._look(tol)
+        features, gradient, solved = self._look(tol)
         if solved and not self.gap <= tol:
             self._close_inner()
-            slopes, gradient, _ = self._look(tol)
+            features, gradient, _ = self._look(tol)
         if not self.gap <= tol:
-            self._newton_step(slopes, gradient)
+            self._newton_step(features, gradient)
 
-    def _look(self, tol: float) -> tuple[Float64Array, Float64Array, bool]:
-        """Slopes (n, m) of the active blocks, gradient of phi, and whether the inner problem is solved.
+    def _look(self, tol: float) -> tuple[BlockFeatures, Float64Array, bool]:
+        """Features of the active blocks, gradient of phi, and whether the inner problem is solved.
 
         On the way the proximal point, and where it may help the dual point, are offered as the best so far.
         """
         blocks = self._active.blocks
-        slopes = self._slopes[:, self.program.block_gates(blocks)]
-        prediction = forward_columns(self.program.X, slopes, self._active.values * self._signs[blocks])
+        features = self._features.select(self.program.block_gates(blocks))
+        prediction = features.forward(self._active.values * self._signs[blocks])
         gradient = self._gradient(prediction)
         solved = self._inner_solved(gradient, prediction)
         self._offer_primal(prediction, blocks, self._active.values)
         if solved or self._promising(tol):
             self._offer_dual()
-        return slopes, gradient, solved
+        return features, gradient, solved
 
     def _gradient(self, prediction: Float64Array) -> Float64Array:
         gradient = self._fit.derivative(self._xi) - prediction
@@ -195,16 +195,16 @@ class DualNewton:
         elif self._inner_steps >= self.policy.many:
             self.sigma /= 2.0
         self._inner_steps = 0
-        self._set_products(self.program.adjoint(self._xi, self._slopes))
+        self._set_products(self._features.adjoint(self._xi))
 
-    def _newton_step(self, slopes: Float64Array, gradient: Float64Array) -> None:
+    def _newton_step(self, features: BlockFeatures, gradient: Float64Array) -> None:
         diagonal = self._fit.curvature(self._xi)
         diagonal = diagonal + self._damping * self.sigma * self._most_curvature[:, None]
         if self._outliers is not None:
             diagonal = diagonal + self._outliers.at(self._xi, self.sigma).curvature
-        operator = newton_operator(self.program, self._active, slopes, self.sigma, diagonal)
+        operator = newton_operator(self.program, self._active, features, self.sigma, diagonal)
         direction = -self.systems.solve(operator, gradient, self.policy.forcing)
-        products = self.program.adjoint(direction, self._slopes)
+        products = self._features.adjoint(direction)
         rate = float(np.vdot(gradient, direction))
         length = self._line_search(self._line(direction, products), rate, self._fit.room(self._xi, direction))
         if self.program.cones:

@@ -8,6 +8,7 @@ from convexnn_solvers.affine import TapeMap, UnsupportedProblem
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.composite import Composite
 from convexnn_solvers.operators import GatedOperator
+from convexnn_solvers.pooled import PooledOperator
 
 # Two linear maps that agree at random points to this accuracy, relative to their terms, are the same.
 _AGREE = 1e-10
@@ -24,13 +25,17 @@ def refusal(reason: str, remedy: str = "RFISTA() or AugmentedLagrangian()") -> U
 class GatedProbe:
     """The linear map of the loss at random points, against the gated map."""
 
-    def __init__(self, composite: Composite, operator: GatedOperator) -> None:
+    def __init__(self, composite: Composite, operator: GatedOperator | PooledOperator) -> None:
         assert isinstance(composite.affine, TapeMap)
         self._composite, self._operator = composite, operator
         self._map = composite.affine.select((0,))
         self._rng = np.random.default_rng(0)
-        self._shape = (int(operator.gates.X.shape[0]), operator.outputs)
-        self._rows = np.linalg.norm(operator.gates.X, axis=1)[:, None]
+        X = operator.gates.X
+        sizes = (
+            operator.pooling.sizes(X) if isinstance(operator, PooledOperator) else np.linalg.norm(X, axis=1)
+        )
+        self._shape = (sizes.size, operator.outputs)
+        self._rows = sizes[:, None]
 
     @property
     def shift(self) -> Float64Array:

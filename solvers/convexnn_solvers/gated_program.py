@@ -2,7 +2,8 @@
 
     minimise  F(sum_b s_b S_b X U_b)  +  sum_b tau_b ||U_b||_F,
 
-``S_b = D + slope (I - D)`` for the block's pattern D, and F a data fit such as ``1/2 ||. - Y||_F^2``. A
+``S_b = D + slope (I - D)`` for the block's pattern D, and F a data fit such as ``1/2 ||. - Y||_F^2``. With a
+``pooling`` S the fit is of ``S sum_b s_b S_b X U_b``, and X has more rows than there are samples. A
 block is a pair (sign, gate) and holds a matrix U_b of shape (d, c), one column per output; with ``cones``
 every column lies in the cone of its pattern, ``(2 D - I) X u >= 0``.
 
@@ -18,10 +19,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from convexnn_solvers.active_sets import Indices as Indices
 from convexnn_solvers.backends import Float64Array
+from convexnn_solvers.block_features import BlockFeatures, GatedFeatures, StoredFeatures
 from convexnn_solvers.newton_fits import Fit
-
-Indices = NDArray[np.intp]
+from convexnn_solvers.pooled import Pooling
 
 _CHUNK_ENTRIES = 4_000_000  # of an n x gates work array
 
@@ -37,6 +39,7 @@ class GatedProgram:
     signs: tuple[float, ...] = (1.0,)
     cones: bool = False
     slope: float = 0.0
+    pooling: Pooling | None = None
 
     @property
     def gates(self) -> int:
@@ -79,6 +82,12 @@ class GatedProgram:
         columns += self.slope
         return columns
 
+    def features(self, gates: Indices | slice) -> BlockFeatures:
+        """The matrices of some gates, without signs."""
+        if self.pooling is None:
+            return GatedFeatures(self.X, self.slopes(gates))
+        return StoredFeatures(self.pooling.blocks(self.X, self.patterns[:, gates], self.slope))
+
     def by_block(self, products: Float64Array) -> Float64Array:
         """Products with the adjoint map (c, d, P) for every block (c, d, B), with the signs."""
         if self.signs == (1.0,):
@@ -87,38 +96,32 @@ class GatedProgram:
 
     def gate_slices(self) -> Iterator[slice]:
         """Consecutive gates, few enough that an (n, gates) array stays small."""
-        size = max(1, _CHUNK_ENTRIES // max(self.X.shape[0], 1))
+        size = self._gates_at_a_time
         for start in range(0, self.gates, size):
             yield slice(start, min(start + size, self.gates))
 
-    def adjoint(self, r: Float64Array, slopes: Float64Array | None = None) -> Float64Array:
-        """``X^T S_j r_k`` for every output and gate, (c, d, P); ``slopes`` are the diagonals, when kept."""
+    def adjoint(self, r: Float64Array) -> Float64Array:
+        """``X^T S_j r_k`` for every output and gate, (c, d, P), from a few gates' features at a time."""
         c, d, _ = self.point_shape
         out = np.empty((c, d, self.gates))
         for part in self.gate_slices():
-            S = self.slopes(part) if slopes is None else slopes[:, part]
-            for k in range(c):
-                out[k, :, part] = self.X.T @ (S * r[:, k : k + 1])
+            out[:, :, part] = self.features(part).adjoint(r)
         return out
 
     def forward(self, U: Float64Array) -> Float64Array:
         """The prediction (n, c) of ``U`` (c, d, B), without the offset; zero blocks cost nothing."""
         active = np.flatnonzero(np.any(U != 0.0, axis=(0, 1)))
-        total = np.zeros((self.X.shape[0], self.outputs))
-        size = max(1, _CHUNK_ENTRIES // max(self.X.shape[0], 1))
-        for start in range(0, active.size, size):
-            blocks = active[start : start + size]
+        total = np.zeros(self.fit.shape)
+        for start in range(0, active.size, self._gates_at_a_time):
+            blocks = active[start : start + self._gates_at_a_time]
             signed = U[:, :, blocks] * self.block_signs(blocks)
-            total += forward_columns(self.X, self.slopes(self.block_gates(blocks)), signed)
+            total += self.features(self.block_gates(blocks)).forward(signed)
         return total
 
-
-def forward_columns(X: Float64Array, slopes: Float64Array, U: Float64Array) -> Float64Array:
-    """``sum_b S_b X U_b`` for blocks with diagonals ``slopes`` (n, m) and (signed) weights (c, d, m)."""
-    out = np.empty((X.shape[0], U.shape[0]))
-    for k, weights in enumerate(U):
-        out[:, k] = np.einsum("ij,ij->i", slopes, X @ weights)
-    return out
+    @property
+    def _gates_at_a_time(self) -> int:
+        height = self.X.shape[0] if self.pooling is None else self.pooling.samples * self.X.shape[1]
+        return max(1, _CHUNK_ENTRIES // max(int(height), 1))
 
 
 def block_norms(U: Float64Array) -> Float64Array:
@@ -155,13 +158,16 @@ class Scaling:
 def scaled(program: GatedProgram) -> tuple[GatedProgram, Scaling]:
     """The program in units where the columns of X have norm one on average, and squared targets norm one.
 
+    With a pooling, the columns of what bounds the pooled features.
+
     One factor for all of X: scaling its columns one by one would change the penalty.
     """
     largest = float(np.max(np.abs(program.X), initial=0.0))
     features = 1.0
     if largest > 0.0:
-        spread = np.linalg.norm(program.X / largest)
-        features = largest * float(spread) / np.sqrt(program.X.shape[1])
+        rows = program.X / largest
+        spread = float(np.linalg.norm(rows if program.pooling is None else program.pooling.sizes(rows)))
+        features = largest * (spread or 1.0) / np.sqrt(program.X.shape[1])
     targets = _size(program.fit)
     fit = program.fit.scaled(targets)
     if fit is None:

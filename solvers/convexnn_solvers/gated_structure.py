@@ -21,6 +21,7 @@ from convexnn_solvers.losses import Huber, Softplus, SumSquares
 from convexnn_solvers.newton_fits import Fit, LogisticFit, SquaredFit
 from convexnn_solvers.operators import GatedOperator
 from convexnn_solvers.penalties import GroupNorm
+from convexnn_solvers.pooled import PooledOperator
 
 # Larger arrays of multipliers (entries) cost more than they save.
 _MOST_MULTIPLIERS = 20_000_000
@@ -130,6 +131,7 @@ def gated_structure(composite: Composite) -> GatedStructure:
             signs=tuple(float(sign) for sign in np.sign(ratios)),
             cones=_has_cones(composite, weights, operator),
             slope=operator.slope,
+            pooling=operator.pooling if isinstance(operator, PooledOperator) else None,
         )
         for k, row in enumerate(taus)
     )
@@ -160,19 +162,19 @@ def _the_loss(composite: Composite) -> LossTerm:
     return term
 
 
-def the_gates(composite: Composite) -> GatedOperator:
-    """The gated map in the first loss; refuses a loss without one."""
+def the_gates(composite: Composite) -> GatedOperator | PooledOperator:
+    """The gated map in the first loss, pooled or not; refuses a loss without one."""
     if not composite.losses:
         raise refusal("the objective has 0 losses")
     affine = composite.affine
     operators = affine.select((0,)).operators if isinstance(affine, TapeMap) else ()
-    found = [operator for operator in operators if isinstance(operator, GatedOperator)]
+    found = [operator for operator in operators if isinstance(operator, GatedOperator | PooledOperator)]
     if not found:
         raise refusal(f"{composite.losses[0].text} has no gated(X, patterns, U) in it")
     return found[0]
 
 
-def _weight_variables(composite: Composite, operator: GatedOperator) -> list[int]:
+def _weight_variables(composite: Composite, operator: GatedOperator | PooledOperator) -> list[int]:
     """Positions of the variables that carry a penalty; all must have the shape of weights."""
     shape = (operator.gates.X.shape[1] * operator.outputs, operator.gates.bits.shape[1])
     penalised = sorted({term.variable for term in composite.penalties})
@@ -185,7 +187,9 @@ def _weight_variables(composite: Composite, operator: GatedOperator) -> list[int
     return penalised
 
 
-def _group_prices(composite: Composite, position: int, operator: GatedOperator) -> Float64Array:
+def _group_prices(
+    composite: Composite, position: int, operator: GatedOperator | PooledOperator
+) -> Float64Array:
     """The weight of every group norm of a variable: (1, P) if outputs share groups, else (c, P)."""
     block = composite.variables[position]
     terms = [term for term in composite.penalties if term.variable == position]
@@ -226,7 +230,7 @@ def _labels(term: PenaltyTerm, shape: tuple[int, ...]) -> Indices | None:
     return np.asarray(term.unview(np.broadcast_to(numbers, view.shape).copy()), dtype=np.intp)
 
 
-def _has_cones(composite: Composite, weights: list[int], operator: GatedOperator) -> bool:
+def _has_cones(composite: Composite, weights: list[int], operator: GatedOperator | PooledOperator) -> bool:
     """Whether every weight variable lies in the cones of its gates; nothing else may be constrained."""
     coned: list[int] = []
     for constraint in composite.constraints:

@@ -2,7 +2,7 @@
 
 For one output the preconditioner is the exact inverse, from the Cholesky factor of the n x n matrix or, when
 the active blocks have fewer directions than there are samples, by the identity of Woodbury from the Gram
-matrix of the columns ``S_b X M_b``, ``M_b M_b^T = J_b``; one or two iterations remain. For several outputs it
+matrix of the columns ``A_b M_b``, ``M_b M_b^T = J_b``; one or two iterations remain. For several outputs it
 ignores their coupling. A factor of an earlier step preconditions later ones while that is cheaper than a
 new one; when nothing can be factorised, the diagonal remains.
 """
@@ -16,8 +16,9 @@ import numpy as np
 from scipy.linalg import blas, lapack
 
 from convexnn_solvers.backends import Float64Array
+from convexnn_solvers.block_features import outer
 from convexnn_solvers.gated_program import GatedProgram
-from convexnn_solvers.newton_operator import NewtonOperator, SharedOperator, outer
+from convexnn_solvers.newton_operator import NewtonOperator, SharedOperator
 
 Solve = Callable[[Float64Array], Float64Array]
 Operator = NewtonOperator | SharedOperator
@@ -59,7 +60,7 @@ class NewtonSystems:
         self.counts = SolveCounts()
         self._program = program
         self._limits = limits or SystemLimits()
-        self._gram: Float64Array | None = None
+        self._base: Float64Array | None = None
         self._factor: Solve | None = None
         self._factor_work = 0.0
 
@@ -87,14 +88,16 @@ class NewtonSystems:
     def _written_out(self, operator: NewtonOperator) -> SharedOperator | None:
         """The matrix written out where several outputs share it and that pays within one system."""
         n, c = operator.diagonal.shape
-        m = operator.slopes.shape[1]
+        m = operator.features.count
         if c == 1 or operator.jacobian.free or not self._fits(n * (3 * n + (c + 1) * m)):
             return None
-        dense = float(n * n * m) + self._limits.usual_iterations * float(2 * n * n * c + 4 * n * m * c)
+        dense = 0.5 * operator.features.gram_work + self._limits.usual_iterations * float(
+            2 * n * n * c + 4 * n * m * c
+        )
         if dense > self._limits.usual_iterations * operator.work:
             return None
         couplings = np.stack([operator.coupling(k) for k in range(c)])
-        return SharedOperator(operator.hadamard(self._gram_matrix()), couplings, operator.diagonal)
+        return SharedOperator(self._matrix(operator), couplings, operator.diagonal)
 
     def _fits(self, entries: float) -> bool:
         return 8.0 * float(entries) <= self._limits.memory
@@ -133,15 +136,16 @@ class NewtonSystems:
     def _new_factor(self, operator: NewtonOperator, written: SharedOperator | None) -> tuple[Solve, float]:
         """The cheapest preconditioner that fits into memory, and its operations."""
         n, c = operator.diagonal.shape
-        m = operator.slopes.shape[1]
+        m = operator.features.count
         hadamard = not operator.jacobian.free
         # Outputs without cones have one factor in common, which ignores the rank-one parts.
         ranks = (
             [operator.jacobian.rank(k) for k in range(c)]
             if c == 1 or not hadamard
-            else [m * operator.X.shape[1]]
+            else [m * operator.features.width]
         )
-        dense = sum(n * n * (2.0 * m if hadamard else r) + n**3 / 3.0 for r in ranks)
+        work = operator.features.gram_work
+        dense = sum((work if hadamard else n * n * r) + n**3 / 3.0 for r in ranks)
         low_rank = sum(n * float(r) ** 2 + r**3 / 3.0 for r in ranks)
         if not self._fits(n * (3.0 * n + m) * len(ranks)):
             dense = np.inf
@@ -152,7 +156,7 @@ class NewtonSystems:
         if len(ranks) < c:
             solves = [self._first_part(operator, written, dense <= low_rank)]
         elif dense <= low_rank and hadamard:
-            H = outer(operator.coupling(0), operator.hadamard(self._gram_matrix()))
+            H = outer(operator.coupling(0), self._matrix(operator))
             solves = [_cholesky(H, operator.diagonal[:, 0])]
         else:
             solves = [_from_roots(operator, k, dense <= low_rank) for k in range(c)]
@@ -162,22 +166,22 @@ class NewtonSystems:
         """The inverse of the part that all outputs have, with the mean of their diagonals."""
         h = operator.diagonal.mean(axis=1)
         if dense:
-            H = operator.hadamard(self._gram_matrix()) if written is None else written.upper.copy(order="F")
+            H = self._matrix(operator) if written is None else written.upper.copy(order="F")
             return _cholesky(H, h)
         weights = np.sqrt(operator.sigma * operator.jacobian.shrink)
-        W = operator.X[:, :, None] * (operator.slopes * weights)[:, None, :]
-        return _woodbury(np.asfortranarray(W.reshape(h.size, -1)), h)
+        return _woodbury(operator.features.stacked(weights), h)
 
-    def _gram_matrix(self) -> Float64Array:
-        if self._gram is None:
-            self._gram = np.asfortranarray(self._program.X @ self._program.X.T)
-        return self._gram
+    def _matrix(self, operator: NewtonOperator) -> Float64Array:
+        """The first part of the matrix, written out."""
+        if self._base is None:
+            self._base = operator.features.base()
+        return operator.first_part(self._base)
 
 
 def _from_roots(operator: NewtonOperator, output: int, dense: bool) -> Solve:
-    """The exact inverse within one output, from the columns ``S_b X M_b``."""
+    """The exact inverse within one output, from the columns ``A_b M_b``."""
     columns, owner = operator.jacobian.roots(output)
-    W = np.sqrt(operator.sigma) * (operator.X @ columns) * operator.slopes[:, owner]
+    W = np.sqrt(operator.sigma) * operator.features.times(columns, owner)
     h = operator.diagonal[:, output]
     return _cholesky(outer(W), h) if dense else _woodbury(W, h)
 
@@ -221,11 +225,9 @@ def _factorised(H: Float64Array) -> Float64Array:
 def _jacobi(operator: NewtonOperator, output: int) -> Solve:
     """Division by the diagonal of the operator, with free directions counted in full."""
     shrink = operator.jacobian.shrink
-    lengths = np.einsum("ij,ij->i", operator.X, operator.X)
-    squares = operator.slopes**2
-    along = operator.X @ operator.jacobian.directions[output]
+    along = operator.features.times(operator.jacobian.directions[output])
     diagonal = operator.diagonal[:, output] + operator.sigma * (
-        lengths * (squares @ shrink) + (squares * along**2) @ (1.0 - shrink)
+        operator.features.squares(shrink) + along**2 @ (1.0 - shrink)
     )
     return lambda right: right / diagonal[:, None]
 
@@ -234,7 +236,7 @@ def _apart(program: GatedProgram, solves: list[Solve]) -> Solve:
     """One solve per output, or one for all; with an offset, the solution among the columns of sum zero."""
     corrections: list[Float64Array] = []
     if program.fit.centred:
-        corrections = [solve(np.ones((program.X.shape[0], 1)))[:, 0] for solve in solves]
+        corrections = [solve(np.ones((program.fit.shape[0], 1)))[:, 0] for solve in solves]
 
     def solve(right: Float64Array) -> Float64Array:
         if len(solves) == 1:
