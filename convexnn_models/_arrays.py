@@ -68,6 +68,14 @@ def numbers(values: Any, name: str) -> Float64Array:
     return array
 
 
+def shaped(values: Any, shape: tuple[int, ...], name: str) -> Float64Array:
+    """``values`` as a finite float64 array of exactly this shape."""
+    array = numbers(values, name)
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, not {array.shape}.")
+    return array
+
+
 def count(value: Any, name: str) -> int:
     """``value`` as an int >= 1."""
     try:

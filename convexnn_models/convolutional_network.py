@@ -75,10 +75,7 @@ class ConvolutionalNetwork:
         for name, shape in (("gates", filters.shape), ("output_bias", output.shape[2:])):
             value = getattr(self, name)
             if value is not None:
-                array = _arrays.numbers(value, name)
-                if array.shape != shape:
-                    raise ValueError(f"{name} must have shape {shape}, not {array.shape}.")
-                object.__setattr__(self, name, array)
+                object.__setattr__(self, name, _arrays.shaped(value, shape, name))
         object.__setattr__(self, "filters", filters)
         object.__setattr__(self, "output", output)
         object.__setattr__(self, "cells", cells)

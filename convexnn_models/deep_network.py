@@ -53,9 +53,7 @@ class DeepNetwork:
                 )
         object.__setattr__(self, "branches", checked)
         if self.output_bias is not None:
-            offset = _arrays.numbers(self.output_bias, "output_bias")
-            if offset.shape != (self.shape[1],):
-                raise ValueError(f"output_bias must have shape ({self.shape[1]},), not {offset.shape}.")
+            offset = _arrays.shaped(self.output_bias, (self.shape[1],), "output_bias")
             object.__setattr__(self, "output_bias", offset)
 
     def __repr__(self) -> str:

@@ -9,6 +9,10 @@ import numpy as np
 from convexnn_models import _arrays, losses
 from convexnn_models._arrays import Float64Array
 from convexnn_models.model import ConvexModel, Training
+from convexnn_solvers.certificate import Certificate
+from convexnn_solvers.composite import DualPoint
+
+_TINY = 1e-300  # below every norm and value that matters
 
 
 def held_value(variable: Any) -> Float64Array:
@@ -58,6 +62,47 @@ def matching(theta: Any, y: Float64Array) -> Float64Array:
     if array.size != y.size:
         raise ValueError(f"thetas must hold arrays of shape {y.shape}, not {array.shape}.")
     return array.reshape(y.shape)
+
+
+def certified(
+    model: ConvexModel,
+    primal: float,
+    shape: tuple[int, ...],
+    bound: tuple[float, Float64Array] | None,
+    *,
+    scope: str,
+    violation: float = 0.0,
+) -> Certificate:
+    """The certificate of an objective and a proved bound, whose dual point has the prediction's ``shape``.
+
+    ``violation`` is that of the point as held, which was repaired where it is not zero. None as a bound
+    means that the loss of the latest problem has none.
+    """
+    if bound is None:
+        free = " with an output bias" if model.output_bias is not None else ""
+        name = known_training(model).loss.__name__
+        return Certificate(
+            primal=primal,
+            dual=None,
+            gap=None,
+            relative_gap=None,
+            max_violation=violation,
+            scope=scope,
+            repaired=violation > 0.0,
+            note=f"no lower bound for the loss {name}{free}; loss='squared' has one",
+        )
+    dual, theta = bound
+    gap = primal - dual
+    return Certificate(
+        primal=primal,
+        dual=dual,
+        gap=gap,
+        relative_gap=gap / max(abs(primal), abs(dual), _TINY),
+        max_violation=violation,
+        scope=scope,
+        repaired=violation > 0.0,
+        dual_point=DualPoint((theta.reshape(shape),)),
+    )
 
 
 def positive(value: Any, name: str) -> float:

@@ -13,6 +13,7 @@ import numpy as np
 from convexnn_models import _arrays, losses
 from convexnn_models._arrays import Float64Array
 from convexnn_models.fitting import (
+    certified,
     held_bias,
     held_value,
     known_training,
@@ -24,7 +25,6 @@ from convexnn_models.fitting import (
 from convexnn_models.loss_duals import residual_bound
 from convexnn_models.parallel_linear import ParallelLinearModel
 from convexnn_solvers.certificate import Certificate
-from convexnn_solvers.composite import DualPoint
 from convexnn_solvers.status import Status
 
 _SCOPE = "for all parallel linear networks of this depth"
@@ -102,8 +102,9 @@ def parallel_linear_certificate(model: ParallelLinearModel, thetas: Iterable[Any
     M = held_value(model.variables[0])
     scores = model.X @ M + held_bias(model)
     penalty = 0.5 * model.depth * float(np.linalg.svd(M, compute_uv=False).sum())
-    primal = training.objective(scores[:, 0] if model.outputs == 1 else scores, penalty)
-    found, note = None, ""
+    prediction = scores[:, 0] if model.outputs == 1 else scores
+    primal = training.objective(prediction, penalty)
+    found = None
     if training.loss is losses.squared:
         Y, reg = squared_targets(model)
         candidates = [(Y - scores) / Y.shape[0], *(matching(theta, Y) for theta in thetas)]
@@ -113,23 +114,8 @@ def parallel_linear_certificate(model: ParallelLinearModel, thetas: Iterable[Any
         found = max(bounds, key=lambda bound: bound[0])
     elif model.output_bias is None:
         limit = 0.5 * model.depth * float(training.reg.value)
-        prediction = scores[:, 0] if model.outputs == 1 else scores
         found = residual_bound(training, prediction, partial(_largest, model), limit)
-    if found is None:
-        free = " with an output bias" if model.output_bias is not None else ""
-        note = f"no lower bound for the loss {training.loss.__name__}{free}; loss='squared' has one"
-    dual, best = (None, None) if found is None else found
-    gap = None if dual is None else primal - dual
-    return Certificate(
-        primal=primal,
-        dual=dual,
-        gap=gap,
-        relative_gap=None if gap is None or dual is None else gap / max(abs(primal), abs(dual), _TINY),
-        max_violation=0.0,
-        scope=_SCOPE,
-        note=note,
-        dual_point=None if best is None else DualPoint((best[:, 0] if best.shape[1:] == (1,) else best,)),
-    )
+    return certified(model, primal, prediction.shape, found, scope=_SCOPE)
 
 
 @dataclass(frozen=True)

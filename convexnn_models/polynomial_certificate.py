@@ -11,6 +11,7 @@ import numpy as np
 from convexnn_models import losses
 from convexnn_models._arrays import Float64Array
 from convexnn_models.fitting import (
+    certified,
     held_bias,
     held_value,
     known_training,
@@ -22,10 +23,8 @@ from convexnn_models.loss_duals import residual_bound
 from convexnn_models.polynomial import Pair, PolynomialModel
 from convexnn_models.polynomial_bounds import response_bound, squared_loss_bound
 from convexnn_solvers.certificate import Certificate
-from convexnn_solvers.composite import DualPoint
 
 _SCOPE = "for all networks with this activation"
-_TINY = 1e-300
 
 
 def polynomial_certificate(model: PolynomialModel, thetas: Iterable[Any] = ()) -> Certificate:
@@ -49,7 +48,7 @@ def polynomial_certificate(model: PolynomialModel, thetas: Iterable[Any] = ()) -
     scores = model.scores(pairs, held_bias(model))
     penalty = sum(float(p[-1, -1] + m[-1, -1]) for row in pairs for p, m in row)
     primal = training.objective(scores, penalty)
-    found, note = None, ""
+    found = None
     if training.loss is losses.squared:
         y, reg = squared_targets(model)
         candidates = [(y - scores.reshape(y.shape)) / y.shape[0], *(matching(theta, y) for theta in thetas)]
@@ -58,22 +57,7 @@ def polynomial_certificate(model: PolynomialModel, thetas: Iterable[Any] = ()) -
         found = _best_bound(model, candidates, y, reg)
     elif model.output_bias is None:
         found = residual_bound(training, scores, partial(_largest, model), float(training.reg.value))
-    if found is None:
-        free = " with an output bias" if model.output_bias is not None else ""
-        note = f"no lower bound for the loss {training.loss.__name__}{free}; loss='squared' has one"
-    dual, best = (None, None) if found is None else found
-    gap = None if dual is None else primal - dual
-    return Certificate(
-        primal=primal,
-        dual=dual,
-        gap=gap,
-        relative_gap=None if gap is None or dual is None else gap / max(abs(primal), abs(dual), _TINY),
-        max_violation=violation,
-        scope=_SCOPE,
-        repaired=violation > 0.0,
-        note=note,
-        dual_point=None if best is None else DualPoint((best.reshape(scores.shape),)),
-    )
+    return certified(model, primal, scores.shape, found, scope=_SCOPE, violation=violation)
 
 
 def feasible_pairs(model: PolynomialModel) -> list[list[Pair]]:

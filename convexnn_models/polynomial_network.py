@@ -62,9 +62,7 @@ class PolynomialNetwork:
         object.__setattr__(self, "output", output)
         object.__setattr__(self, "cells", cells)
         if self.output_bias is not None:
-            offset = _arrays.numbers(self.output_bias, "output_bias")
-            if offset.shape != (output.shape[2],):
-                raise ValueError(f"output_bias must have shape ({output.shape[2]},), not {offset.shape}.")
+            offset = _arrays.shaped(self.output_bias, output.shape[2:], "output_bias")
             object.__setattr__(self, "output_bias", offset)
 
     def __repr__(self) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from convexnn_models._arrays import Float64Array
+from convexnn_models.fitting import held_value
 from convexnn_models.model import ConvexModel, Training
 from convexnn_models.negligible import needed
 from convexnn_models.network import Network
@@ -108,7 +108,7 @@ def recover_two_layer(model: ConvexModel, prune: bool = True) -> Network:
         raise TypeError(
             f"model must be what relu(X, gates) or another formulation returns, not {type(model).__name__}."
         )
-    held = [_value(variable) for variable in model.variables]
+    held = [held_value(variable) for variable in model.variables]
     weights = held[: len(model.signs)]
     offset = held[-1].reshape(model.outputs) if model.output_bias is not None else None
     blocks = [_in_cones(model, W) for W in weights] if model.cones else weights
@@ -139,16 +139,6 @@ def recover_two_layer(model: ConvexModel, prune: bool = True) -> Network:
         training=model.training,
     )
     return _network(model, kept, offset, report)
-
-
-def _value(variable: Any) -> Float64Array:
-    value = variable.value
-    if value is None or not np.all(np.isfinite(value)):
-        raise ValueError(
-            f"model has no values (variable {variable.name()}); solve a problem made of it first, "
-            "e.g. model.problem(y, reg).solve()."
-        )
-    return np.asarray(value, dtype=np.float64)
 
 
 def _by_output(

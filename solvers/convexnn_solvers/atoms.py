@@ -26,7 +26,50 @@ from convexnn_solvers.stuffing_limit import refuse_too_large
 _ROWS = 1024  # rows per block of `numeric`, so that no n x P intermediate is formed
 
 
-class gated(AffAtom):  # type: ignore[misc]
+class _Patterned(AffAtom):  # type: ignore[misc]
+    """A linear map of weights (d * c, P), one column per gate, by features and activation patterns."""
+
+    _allow_complex = False
+    _weights = "U"  # as error messages call the argument
+
+    def __init__(self, X: Any, patterns: Any, weights: Any) -> None:
+        self.X: Float64Array = _features(X)
+        self.patterns: NDArray[np.bool_] = _patterns(patterns, self.X)
+        super().__init__(weights)
+
+    @property
+    def outputs(self) -> int:
+        """The number c of outputs."""
+        return int(self.args[0].shape[0]) // int(self.X.shape[1])
+
+    def validate_arguments(self) -> None:
+        """Raise ValueError unless the weights have shape (d * c, P) for some c."""
+        super().validate_arguments()
+        _check_weights(self._weights, self.args[0].shape, self.X, self.patterns)
+
+    def is_decr(self, idx: int) -> bool:
+        """False: unknown without a pass over the coefficients."""
+        return False
+
+    def get_data(self) -> Any:
+        """What :meth:`copy` needs besides the argument."""
+        return [self.X, self.patterns]
+
+    def copy(self, args: list[Any] | None = None, id_objects: dict[int, Any] | None = None) -> Any:
+        """The same map of other arguments, sharing features and patterns."""
+        known = {} if id_objects is None else id_objects
+        if id(self) in known:
+            return known[id(self)]
+        (weights,) = self.args if args is None else args
+        X, patterns, *others = self.get_data()
+        return type(self)(X, patterns, weights, *others)
+
+    def name(self) -> str:
+        """A short text without the arrays."""
+        return f"{type(self).__name__}({_sizes(self.X, self.patterns)}, {self.args[0].name()})"
+
+
+class gated(_Patterned):
     """``sum_j (D_j + slope (I - D_j)) X u_j``: the linear map of a network whose gates are fixed.
 
     Parameters
@@ -46,26 +89,12 @@ class gated(AffAtom):  # type: ignore[misc]
     an argument has the wrong shape or type.
     """
 
-    _allow_complex = False
-
     def __init__(self, X: Any, patterns: Any, U: Any, slope: float = 0.0, scope: str = "") -> None:
-        self.X: Float64Array = _features(X)
-        self.patterns: NDArray[np.bool_] = _patterns(patterns, self.X)
         self.slope = float(slope)
         self.scope = str(scope)
         if not np.isfinite(self.slope):
             raise ValueError(f"slope must be a finite number, not {slope!r}.")
-        super().__init__(U)
-
-    @property
-    def outputs(self) -> int:
-        """The number c of outputs."""
-        return int(self.args[0].shape[0]) // int(self.X.shape[1])
-
-    def validate_arguments(self) -> None:
-        """Raise ValueError unless ``U`` has shape (d * c, P) for some c."""
-        super().validate_arguments()
-        _check_weights("U", self.args[0].shape, self.X, self.patterns)
+        super().__init__(X, patterns, U)
 
     def shape_from_args(self) -> tuple[int, ...]:
         """(n,) for one output, (n, c) for several."""
@@ -82,25 +111,9 @@ class gated(AffAtom):  # type: ignore[misc]
         """Whether every coefficient is non-negative."""
         return self.slope >= 0.0 and none_negative(self.X)
 
-    def is_decr(self, idx: int) -> bool:
-        """False: unknown without a pass over the coefficients."""
-        return False
-
     def get_data(self) -> Any:
         """What :meth:`copy` needs besides the argument."""
-        return [self.X, self.patterns, self.slope, self.scope]
-
-    def copy(self, args: list[Any] | None = None, id_objects: dict[int, Any] | None = None) -> gated:
-        """The same map of other arguments, sharing features and patterns."""
-        known = {} if id_objects is None else id_objects
-        if id(self) in known:
-            return known[id(self)]  # type: ignore[no-any-return]
-        (weights,) = self.args if args is None else args
-        return gated(self.X, self.patterns, weights, self.slope, self.scope)
-
-    def name(self) -> str:
-        """A short text without the arrays."""
-        return f"gated({_sizes(self.X, self.patterns)}, {self.args[0].name()})"
+        return [*super().get_data(), self.slope, self.scope]
 
     def numeric(self, values: list[Any]) -> Float64Array:
         """The value for given weights."""
@@ -138,7 +151,7 @@ class gated(AffAtom):  # type: ignore[misc]
         return _stack_columns(column_block, heights, d, c, n * c)
 
 
-class pattern_slack(AffAtom):  # type: ignore[misc]
+class pattern_slack(_Patterned):
     """``(2 D_j - I) X v_j`` for every gate j: non-negative iff ``v_j`` activates exactly as pattern j.
 
     Parameters
@@ -154,22 +167,10 @@ class pattern_slack(AffAtom):  # type: ignore[misc]
     or TypeError when an argument has the wrong shape or type.
     """
 
-    _allow_complex = False
+    _weights = "V"
 
     def __init__(self, X: Any, patterns: Any, V: Any) -> None:
-        self.X: Float64Array = _features(X)
-        self.patterns: NDArray[np.bool_] = _patterns(patterns, self.X)
-        super().__init__(V)
-
-    @property
-    def outputs(self) -> int:
-        """The number c of outputs."""
-        return int(self.args[0].shape[0]) // int(self.X.shape[1])
-
-    def validate_arguments(self) -> None:
-        """Raise ValueError unless ``V`` has shape (d * c, P) for some c."""
-        super().validate_arguments()
-        _check_weights("V", self.args[0].shape, self.X, self.patterns)
+        super().__init__(X, patterns, V)
 
     def shape_from_args(self) -> tuple[int, ...]:
         """(n * c, P)."""
@@ -182,26 +183,6 @@ class pattern_slack(AffAtom):  # type: ignore[misc]
     def is_incr(self, idx: int) -> bool:
         """False: the coefficients have both signs."""
         return False
-
-    def is_decr(self, idx: int) -> bool:
-        """False: the coefficients have both signs."""
-        return False
-
-    def get_data(self) -> Any:
-        """What :meth:`copy` needs besides the argument."""
-        return [self.X, self.patterns]
-
-    def copy(self, args: list[Any] | None = None, id_objects: dict[int, Any] | None = None) -> pattern_slack:
-        """The same map of other arguments, sharing features and patterns."""
-        known = {} if id_objects is None else id_objects
-        if id(self) in known:
-            return known[id(self)]  # type: ignore[no-any-return]
-        (weights,) = self.args if args is None else args
-        return pattern_slack(self.X, self.patterns, weights)
-
-    def name(self) -> str:
-        """A short text without the arrays."""
-        return f"pattern_slack({_sizes(self.X, self.patterns)}, {self.args[0].name()})"
 
     def numeric(self, values: list[Any]) -> Float64Array:
         """The value for given weights."""

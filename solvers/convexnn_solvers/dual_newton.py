@@ -89,7 +89,7 @@ class DualNewton:
         self.program = program
         self.policy = policy or NewtonPolicy()
         self.systems = first.systems or NewtonSystems(program)
-        self.newton_steps = self.outer_steps = 0
+        self.newton_steps = 0
         self._fit = program.fit
         self._features = program.features(slice(None))
         self._signs = np.repeat(np.asarray(program.signs), program.gates)
@@ -189,7 +189,6 @@ class DualNewton:
             self._outliers.accept(self._xi, self.sigma)
         self._U = np.zeros(self.program.point_shape)
         self._U[:, :, self._active.blocks] = self._active.values
-        self.outer_steps += 1
         if self._inner_steps <= self.policy.few:
             self.sigma = min(self.sigma * self.policy.growth, self.policy.largest_sigma)
         elif self._inner_steps >= self.policy.many:

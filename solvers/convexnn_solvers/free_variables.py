@@ -57,11 +57,6 @@ class FreeVariables:
     _largest_offset: float
     ball: Callable[[Float64Array], Float64Array] | None = None
 
-    @property
-    def refits(self) -> bool:
-        """Whether :meth:`refit` applies: losses that are not quadratic, and variables without any bound."""
-        return not self.quadratic and not np.any(self.signs)
-
     def theta_columns(self) -> Float64Array:
         """The columns of all losses on top of each other."""
         return np.concatenate(self.losses) if self.losses else np.empty((0, self.linear.size))
