@@ -67,9 +67,10 @@ def test_value_is_that_of_the_atom(row: Row, weight: Any) -> None:
 def test_subgradient_lies_below_and_in_the_domain(row: Row, weight: Any) -> None:
     for q in samples(1):
         g = row.loss.gradient(q, weight, np)
-        value = float(row.loss.value(q, weight, np))
+        value, near = float(row.loss.value(q, weight, np)), row.loss.nearest(g, weight)
+        np.testing.assert_allclose(near, g, rtol=1e-13, atol=1e-16)
         assert value == pytest.approx(
-            float(np.sum(g * q)) - row.loss.conjugate(g, weight), rel=1e-12, abs=1e-13
+            float(np.sum(g * q)) - row.loss.conjugate(near, weight), rel=1e-12, abs=1e-13
         )
         for z in samples(2):
             below = value + float(np.sum(g * (z - q)))

@@ -7,15 +7,15 @@ constraint was checked in float64.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.composite import Composite, DualPoint
+from convexnn_solvers.concave_search import maximise
 from convexnn_solvers.dual_norms import DualNorms
 from convexnn_solvers.free_variables import (
     Arrays,
@@ -23,17 +23,16 @@ from convexnn_solvers.free_variables import (
     collect_free_variables,
     into_domains,
 )
+from convexnn_solvers.losses import ThinDomain
 from convexnn_solvers.nonsmooth_losses import Nonsmooth
+from convexnn_solvers.norm_balls import rounding
 
 Multipliers = tuple[Float64Array | None, ...]
 
 _EPS = float(np.finfo(np.float64).eps)
 _BISECTIONS = 60
-_DOUBLINGS = 40
 # Scalar conditions up to which all of them are met together by Newton's method.
 _MAX_CONDITIONS = 400
-# Weights that pull a direction back into the conjugates' domain, the smallest first.
-_BLENDS = tuple(10.0**k for k in range(-14, 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,18 +132,18 @@ class DualBounds:
             return None
         best: Bound | None = None
         for direction in directions if thorough else directions[1:]:
-            best = self._bound(direction, directions[0], best) or best
+            best = self._bound(direction, best) or best
         if best is None and not thorough:
-            best = self._bound(directions[0], directions[0], None)
+            best = self._bound(directions[0], None)
         if best is None:
             thetas = tuple(np.zeros(b.shape) for b in self._loss_offsets)
             zero = DualPoint(thetas, self._completed(()))
-            best = self._bound(zero, zero, None)
+            best = self._bound(zero, None)
         return best
 
-    def _bound(self, direction: DualPoint, anchor: DualPoint, best: Bound | None) -> Bound | None:
+    def _bound(self, direction: DualPoint, best: Bound | None) -> Bound | None:
         """The best bound along one direction; None when no scale is feasible or none can exceed ``best``."""
-        prepared = self._feasible(direction, anchor)
+        prepared = self._feasible(direction)
         if prepared is None:
             return None
         ray = self._image(self._oriented(prepared))
@@ -168,7 +167,7 @@ class DualBounds:
         multipliers = tuple(None if m is None else scale * m for m in ray.multipliers)
         return Bound(value, DualPoint(thetas, multipliers))
 
-    def _feasible(self, direction: DualPoint, anchor: DualPoint) -> DualPoint | None:
+    def _feasible(self, direction: DualPoint) -> DualPoint | None:
         """Satisfy the free variables' condition and enter the conjugates' domain, or give up."""
         thetas, mu = direction.thetas, self._completed(direction.multipliers)
         if self._free is not None:
@@ -179,14 +178,6 @@ class DualBounds:
             else:
                 thetas, entered = self._free.enter(direction.thetas, self._general(mu))
                 mu = tuple(a if b is None else b for a, b in zip(mu, entered, strict=True))
-        if not np.isfinite(self._conjugates(thetas, 1.0)):
-            towards = self._completed(anchor.multipliers)
-            for t in _BLENDS:
-                mixed = tuple((1.0 - t) * a + t * b for a, b in zip(thetas, anchor.thetas, strict=True))
-                if np.isfinite(self._conjugates(mixed, 1.0)):
-                    thetas = mixed
-                    mu = tuple(_blend(a, b, t) for a, b in zip(mu, towards, strict=True))
-                    break
         if self._free is not None and not self._free.satisfied(thetas, self._general(mu)):
             return None
         return DualPoint(thetas, mu)
@@ -205,16 +196,27 @@ class DualBounds:
         image = _float64(adjoint(cotangents))
         # The rounding of the adjoint is measured: the same product in other numbers rounds otherwise.
         third = _float64(adjoint(tuple(None if v is None else v / 3.0 for v in cotangents)))
-        error = tuple(a - 3.0 * b for a, b in zip(image, third, strict=True))
+        error = self.norms.unprojected(tuple(a - 3.0 * b for a, b in zip(image, third, strict=True)))
+        error = 4.0 * error + self._missed_image(direction.thetas)
         hints: Multipliers = tuple(None for _ in image)
         exact = {v: m for v, m in self.norms.exact.items() if direction.multipliers[m] is not None}
         if exact:
             cones = tuple(mu if m in exact.values() else None for m, mu in enumerate(direction.multipliers))
             pulled = _float64(adjoint((*(None for _ in direction.thetas), *cones)))
             hints = tuple(h if v in exact else None for v, h in enumerate(pulled))
-        return _Direction(
-            direction.thetas, direction.multipliers, image, hints, 4.0 * self.norms.unprojected(error)
-        )
+        return _Direction(direction.thetas, direction.multipliers, image, hints, error)
+
+    def _missed_image(self, thetas: Arrays) -> float:
+        """What moving the thetas all the way into domains without an inside can add to a quotient."""
+        missed = [
+            term.loss.missed(-theta) if isinstance(term.loss, ThinDomain) else None
+            for term, theta in zip(self.composite.losses, thetas, strict=True)
+        ]
+        if all(m is None or not m.any() for m in missed):
+            return 0.0
+        rng, none = np.random.default_rng(0), (None for _ in self.composite.constraints)
+        signed = tuple(None if m is None else m * rng.choice([-1.0, 1.0], m.shape) for m in missed)
+        return self.norms.unprojected(_float64(self.composite.affine.adjoint((*signed, *none))))
 
     def _feasible_scales(self, ray: _Direction) -> tuple[float, float] | None:
         """An interval of scales of which both ends, and therefore all, are feasible; None if none was found.
@@ -257,7 +259,7 @@ class DualBounds:
             if curvature > 0.0:
                 return float(np.clip(slope / curvature, 0.0, top))
             return min(top, 1.0) if slope > 0.0 and not np.isfinite(top) else (top if slope > 0.0 else 0.0)
-        return _maximise(lambda s: self._value(ray, s), low, top)
+        return maximise(lambda s: self._value(ray, s), low, top)
 
     def _slope(self, thetas: Arrays, multipliers: Multipliers) -> float:
         """``- sum <theta, b> - sum <mu, e>``."""
@@ -290,11 +292,21 @@ class DualBounds:
             sizes = zip((*ray.thetas, *ray.multipliers), (*self._loss_offsets, *self._offsets), strict=True)
             size = sum(float(np.sum(np.abs(t * b))) for t, b in sizes if t is not None and b is not None)
             size = scale * size + abs(conjugates) + abs(support) + abs(self.composite.constant)
-            value -= 4.0 * _EPS * size
+            value -= 4.0 * _EPS * size + self._missed(ray.thetas, scale, conjugates)
             if self._free is not None:
                 factor = 1.0 if self._fixed else scale
                 value -= factor * self._free.leak(ray.thetas, self._general(ray.multipliers))
         return value
+
+    def _missed(self, thetas: Arrays, scale: float, conjugates: float) -> float:
+        """What moving the thetas all the way into domains without an inside can cost."""
+        total = 0.0
+        for term, theta, b in zip(self.composite.losses, thetas, self._loss_offsets, strict=True):
+            if isinstance(term.loss, ThinDomain):
+                missed = term.loss.missed(-scale * theta)
+                total += float(np.sum(missed * (np.abs(b) + 2.0)))
+                total += 2.0 * rounding(theta.size) * abs(conjugates)  # entropies change by their share
+        return total
 
     def _completed(self, multipliers: Multipliers) -> Multipliers:
         missing = len(self.composite.constraints) - len(multipliers)
@@ -303,40 +315,6 @@ class DualBounds:
     def _general(self, multipliers: Multipliers) -> Multipliers:
         """The multipliers that enter linearly: not those of cones that are dualised by projection."""
         return tuple(None if e is None else mu for mu, e in zip(multipliers, self._offsets, strict=True))
-
-
-def _maximise(value: Callable[[float], float], start: float, top: float) -> float:
-    """A maximiser of a concave function on [start, top], finite near one end and maybe -inf further out."""
-    if not np.isfinite(top):
-        top = 1.0
-        for _ in range(_DOUBLINGS):
-            if not value(2.0 * top) > value(top):
-                break
-            top *= 2.0
-        top *= 2.0
-    if start > 0.0 and not np.isfinite(value(start)):
-        return top
-    if not np.isfinite(value(top)):
-        low, high = start, top
-        for _ in range(_BISECTIONS):
-            middle = 0.5 * (low + high)
-            low, high = (middle, high) if np.isfinite(value(middle)) else (low, middle)
-        top = low
-    candidates = [start, top, min(max(1.0, start), top)]
-    if top > start:
-        found = minimize_scalar(
-            lambda s: -value(float(s)), bounds=(start, top), method="bounded", options={"xatol": 1e-10 * top}
-        )
-        candidates.append(float(found.x))
-    return max(candidates, key=value)
-
-
-def _blend(a: Float64Array | None, b: Float64Array | None, t: float) -> Float64Array | None:
-    if a is None and b is None:
-        return None
-    first = np.zeros_like(b) if a is None else a
-    second = np.zeros_like(first) if b is None else b
-    return np.asarray((1.0 - t) * first + t * second, dtype=np.float64)
 
 
 def _float64(arrays: Sequence[Any]) -> Arrays:

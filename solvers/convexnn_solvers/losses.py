@@ -8,12 +8,12 @@ atom's value): the term is ``sum(w * f(q))``. Labels live inside ``q`` (the logi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from convexnn_solvers.backends import Array, Float64Array
-from convexnn_solvers.norm_balls import nearest_on_simplex
+from convexnn_solvers.norm_balls import nearest_on_simplex, rounding
 
 
 class Loss(Protocol):
@@ -44,6 +44,19 @@ class Loss(Protocol):
 
     def conjugate(self, v: Float64Array, weight: Any) -> float:
         """The conjugate of ``q -> sum(weight * f(q))`` at ``v``, in float64; ``inf`` outside its domain."""
+        ...
+
+    def nearest(self, v: Float64Array, weight: Any) -> Float64Array:
+        """The nearest point of the conjugate's domain."""
+        ...
+
+
+@runtime_checkable
+class ThinDomain(Protocol):
+    """A loss whose conjugate is finite only where sums have a value that rounding misses a little."""
+
+    def missed(self, v: Float64Array) -> Float64Array:
+        """How far each entry of ``v`` may be from a point of the domain; bounds pay for it."""
         ...
 
     def nearest(self, v: Float64Array, weight: Any) -> Float64Array:
@@ -232,7 +245,7 @@ class LogSumExp:
     """``f(q) = log(sum(exp(q)))`` along ``axis`` (``None``: of the whole array), CVXPY's ``log_sum_exp``.
 
     The weight is one number or one per group. The conjugate is finite only where each group of ``v`` is
-    non-negative and sums to its weight (here: to within 1e-12 of it, since sums are rounded).
+    non-negative and sums to its weight (to within :meth:`missed`, since sums are rounded).
     """
 
     axis: int | None = None
@@ -258,7 +271,7 @@ class LogSumExp:
         """``sum(v log(v / weight))`` on the scaled simplices, infinite elsewhere."""
         totals = np.sum(v, axis=self.axis)
         w = np.broadcast_to(np.asarray(weight, dtype=np.float64), totals.shape)
-        if np.any(v < 0.0) or np.any(np.abs(totals - w) > 1e-12 * w):
+        if np.any(v < 0.0) or np.any(np.abs(totals - w) > self._slack(v) * w):
             return np.inf
         spread = w if self.axis is None else np.expand_dims(w, self.axis)
         logarithms = np.log(np.where(v > 0.0, v, 1.0)) - np.log(np.where(v > 0.0, spread, 1.0))
@@ -267,6 +280,13 @@ class LogSumExp:
     def nearest(self, v: Float64Array, weight: Any) -> Float64Array:
         """The projection on the scaled simplices."""
         return np.asarray(nearest_on_simplex(v, weight, self.axis), dtype=np.float64)
+
+    def missed(self, v: Float64Array) -> Float64Array:
+        """What the sums of groups may be rounded, entry by entry."""
+        return self._slack(v) * np.abs(v)
+
+    def _slack(self, v: Float64Array) -> float:
+        return 2.0 * rounding(v.size if self.axis is None else v.shape[self.axis])
 
     def _top(self, q: Array, xp: Any) -> Array:
         return xp.max(q) if self.axis is None else xp.max(q, axis=self.axis, keepdims=True)
@@ -304,7 +324,18 @@ class Tilted:
 
     def conjugate(self, v: Float64Array, weight: Any) -> float:
         """The loss's conjugate at ``v - tilt``; for NumPy tilts."""
-        return self.loss.conjugate(v - np.asarray(self.tilt, dtype=np.float64), weight)
+        moved = v - np.asarray(self.tilt, dtype=np.float64)
+        if isinstance(self.loss, ThinDomain):  # what only the tilt's digits keep outside is inside
+            inside = self.loss.nearest(moved, weight)
+            moved = inside if np.all(np.abs(inside - moved) <= self.missed(v)) else moved
+        return self.loss.conjugate(moved, weight)
+
+    def missed(self, v: Float64Array) -> Float64Array:
+        """As the loss's, and the rounding of the difference of ``v`` and the tilt."""
+        tilt = np.asarray(self.tilt, dtype=np.float64)
+        if not isinstance(self.loss, ThinDomain):
+            return np.zeros_like(v)
+        return self.loss.missed(v - tilt) + self.loss.missed(tilt + 0.0 * v)
 
     def nearest(self, v: Float64Array, weight: Any) -> Float64Array:
         """The shifted domain's nearest point; for NumPy tilts."""

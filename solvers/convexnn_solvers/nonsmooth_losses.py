@@ -3,22 +3,22 @@
 A loss ``g`` acts on ``q = A x + b`` with a weight as those of :mod:`convexnn_solvers.losses` do; no solver
 needs its gradient. The augmented Lagrangian replaces ``sum(weight * g(q))`` by its Moreau envelope, whose
 gradient comes from the proximal map. The conjugate is finite on a bounded set, on which
-:meth:`Nonsmooth.nearest` projects dual candidates.
+:meth:`Nonsmooth.nearest` projects dual candidates. Balls of norms count as smaller by what their norms may be
+rounded, so that no rounding takes a candidate out of them; simplices have no inside, and bounds pay for what
+sums miss (:class:`~convexnn_solvers.losses.ThinDomain`).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from convexnn_solvers.backends import Array, Float64Array
-from convexnn_solvers.norm_balls import nearest_in_l1_ball, nearest_on_simplex
+from convexnn_solvers.norm_balls import nearest_in_l1_ball, nearest_on_simplex, rounding
 from convexnn_solvers.penalties import GroupNorm, NuclearNorm
-
-# Sums and norms of dual candidates are rounded: they count as equal to the weights up to this share.
-ROUNDING = 1e-12
 
 
 @runtime_checkable
@@ -102,14 +102,15 @@ class Norms:
         return GroupNorm(self.axis).prox(q, weight * first(step, self.axis, xp), xp)
 
     def conjugate(self, v: Float64Array, weight: Any) -> float:
-        """Zero where no group's norm exceeds its weight, to rounding; infinite elsewhere."""
+        """Zero where no group's norm, however rounded, exceeds its weight; infinite elsewhere."""
         norms = GroupNorm(self.axis).norms(v, np)
-        return np.inf if np.any(norms > np.asarray(weight) * (1.0 + ROUNDING)) else 0.0
+        return np.inf if np.any(norms > _within(weight, group_size(v.shape, self.axis))) else 0.0
 
     def nearest(self, v: Float64Array, weight: Any) -> Float64Array:
         """Every group scaled to norm at most its weight."""
         norms = GroupNorm(self.axis).norms(v, np)
-        factor = np.minimum(1.0, np.asarray(weight) / np.where(norms > 0.0, norms, 1.0))
+        limit = _within(weight, group_size(v.shape, self.axis), 2.0)
+        factor = np.minimum(1.0, limit / np.where(norms > 0.0, norms, 1.0))
         return np.asarray(v * spread(factor, self.axis, np), dtype=np.float64)
 
     def even(self, rows: Float64Array) -> Float64Array:
@@ -142,11 +143,18 @@ class Maximum:
         return q - nearest_on_simplex(q, weight * first(step, self.axis, xp), self.axis, xp)
 
     def conjugate(self, v: Float64Array, weight: Any) -> float:
-        """Zero on the simplices whose sums are the weights (to rounding), infinite elsewhere."""
+        """Zero on the simplices whose sums are the weights (see :meth:`missed`), infinite elsewhere."""
         totals = np.sum(v, axis=self.axis)
         w = np.asarray(weight, dtype=np.float64)
-        outside = bool(np.any(v < 0.0)) or bool(np.any(np.abs(totals - w) > ROUNDING * w))
+        outside = bool(np.any(v < 0.0)) or bool(np.any(np.abs(totals - w) > self._slack(v) * w))
         return np.inf if outside else 0.0
+
+    def missed(self, v: Float64Array) -> Float64Array:
+        """What the sums of groups may be rounded, entry by entry."""
+        return self._slack(v) * np.abs(v)
+
+    def _slack(self, v: Float64Array) -> float:
+        return 2.0 * rounding(group_size(v.shape, self.axis))
 
     def nearest(self, v: Float64Array, weight: Any) -> Float64Array:
         """The projection on the simplices."""
@@ -179,13 +187,14 @@ class Supremum:
         return q - nearest_in_l1_ball(q, weight * first(step, self.axis, xp), self.axis, xp)
 
     def conjugate(self, v: Float64Array, weight: Any) -> float:
-        """Zero where no group's l1 norm exceeds its weight, to rounding; infinite elsewhere."""
+        """Zero where no group's l1 norm, however rounded, exceeds its weight; infinite elsewhere."""
         sums = np.sum(np.abs(v), axis=self.axis)
-        return np.inf if np.any(sums > np.asarray(weight) * (1.0 + ROUNDING)) else 0.0
+        return np.inf if np.any(sums > _within(weight, group_size(v.shape, self.axis))) else 0.0
 
     def nearest(self, v: Float64Array, weight: Any) -> Float64Array:
         """The projection on the l1 balls."""
-        return np.asarray(nearest_in_l1_ball(v, weight, self.axis), dtype=np.float64)
+        limit = _within(weight, group_size(v.shape, self.axis), 4.0)
+        return np.asarray(nearest_in_l1_ball(v, limit, self.axis), dtype=np.float64)
 
     def even(self, rows: Float64Array) -> Float64Array:
         """One factor per group."""
@@ -216,17 +225,29 @@ class Nuclear:
         return NuclearNorm().prox(q, weight * step[..., 0, 0], xp)
 
     def conjugate(self, v: Float64Array, weight: Any) -> float:
-        """Zero where no largest singular value exceeds its weight, to rounding; infinite elsewhere."""
+        """Zero where no largest singular value, however rounded, exceeds its weight; infinite elsewhere."""
         top = NuclearNorm().dual_norms(v, np)
-        return np.inf if np.any(top > np.asarray(weight) * (1.0 + ROUNDING)) else 0.0
+        return np.inf if np.any(top > _within(weight, sum(v.shape[-2:]))) else 0.0
 
     def nearest(self, v: Float64Array, weight: Any) -> Float64Array:
         """The singular values clipped at the weight."""
-        return np.asarray(v - NuclearNorm().prox(v, np.asarray(weight), np), dtype=np.float64)
+        U, s, Vt = np.linalg.svd(v, full_matrices=False)
+        limit = _within(weight, sum(v.shape[-2:]), 4.0)
+        return np.asarray((U * np.minimum(s, limit[..., None])[..., None, :]) @ Vt, dtype=np.float64)
 
     def even(self, rows: Float64Array) -> Float64Array:
         """One factor per matrix."""
         return np.broadcast_to(np.max(rows, axis=(-2, -1), keepdims=True), rows.shape)
+
+
+def group_size(shape: tuple[int, ...], axis: int | None) -> int:
+    """How many entries a group has."""
+    return math.prod(shape) if axis is None else shape[axis]
+
+
+def _within(weight: Any, count: int, hairs: float = 1.0) -> Float64Array:
+    """The weights, less what norms of so many entries may be rounded, so many times."""
+    return np.asarray(np.asarray(weight, dtype=np.float64) * (1.0 - hairs * rounding(count)))
 
 
 def spread(groups: Array, axis: int | None, xp: Any) -> Array:

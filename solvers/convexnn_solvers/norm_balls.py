@@ -9,6 +9,13 @@ import numpy as np
 
 from convexnn_solvers.backends import Array
 
+_EPS = float(np.finfo(np.float64).eps)
+
+
+def rounding(count: int) -> float:
+    """How much a sum or a norm of so many float64 numbers, computed in any order, may be off, relatively."""
+    return (count + 4) * _EPS
+
 
 def nearest_on_simplex(v: Array, total: Any, axis: int | None, xp: Any = np) -> Array:
     """The nearest ``u >= 0`` of sum ``total`` (a number, or one per group); Held, Wolfe, Crowder (1974)."""
