@@ -1,4 +1,4 @@
-"""The compiled form against CVXPY: objective values, multipliers, refreshes, refusals, cost."""
+"""The compiled form against CVXPY: objective values, multipliers, refreshes, cost."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from cvxpy.constraints.zero import Zero
 from numpy.typing import NDArray
 
 from convexnn_solvers import affine
-from convexnn_solvers.atoms import gated, pattern_slack
+from convexnn_solvers.atoms import gated
 from convexnn_solvers.backends import Backend, numpy_backend, torch_backend
-from convexnn_solvers.compiler import UnsupportedProblem, compile_problem
+from convexnn_solvers.compiler import compile_problem
 from convexnn_solvers.composite import Composite
 from convexnn_solvers.constraint_cones import NONNEGATIVE
 
@@ -202,79 +202,6 @@ def test_nonpos_is_turned_round() -> None:
     assert composite.constraints[0].cone == NONNEGATIVE
 
 
-SIGNS = 2.0 * PATTERNS - 1.0
-CONES: dict[str, tuple[Callable[[Any, Any], list[Any]], int]] = {
-    "atom": (lambda V, W: [pattern_slack(X, PATTERNS, V) >= 0], 1),
-    "two variables": (lambda V, W: [pattern_slack(X, PATTERNS, Z) >= 0 for Z in (V, W)], 2),
-    "turned round": (lambda V, W: [-pattern_slack(X, PATTERNS, V) <= 0], 1),
-    "plain": (lambda V, W: [cp.multiply(SIGNS, X @ V) >= 0], 1),
-    "plain from the right": (lambda V, W: [cp.multiply(X @ V, SIGNS) >= np.zeros((N, P))], 1),
-    "not a whole variable": (lambda V, W: [pattern_slack(X, PATTERNS, V - W) >= 0], 0),
-    "not zero": (lambda V, W: [pattern_slack(X, PATTERNS, V) >= 0.1], 0),
-    "equality": (lambda V, W: [pattern_slack(X, PATTERNS, V) == 0], 0),
-    "not signs": (lambda V, W: [cp.multiply(2.0 * SIGNS, X @ V) >= 0], 0),
-    "two cones of one variable": (
-        lambda V, W: [pattern_slack(X, A, V) >= 0 for A in (PATTERNS, ~PATTERNS)],
-        0,
-    ),
-}
-
-
-@pytest.mark.parametrize("name", CONES)
-def test_pattern_cones_are_recognised(name: str) -> None:
-    build, count = CONES[name]
-    V, W = cp.Variable((D, P)), cp.Variable((D, P))
-    for leaf in (V, W):
-        leaf.value = RNG.standard_normal(leaf.shape)
-    problem = cp.Problem(cp.Minimize(cp.sum_squares(gated(X, PATTERNS, V - W) - Y)), build(V, W))
-    composite = compiled(problem)
-    found = [term.pattern_cone for term in composite.constraints if term.pattern_cone is not None]
-    assert len(found) == count
-    for cone in found:
-        np.testing.assert_array_equal(cone.patterns, PATTERNS)
-        assert composite.variables[cone.variable].id in (V.id, W.id)
-        assert cone.outputs == 1
-    outputs = composite.affine.forward(point(problem, numpy_backend()))[1:]
-    for output, constraint in zip(outputs, problem.constraints, strict=True):
-        np.testing.assert_allclose(output, -constraint.expr.value, atol=1e-12)
-
-
-def test_bounded_variables_have_no_pure_cone() -> None:
-    V = cp.Variable((D, P), nonneg=True)
-    problem = cp.Problem(cp.Minimize(cp.sum_squares(V - 1)), [pattern_slack(X, PATTERNS, V) >= 0])
-    assert compiled(problem).constraints[0].pattern_cone is None
-
-
-def test_vector_outputs_keep_their_cone() -> None:
-    V = cp.Variable((2 * D, P))
-    problem = cp.Problem(cp.Minimize(cp.sum_squares(V - 1)), [pattern_slack(X, PATTERNS, V) >= 0])
-    cone = compiled(problem).constraints[0].pattern_cone
-    assert cone is not None
-    assert cone.outputs == 2
-    assert cone.X is X
-
-
-@pytest.mark.parametrize(
-    ("attributes", "lower", "upper"),
-    [
-        ({}, None, None),
-        ({"nonneg": True}, 0.0, None),
-        ({"nonpos": True}, None, 0.0),
-        ({"bounds": [-1.0, None]}, -1.0, None),
-        ({"bounds": [0.5, 2.0]}, 0.5, 2.0),
-        ({"bounds": [np.array([0.0, -np.inf]), np.array([1.0, 2.0])]}, [0.0, -np.inf], [1.0, 2.0]),
-    ],
-)
-def test_bounds(attributes: dict[str, Any], lower: Any, upper: Any) -> None:
-    v = cp.Variable(2, **attributes)
-    block = compiled(cp.Problem(cp.Minimize(cp.sum_squares(v) + cp.norm1(v)))).variables[0]
-    for bound, expected in ((block.lower, lower), (block.upper, upper)):
-        if expected is None:
-            assert bound is None
-        else:
-            np.testing.assert_array_equal(bound, np.broadcast_to(expected, (2,)))
-
-
 @pytest.mark.parametrize("make_backend", BACKENDS)
 def test_parameters_are_refreshed_and_nothing_is_compiled_again(
     make_backend: Callable[[], Backend], monkeypatch: pytest.MonkeyPatch
@@ -357,97 +284,6 @@ def test_inputs_are_not_changed() -> None:
     smooth_gradient(composite, x)
     for old, new in zip(before, (X, PATTERNS, Y), strict=True):
         np.testing.assert_array_equal(old, new)
-
-
-def problem_of(objective: Any, *constraints: Any) -> cp.Problem:
-    return cp.Problem(cp.Minimize(objective), list(constraints))
-
-
-REFUSED: dict[str, tuple[Callable[[Any, Any, Any], cp.Problem], str]] = {
-    "entropy": (lambda U, v, b: problem_of(-cp.sum(cp.entr(v))), "entr is neither a loss.*cp.CLARABEL"),
-    "other norm": (lambda U, v, b: problem_of(cp.pnorm(v, 3)), "p = 1, 2, inf"),
-    "largest eigenvalue": (lambda U, v, b: problem_of(cp.lambda_max(U[:, :3])), "lambda_max is neither"),
-    "loss of a convex argument": (lambda U, v, b: problem_of(cp.sum_squares(cp.abs(v))), "quad_over_lin"),
-    "other power": (lambda U, v, b: problem_of(cp.sum(cp.power(v, 4))), "[Pp]ower"),
-    "exponential cone": (lambda U, v, b: problem_of(b, cp.ExpCone(b, b, b)), "ExpCone.*cp.CLARABEL"),
-    "bound on a loss": (lambda U, v, b: problem_of(b, cp.sum(huber(v)) <= b), "bounds huber, whose epigraph"),
-    "bound on a sum of norms": (
-        lambda U, v, b: problem_of(b, cp.norm(v) + cp.norm(U[:, 0]) <= b),
-        "has 2 convex atoms; give each a bound",
-    ),
-    "bound on mixed entries": (
-        lambda U, v, b: problem_of(b, np.ones((2, D)) @ cp.abs(v) <= b),
-        "combines entries.*cp.CLARABEL",
-    ),
-    "bound with a Parameter as factor": (
-        lambda U, v, b: problem_of(b, cp.Parameter(nonneg=True, value=1.0) * cp.norm(v) <= b),
-        "Parameter as a coefficient",
-    ),
-    "integer": (
-        lambda U, v, b: problem_of(cp.sum_squares(cp.Variable(2, integer=True, name="k"))),
-        "k.*HIGHS",
-    ),
-    "diagonal": (
-        lambda U, v, b: problem_of(cp.sum_squares(cp.Variable((2, 2), diag=True, name="S"))),
-        "S has the attribute diag",
-    ),
-    "complex": (
-        lambda U, v, b: problem_of(cp.sum_squares(cp.Variable(2, complex=True, name="c"))),
-        "c has the attribute complex",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_refusals_name_the_part_and_the_remedy(name: str) -> None:
-    build, text = REFUSED[name]
-    with pytest.raises(UnsupportedProblem, match=f"(?s){text}") as caught:
-        compile_problem(build(*variables()), numpy_backend())
-    assert isinstance(caught.value, cp.SolverError)
-    assert len(str(caught.value)) < 400
-
-
-@pytest.mark.parametrize(
-    "build",
-    [
-        lambda v: cp.Problem(cp.Minimize(-cp.sum_squares(v))),
-        lambda v: cp.Problem(cp.Maximize(cp.norm(v))),
-        lambda v: cp.Problem(cp.Minimize(cp.sum(v)), [cp.norm(v) >= 1]),
-        lambda v: cp.Problem(cp.Minimize(cp.sum(cp.sqrt(v)))),
-    ],
-)
-def test_dcp_is_checked(build: Callable[[Any], cp.Problem]) -> None:
-    with pytest.raises(cp.DCPError, match="DCP rules"):
-        compile_problem(build(cp.Variable(3)), numpy_backend())
-
-
-def test_missing_and_bad_values_are_one_sentence() -> None:
-    v = cp.Variable(3)
-    reg = cp.Parameter(nonneg=True, name="reg")
-    program = compile_problem(cp.Problem(cp.Minimize(cp.sum_squares(v) + reg * cp.norm1(v))), numpy_backend())
-    with pytest.raises(ValueError, match="reg has no value"):
-        program.composite()
-    reg.value = 1.0
-    program.composite()
-    for bad in (np.array([1.0, np.nan, 0.0]), sp.csc_array([[np.inf, 0.0, 0.0]])):
-        broken = cp.Problem(cp.Minimize(cp.sum_squares(bad @ v)))
-        with pytest.raises(ValueError, match="NaN or infinite"):
-            compile_problem(broken, numpy_backend()).composite()
-    divisor = cp.Parameter(pos=True)
-    divisor.value = 2.0
-    ratio = compile_problem(cp.Problem(cp.Minimize(cp.quad_over_lin(v, divisor))), numpy_backend())
-    assert float(ratio.composite().losses[0].weight) == 0.5
-
-
-def test_negative_weights_are_refused() -> None:
-    """CVXPY lets a Parameter's sign be trusted; a value set behind its back is caught here."""
-    v = cp.Variable(3)
-    reg = cp.Parameter(nonneg=True)
-    problem = cp.Problem(cp.Minimize(cp.sum_squares(v) + reg * cp.norm1(v)))
-    program = compile_problem(problem, numpy_backend())
-    setattr(reg, "_value", np.asarray(-1.0))  # noqa: B010 (a private attribute, on purpose)
-    with pytest.raises(ValueError, match="negative weight"):
-        program.composite()
 
 
 COST = """

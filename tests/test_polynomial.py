@@ -1,127 +1,18 @@
-"""Polynomial networks: planted optima, other solvers, non-convex training, certificates and bad input."""
+"""Polynomial networks: planted optima, other solvers, non-convex training, degenerate data, limits."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import cvxpy as cp
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from planted_polynomial import RELU_LIKE, VARIANTS, Array, planted, quadratic_form, variant
 from scipy.optimize import minimize
 
 import convexnn_models as cnn
-from convexnn_models.polynomial_bounds import response_bound, sphere_maximum, squared_loss_bound
-from convexnn_models.polynomial_features import (
-    CellFeatures,
-    CentredFeatures,
-    QuadraticActivation,
-    cell_features,
-    centred_features,
-)
+from convexnn_models.polynomial_bounds import response_bound
 from convexnn_solvers.status import Status
-
-Array = NDArray[np.float64]
-RELU_LIKE = (0.09, 0.5, 0.47)
-
-
-def maximum_by_pencil(Q: Array) -> tuple[float, Array]:
-    """The maximum of ``(u, 1)^T Q (u, 1)`` over the unit sphere, and where, through one eigenvalue problem.
-
-    With ``(eta - A) u = b``, ``||u|| = 1`` at the maximum, ``eta`` is the largest real eigenvalue of
-    ``[[A, I], [b b^T, A]]``; another way than the package's.
-    """
-    h = Q.shape[0] - 1
-    A, b = Q[:h, :h], Q[:h, h]
-    values = np.linalg.eigvals(np.block([[A, np.eye(h)], [np.outer(b, b), A]]))
-    eta = float(values.real[np.abs(values.imag) <= 1e-7 * (1.0 + np.abs(values))].max())
-    direction = np.linalg.solve(eta * np.eye(h) - A, b)
-    u: Array = np.asarray(direction / np.linalg.norm(direction), dtype=np.float64)
-    return float(u @ A @ u + 2.0 * b @ u + Q[h, h]), u
-
-
-def quadratic_form(patches: Array, theta: Array, coefficients: tuple[float, float, float]) -> Array:
-    """``sum_i theta_i Q_i`` for patches (n, K, h), sample by sample."""
-    a, b, c = coefficients
-    h = patches.shape[2]
-    total = np.zeros((h + 1, h + 1))
-    for sample, weight in zip(patches, theta, strict=True):
-        for x in sample:
-            Q = np.zeros((h + 1, h + 1))
-            Q[:h, :h] = a * np.outer(x, x)
-            Q[:h, h] = Q[h, :h] = 0.5 * b * x
-            Q[h, h] = c
-            total += weight / sample.shape[0] * Q
-    return total
-
-
-def planted(
-    n: int, K: int, h: int, coefficients: tuple[float, float, float], seed: int
-) -> tuple[Array, Array, float, float]:
-    """Patches, targets, reg and the optimal value: one optimal neuron, theta as its own certificate."""
-    rng = np.random.default_rng(seed)
-    patches, theta = rng.standard_normal((n, K, h)), rng.standard_normal(n) / n
-    ends = [maximum_by_pencil(sign * quadratic_form(patches, theta, coefficients)) for sign in (1.0, -1.0)]
-    k = int(ends[1][0] > ends[0][0])
-    reg, u = ends[k]
-    a, b, c = coefficients
-    t = patches @ u
-    y = (1.0, -1.0)[k] * 1.7 * (a * t * t + b * t + c).mean(axis=1) + n * theta
-    return patches, y, reg, float(theta @ y - 0.5 * n * theta @ theta)
-
-
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("h", [1, 2, 5, 12])
-def test_the_bound_on_the_sphere_is_the_maximum(h: int, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    Q = rng.standard_normal((h + 1, h + 1))
-    Q += Q.T
-    truth, _ = maximum_by_pencil(Q)
-    bound = sphere_maximum(Q)
-    assert truth - 1e-13 * (1.0 + abs(truth)) <= bound <= truth + 1e-9 * (1.0 + abs(truth))
-    u = rng.standard_normal((h, 2000))
-    u /= np.linalg.norm(u, axis=0)
-    z = np.vstack([u, np.ones(2000)])
-    assert np.max(np.sum(z * (Q @ z), axis=0)) <= bound
-
-
-def every_kind(patches: Array, coefficients: tuple[float, float, float]) -> list[tuple[CellFeatures, bool]]:
-    """One patch, averages, and both ways to centre them; whether they are centred."""
-    activation = QuadraticActivation(*coefficients)
-    single, average = cell_features(patches, ((1,), (0, 2)), activation)
-    stored, _ = centred_features(patches, ((1,), (0, 2)), activation)
-    return [(single, False), (average, False), (stored, True), (CentredFeatures(single), True)]
-
-
-@pytest.mark.parametrize("coefficients", [RELU_LIKE, (1.0, 0.0, 0.0), (0.0, 1.0, 0.5), (0.25, 1.0, 1.0)])
-def test_features_act_as_their_matrices(coefficients: tuple[float, float, float]) -> None:
-    rng = np.random.default_rng(17)
-    patches = rng.standard_normal((300, 3, 4))
-    W = rng.standard_normal((5, 5))
-    W, theta, less = W @ W.T, rng.standard_normal(300), rng.standard_normal(300)
-    for position, (features, centred) in enumerate(every_kind(patches, coefficients)):
-        cell = patches[:, [0, 2]] if position == 1 else patches[:, [1]]
-        Q = np.stack([quadratic_form(cell[[i]], np.ones(1), coefficients) for i in range(300)])
-        if centred:
-            Q -= Q.mean(axis=0)
-        np.testing.assert_allclose(features.matrix(), Q.reshape(300, 25), atol=1e-13)
-        np.testing.assert_allclose(features.apply(W), np.sum(Q * W, axis=(1, 2)), atol=1e-11)
-        np.testing.assert_allclose(features.adjoint(theta), np.tensordot(theta, Q, 1), atol=1e-11)
-        assert np.all(np.linalg.norm(Q, axis=(1, 2)) <= features.sizes * (1.0 + 1e-12))
-        H = np.zeros((300, 300))
-        features.add_gram(H, W, less)
-        expected = np.einsum("ikl,jkl->ij", Q, W @ Q @ W) - np.outer(less, less)
-        np.testing.assert_allclose(np.tril(H), np.tril(expected), atol=1e-10 * np.abs(expected).max())
-
-
-@pytest.mark.parametrize("linear", [0.0, 1e-9, 0.1])
-def test_the_hard_case_of_the_sphere_is_bounded_too(linear: float) -> None:
-    """No linear term along the top eigenvector: the maximum is ``top + b^2 / (top - other) + corner``."""
-    Q = np.diag([2.0, 1.0, 0.5])
-    Q[1, 2] = Q[2, 1] = linear
-    bound = sphere_maximum(Q)
-    assert 0.0 <= bound - (2.0 + linear**2 / 1.0 + 0.5) <= 1e-12
 
 
 @pytest.mark.parametrize("coefficients", [RELU_LIKE, (1.0, -0.5, 0.0), (-0.4, 0.3, 0.2), (0.0, 1.0, 0.3)])
@@ -136,29 +27,6 @@ def test_planted_optima_are_found(n: int, K: int, h: int, coefficients: tuple[fl
     assert fit.certificate.dual is not None
     assert fit.certificate.dual <= value * (1.0 + 1e-12)
     assert value <= fit.certificate.primal * (1.0 + 1e-12)
-
-
-VARIANTS: list[tuple[tuple[float, float, float], dict[str, Any]]] = [
-    (RELU_LIKE, {}),
-    (RELU_LIKE, {"bias": True, "output_bias": True}),
-    ((1.0, 0.0, 0.0), {}),
-    ((0.7, 0.0, -0.3), {"output_bias": True}),
-    ((-0.5, 0.4, 0.1), {"outputs": 2}),
-    ((0.3, -0.4, 0.1), {"cells": cnn.global_pooling(4)}),
-    ((0.3, -0.4, 0.1), {"cells": cnn.local_pooling(4, 2), "bias": True}),
-    ((0.3, 0.0, 0.1), {"cells": cnn.flatten(4)}),
-    ((0.3, -0.4, 0.1), {"cells": cnn.flatten(4), "outputs": 2, "output_bias": True}),
-]
-
-
-def variant(
-    coefficients: tuple[float, float, float], options: dict[str, Any]
-) -> tuple[cnn.PolynomialModel, Array]:
-    rng = np.random.default_rng(11)
-    patches = rng.standard_normal((24, 4, 3))
-    y = rng.standard_normal((24, 2)) + 1.0
-    model = cnn.polynomial(patches if "cells" in options else patches[:, 0], *coefficients, **options)
-    return model, y if model.outputs == 2 else y[:, 0]
 
 
 @pytest.mark.parametrize(("coefficients", "options"), VARIANTS)
@@ -277,46 +145,6 @@ def test_the_value_is_that_of_the_best_trained_network(
     assert value * (1.0 - 1e-7) <= best <= value * (1.0 + 1e-4)
 
 
-def test_no_point_and_no_dual_candidate_can_fool_the_certificate() -> None:
-    patches, y, reg, value = planted(20, 1, 3, (0.6, -0.5, 0.3), seed=3)
-    model = cnn.polynomial(patches[:, 0], 0.6, -0.5, 0.3)
-    model.problem(y, reg)
-    rng = np.random.default_rng(0)
-    for _ in range(150):
-        for variable in model.variables:
-            noise = rng.standard_normal(variable.shape) * 10.0 ** rng.uniform(-3, 1)
-            variable.save_value(noise + noise.T)
-        wild = rng.standard_normal(20) * 10.0 ** rng.uniform(-3, 3)
-        proof = cnn.polynomial_certificate(model, [wild])
-        assert proof.dual is not None
-        assert proof.dual <= value * (1.0 + 1e-12) <= proof.primal * (1.0 + 2e-12)
-
-
-def test_bounds_never_pass_a_network_that_exists() -> None:
-    """Centred, pooled and plain features: D(theta) stays below the objective of random networks."""
-    rng = np.random.default_rng(6)
-    for coefficients, options in VARIANTS:
-        model, y = variant(coefficients, options)
-        if model.outputs == 2 or model.bias:
-            continue
-        for _ in range(20):
-            theta = rng.standard_normal(24)
-            if model.output_bias is not None:
-                theta -= theta.mean()
-            bound, scaled = squared_loss_bound(model.fitted_features, theta, y, 0.02)
-            assert response_bound(model.fitted_features, scaled) <= 0.02 * (1.0 + 1e-9)
-            hidden = rng.standard_normal((3, 5))
-            network = cnn.PolynomialNetwork(
-                model.activation,
-                hidden / np.linalg.norm(hidden, axis=0),
-                0.1 * rng.standard_normal((5, len(model.cells), 1)),
-                cells=model.cells,
-                patches=int(model.patches.shape[1]),
-                output_bias=None if model.output_bias is None else np.array([y.mean()]),
-            )
-            assert bound <= network.objective(model.patches, y, 0.02)
-
-
 @pytest.mark.parametrize("options", [{}, {"output_bias": True}])
 def test_zero_is_optimal_from_the_largest_useful_reg_on(options: dict[str, Any]) -> None:
     rng = np.random.default_rng(12)
@@ -401,30 +229,6 @@ def test_reg_is_a_parameter_and_other_losses_solve() -> None:
     assert network.objective(X, y, 0.01, loss="hinge") == pytest.approx(hinge.value, rel=1e-6)
 
 
-@pytest.mark.parametrize("loss", ["huber", "logistic", "squared_hinge", "softmax"])
-def test_other_losses_are_bounded_too(loss: str) -> None:
-    """Close at the optimum, sound everywhere."""
-    rng = np.random.default_rng(18)
-    X, outputs = rng.standard_normal((30, 3)), 3 if loss == "softmax" else 1
-    labels = {"huber": rng.standard_normal(30), "softmax": rng.integers(0, 3, 30)}
-    y = labels.get(loss, np.sign(rng.standard_normal(30)))
-    model = cnn.polynomial(X, *RELU_LIKE, outputs=outputs)
-    problem = model.problem(y, 0.02, loss=loss)
-    problem.solve(solver=cp.CLARABEL)
-    best = problem.value
-    proof = cnn.polynomial_certificate(model)
-    assert proof.relative_gap is not None
-    assert -1e-12 <= proof.relative_gap <= 1e-4
-    for _ in range(30):
-        for variable in model.variables:
-            noise = rng.standard_normal(variable.shape) * 10.0 ** rng.uniform(-2, 1)
-            variable.save_value(noise + noise.T)
-        proof = cnn.polynomial_certificate(model)
-        assert proof.dual is not None
-        assert proof.dual <= best * (1.0 + 1e-6)
-        assert best <= proof.primal * (1.0 + 1e-6)
-
-
 def test_interpolation_has_the_smallest_penalty() -> None:
     rng = np.random.default_rng(16)
     X, y = rng.standard_normal((4, 3)), rng.standard_normal(4)
@@ -435,85 +239,3 @@ def test_interpolation_has_the_smallest_penalty() -> None:
     small = model.problem(y, 1e-6)
     small.solve(solver=cp.CLARABEL)
     assert float(model.penalty.value) == pytest.approx(problem.value, rel=1e-3)
-
-
-X0 = np.ones((4, 2))
-P0 = np.ones((4, 3, 2))
-LINEAR = cnn.parallel_linear(X0, 2)
-
-
-def wrong(value: object) -> Any:
-    return value
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: cnn.polynomial(X0, 0.0, 0.0, 1.0), "constant"),
-        (lambda: cnn.polynomial(X0, np.inf, 0.0, 1.0), "a must be finite"),
-        (lambda: cnn.polynomial(P0, *RELU_LIKE), "global_pooling"),
-        (lambda: cnn.polynomial(X0, *RELU_LIKE, cells=((0,),)), r"shape \(n, K, h\)"),
-        (lambda: cnn.polynomial(P0, *RELU_LIKE, cells=((0,), (3,))), "positions from 0 to 2"),
-        (lambda: cnn.polynomial(P0, *RELU_LIKE, cells=((0,), ())), "at least one"),
-        (lambda: cnn.polynomial(X0 * np.nan, *RELU_LIKE), "NaN"),
-        (lambda: cnn.polynomial(X0, *RELU_LIKE, outputs=0), "outputs must be at least 1"),
-        (lambda: cnn.solve_polynomial(cnn.polynomial(X0, *RELU_LIKE)), "model.problem"),
-        (lambda: solved(reg=0.0), "reg must be positive"),
-        (lambda: solved(tol=-1.0), "tol must be positive"),
-        (lambda: solved(loss="huber"), "huber"),
-        (lambda: solved(n=21_000, d=210), "dense matrix of side 21000"),
-        (lambda: cnn.recover(cnn.polynomial(X0, *RELU_LIKE)), "solve a problem"),
-        (lambda: cnn.local_pooling(5, 2), "does not divide"),
-        (lambda: cnn.window_pooling(4, 5, 2), "does not divide"),
-        (lambda: cnn.image_patches(np.ones((2, 3, 3)), 4), "larger than the images"),
-        (lambda: cnn.image_patches(np.ones((2, 3)), 1), "images must have shape"),
-        (lambda: network(hidden=np.ones((2, 1))), "norm one"),
-        (lambda: network(output=np.ones((1, 1))), "output"),
-        (lambda: network().predict(np.ones((3, 5))), "2 features per sample"),
-        (lambda: network().objective(X0, np.ones(4), -1.0), "reg must be at least 0"),
-        (lambda: cnn.polynomial(P0, 1.0, 0.0, 0.0, cells=wrong("ab")), "of whole numbers"),
-        (lambda: cnn.polynomial(P0, 1.0, 0.0, 0.0, cells=wrong(3)), "of whole numbers"),
-        (
-            lambda: cnn.polynomial(P0, 1.0, 0.0, 0.0, cells=wrong(((0.5,),))),
-            "of whole numbers",
-        ),
-        (lambda: cnn.solve_polynomial(wrong(LINEAR)), r"what polynomial\(X"),
-        (lambda: cnn.polynomial_certificate(wrong(LINEAR)), r"what polynomial\(X"),
-        (
-            lambda: cnn.solve_parallel_linear(wrong(cnn.polynomial(X0, *RELU_LIKE))),
-            r"what parallel_linear\(X",
-        ),
-        (lambda: cnn.parallel_linear_certificate(wrong("M")), r"what parallel_linear\(X"),
-    ],
-)
-def test_bad_input_is_one_clear_sentence(call: Callable[[], object], message: str) -> None:
-    with pytest.raises((ValueError, TypeError), match=message):
-        call()
-
-
-def solved(
-    n: int = 4, d: int = 2, reg: float = 0.1, tol: float = 1e-6, loss: str = "squared"
-) -> cnn.PolynomialFit:
-    model = cnn.polynomial(np.broadcast_to(1.0, (n, d)), *RELU_LIKE)
-    model.problem(np.ones(n), reg, loss=loss)
-    return cnn.solve_polynomial(model, tol=tol)
-
-
-def network(hidden: Array | None = None, output: Array | None = None) -> cnn.PolynomialNetwork:
-    return cnn.PolynomialNetwork(
-        cnn.polynomial(X0, *RELU_LIKE).activation,
-        np.array([[1.0], [0.0]]) if hidden is None else hidden,
-        np.ones((1, 1, 1)) if output is None else output,
-    )
-
-
-def test_patches_and_windows_are_where_they_should_be() -> None:
-    images = np.arange(2 * 4 * 4.0).reshape(2, 4, 4)
-    patches = cnn.image_patches(images, 2, stride=2)
-    np.testing.assert_array_equal(patches[0], [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]])
-    coloured = cnn.image_patches(np.stack([images, -images], axis=3), 3)
-    assert coloured.shape == (2, 4, 18)
-    assert set(np.abs(coloured[0, 0]).tolist()) == {0.0, 1.0, 2.0, 4.0, 5.0, 6.0, 8.0, 9.0, 10.0}
-    assert cnn.window_pooling(2, 4, 2) == ((0, 1, 4, 5), (2, 3, 6, 7))
-    assert cnn.local_pooling(4, 2) == ((0, 1), (2, 3))
-    assert cnn.flatten(2) == ((0,), (1,))
