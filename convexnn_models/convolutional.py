@@ -117,8 +117,8 @@ def convolutional(
         A free, unpenalised constant per output.
 
     Raises ValueError when an argument cannot be meant, or when the cones of maximum pooling would have more
-    than 20 million coefficients. ``SemismoothNewton`` takes one cell; several are for ``RFISTA`` and
-    ``AugmentedLagrangian``.
+    than 20 million coefficients. ``Auto`` picks ``SemismoothNewton``, or ``RFISTA`` for features that do not
+    fit into memory and ``AugmentedLagrangian`` for cones of several cells or of maximum pooling.
     """
     samples = with_constant(checked_patches(patches), bool(bias))
     n, K, h = samples.shape

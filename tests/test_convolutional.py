@@ -14,7 +14,7 @@ from scipy.optimize import minimize, nnls
 
 import convexnn_models as cnn
 from convexnn_models.convolutional_network import ConvolutionalNetwork, Pooling
-from convexnn_solvers import RFISTA, AugmentedLagrangian, certificate
+from convexnn_solvers import RFISTA, AugmentedLagrangian, SemismoothNewton, certificate
 
 Array = NDArray[np.float64]
 POOLINGS = [Pooling.AVERAGE, Pooling.SUM, Pooling.MAXIMUM]
@@ -140,7 +140,9 @@ def test_planted_optima_are_found(pooling: Pooling, relu: bool) -> None:
     y, reg, value = planted(patches, gates, pooling, relu)
     model = cnn.convolutional(patches, gates, pooling=pooling, relu=relu)
     problem = model.problem(y, reg)
-    for solver in (cp.CLARABEL, AugmentedLagrangian(tol=1e-6)):
+    structured = not relu or pooling is not Pooling.MAXIMUM
+    newton = [SemismoothNewton(tol=1e-6)] if structured else []
+    for solver in (cp.CLARABEL, AugmentedLagrangian(tol=1e-6), *newton):
         for variable in model.variables:
             variable.value = None  # no solver starts at another's solution
         problem.solve(solver=solver)
@@ -195,6 +197,7 @@ def test_all_solvers_agree_and_are_certified(pooling: Pooling, relu: bool) -> No
     ]
     if not relu or pooling is not Pooling.MAXIMUM:
         solvers.append((AugmentedLagrangian() if relu else RFISTA(), {"tol": 1e-5}, 2e-5))
+        solvers.append((SemismoothNewton(), {"tol": 1e-5}, 2e-5))
     values: list[float] = []
     for solver, settings, tol in solvers:
         problem = model.problem(y, 0.05)

@@ -20,6 +20,7 @@ y = RNG.standard_normal(20)
 labels = np.sign(y)
 V, W, b = cp.Variable((3, 5), name="V"), cp.Variable((3, 5), name="W"), cp.Variable(name="b")
 B = cp.Variable(2, name="B")
+V2, W2 = cp.Variable((3, 5), name="V2"), cp.Variable((3, 5), name="W2")
 
 
 def group_norms(*variables: Any) -> Any:
@@ -63,6 +64,17 @@ TAKEN: dict[str, Callable[[], tuple[Any, list[Any]]]] = {
         cp.sum_squares(gated(X, D, U) - T) / 40.0 + 0.1 * group_norms(U[:3]) + group_norms(U[3:]),
         [],
     ),
+    "two maps": lambda: (
+        logistic(gated(X, D, V) + 2.0 * gated(X[::-1], OTHER, W, slope=0.5) + b) + group_norms(V, W),
+        [],
+    ),
+    "two maps of both signs": lambda: (
+        squares(
+            gated(X, D, V) - 2.0 * gated(X, OTHER, W) - gated(X, D, V2) + gated(X, OTHER, W2),
+        )
+        + group_norms(V, W, V2, W2),
+        [],
+    ),
     "maximised": lambda: (-squares(gated(X, D, V)) - group_norms(V), []),
     "with a constant": lambda: (7.0 + squares(gated(X, D, V, slope=-0.5)) + group_norms(V), []),
 }
@@ -104,9 +116,20 @@ REFUSED: dict[str, tuple[Callable[[], tuple[Any, list[Any]]], str]] = {
         lambda: (squares(gated(X, D, V)) + cp.sum(cp.norm(V, 2, axis=1)), []),
         "not a group norm per gate",
     ),
-    "two layers": (
-        lambda: (squares(gated(X, D, V) + gated(X, OTHER, W)) + group_norms(V, W), []),
-        "another way",
+    "two maps with cones": (
+        lambda: (
+            squares(gated(X, D, V) + gated(X, OTHER, W)) + group_norms(V, W),
+            [pattern_slack(X, OTHER, W) >= 0],
+        ),
+        "several gated predictions",
+    ),
+    "two maps with signs": (
+        lambda: (squares(gated(X, D, V) - gated(X, OTHER, W)) + group_norms(V, W), []),
+        "do not have weight variables of the same signs",
+    ),
+    "one variable in two maps": (
+        lambda: (squares(gated(X, D, V) + gated(X, OTHER, V)) + group_norms(V), []),
+        "depends on V in another way",
     ),
     "no gates": (lambda: (cp.sum_squares(X @ V[:, 0] - y) + group_norms(V), []), "has no gated"),
     "linear term": (lambda: (squares(gated(X, D, V)) + group_norms(V) + cp.sum(V), []), "linear term in V"),

@@ -162,6 +162,31 @@ def test_newtons_method_takes_pooled_predictions(matrix: str, free: bool, cones:
     assert -1e-12 <= proof.relative_gap <= 2e-7
 
 
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_cells_with_weights_of_their_own_are_one_program(outputs: int) -> None:
+    """Pooled and plain cells side by side, both signs, in any order."""
+    X, patterns = rows_and_patterns()
+    rng = np.random.default_rng(6)
+    shape = (M, outputs) if outputs > 1 else (M,)
+    y = rng.standard_normal(shape)
+    cells = [(averaging(), X, patterns), (uneven(), X, ~patterns), (sp.eye_array(M), X[:M], patterns[:M])]
+    weights = [cp.Variable((D * outputs, P), name=f"{sign}{k}") for sign in "VW" for k in range(3)]
+    order = [4, 1, 0, 3, 5, 2]
+    prediction = sum(
+        (1.0 if k < 3 else -1.0) * (cells[k % 3][0] @ gated(*cells[k % 3][1:], weights[k])) for k in order
+    )
+    norms = [cp.sum(cp.norm(U[D * k : D * (k + 1)], 2, axis=0)) for U in weights for k in range(outputs)]
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(prediction - y) + 2.0 * sum(norms)))
+    problem.solve(solver=cp.CLARABEL)
+    expected = problem.value
+    for variable in weights:
+        variable.value = None
+    problem.solve(solver=SemismoothNewton(tol=1e-7))
+    assert problem.status == cp.OPTIMAL
+    assert problem.value == pytest.approx(expected, rel=1e-6)
+    assert certificate(problem).relative_gap == pytest.approx(0.0, abs=2e-7)
+
+
 def test_other_methods_take_them_or_say_what_does() -> None:
     X, patterns = rows_and_patterns()
     y, U = np.random.default_rng(5).standard_normal(M), cp.Variable((D, P))

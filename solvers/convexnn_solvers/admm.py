@@ -118,7 +118,7 @@ def admm_method(
     where the method works. Raises UnsupportedProblem for cones, and for what does not fit into ``memory``.
     """
     programs = structure.programs
-    if programs[0].pooling is not None:
+    if programs[0].stored is not None:
         raise UnsupportedProblem(
             "ADMM takes gated predictions as they are, but these are pooled; use SemismoothNewton() instead."
         )

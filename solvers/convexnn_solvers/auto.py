@@ -14,8 +14,9 @@ from convexnn_solvers.block_descent import DescentPolicy, block_descent_method
 from convexnn_solvers.checkpoint import Keeper
 from convexnn_solvers.compiler import UnsupportedProblem
 from convexnn_solvers.composite import Composite, DualPoint
+from convexnn_solvers.gated_maps import gated_maps
 from convexnn_solvers.gated_program import block_norms
-from convexnn_solvers.gated_structure import GatedStructure, gated_structure, the_gates
+from convexnn_solvers.gated_structure import GatedStructure, gated_structure
 from convexnn_solvers.iterate import Candidate, Limits, Method, iterate
 from convexnn_solvers.newton_fits import SquaredFit
 from convexnn_solvers.options import Options
@@ -65,7 +66,7 @@ def engines(
         foreign = _foreign_arithmetic(composite)
         strength = _strength(structure)
         first = structure.programs[0]
-        cached = first.X.nbytes <= _CACHE_BYTES and first.pooling is None
+        cached = first.X.nbytes <= _CACHE_BYTES and first.stored is None
         if foreign is None and cached and strength is not None and strength >= _LARGE:
             descent = block_descent_method(structure, options.tol, DescentPolicy(most_sweeps=_MOST_SWEEPS))
             reason = (
@@ -198,7 +199,7 @@ def _too_large(structure: GatedStructure) -> str | None:
 
 
 def _check_memory(composite: Composite) -> None:
-    size = the_gates(composite).gates.X.nbytes
+    size = gated_maps(composite)[0].gates.X.nbytes
     if size > _FEATURE_BYTES:
         raise UnsupportedProblem(f"SemismoothNewton would copy {size / 2**20:.0f} MB of features")
 

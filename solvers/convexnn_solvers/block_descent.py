@@ -15,8 +15,8 @@ import numpy as np
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.block_sweeps import BlockSweeps, GateBasis, Sweep, gate_basis, machine_code
 from convexnn_solvers.cones import ActiveRows
+from convexnn_solvers.gated_maps import refusal
 from convexnn_solvers.gated_method import GatedMethod, ProgramSolver
-from convexnn_solvers.gated_probe import refusal
 from convexnn_solvers.gated_program import GatedProgram, Indices, block_norms
 from convexnn_solvers.gated_structure import GatedStructure
 from convexnn_solvers.newton_duals import best_multiple, relative_gap
@@ -167,7 +167,7 @@ def compiled_sweep(program: GatedProgram) -> Sweep | None:
 def _check(program: GatedProgram) -> None:
     """Squared and Huber losses without cones have exact updates."""
     remedy = "SemismoothNewton()"
-    if program.pooling is not None:
+    if program.stored is not None:
         raise refusal("its predictions are pooled", remedy)
     if program.cones:
         raise refusal("the weights lie in pattern cones", remedy)

@@ -2,10 +2,10 @@
 
     minimise  F(sum_b s_b S_b X U_b)  +  sum_b tau_b ||U_b||_F,
 
-``S_b = D + slope (I - D)`` for the block's pattern D, and F a data fit such as ``1/2 ||. - Y||_F^2``. With a
-``pooling`` S the fit is of ``S sum_b s_b S_b X U_b``, and X has more rows than there are samples. A
+``S_b = D + slope (I - D)`` for the block's pattern D, and F a data fit such as ``1/2 ||. - Y||_F^2``. A
 block is a pair (sign, gate) and holds a matrix U_b of shape (d, c), one column per output; with ``cones``
-every column lies in the cone of its pattern, ``(2 D - I) X u >= 0``.
+every column lies in the cone of its pattern, ``(2 D - I) X u >= 0``. Where the features of all gates are
+``stored`` they take the place of ``S_b X``; X and the patterns are then those of the cones.
 
 Array shapes: points (c, d, B) with B = len(signs) * P blocks, ordered sign by sign; residuals and dual
 variables (n, c); products with the adjoint map (c, d, P), one for all signs.
@@ -23,14 +23,16 @@ from convexnn_solvers.active_sets import Indices as Indices
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.block_features import BlockFeatures, GatedFeatures, StoredFeatures
 from convexnn_solvers.newton_fits import Fit
-from convexnn_solvers.pooled import Pooling
 
 _CHUNK_ENTRIES = 4_000_000  # of an n x gates work array
 
 
 @dataclass(frozen=True, eq=False)
 class GatedProgram:
-    """Data of one problem; ``weights`` are the ``tau_b`` (B,), all positive. See the module's text."""
+    """Data of one problem; ``weights`` are the ``tau_b`` (B,), all positive. See the module's text.
+
+    ``stored``: (n, d, P), or None where the features are products of X and the patterns.
+    """
 
     X: Float64Array
     patterns: NDArray[np.bool_]
@@ -39,7 +41,7 @@ class GatedProgram:
     signs: tuple[float, ...] = (1.0,)
     cones: bool = False
     slope: float = 0.0
-    pooling: Pooling | None = None
+    stored: Float64Array | None = None
 
     @property
     def gates(self) -> int:
@@ -64,7 +66,8 @@ class GatedProgram:
     def restricted(self, gates: Indices) -> GatedProgram:
         """The program with only some of the gates (both signs of each)."""
         chosen = self.weights.reshape(len(self.signs), self.gates)[:, gates]
-        return replace(self, patterns=self.patterns[:, gates], weights=chosen.ravel())
+        stored = None if self.stored is None else self.stored[:, :, gates]
+        return replace(self, patterns=self.patterns[:, gates], weights=chosen.ravel(), stored=stored)
 
     def block_gates(self, blocks: Indices) -> Indices:
         """The gate of each block."""
@@ -84,9 +87,9 @@ class GatedProgram:
 
     def features(self, gates: Indices | slice) -> BlockFeatures:
         """The matrices of some gates, without signs."""
-        if self.pooling is None:
+        if self.stored is None:
             return GatedFeatures(self.X, self.slopes(gates))
-        return StoredFeatures(self.pooling.blocks(self.X, self.patterns[:, gates], self.slope))
+        return StoredFeatures(self.stored[:, :, gates])
 
     def by_block(self, products: Float64Array) -> Float64Array:
         """Products with the adjoint map (c, d, P) for every block (c, d, B), with the signs."""
@@ -120,7 +123,7 @@ class GatedProgram:
 
     @property
     def _gates_at_a_time(self) -> int:
-        height = self.X.shape[0] if self.pooling is None else self.pooling.samples * self.X.shape[1]
+        height = self.X.shape[0] if self.stored is None else self.stored.shape[0] * self.stored.shape[1]
         return max(1, _CHUNK_ENTRIES // max(int(height), 1))
 
 
@@ -156,23 +159,24 @@ class Scaling:
 
 
 def scaled(program: GatedProgram) -> tuple[GatedProgram, Scaling]:
-    """The program in units where the columns of X have norm one on average, and squared targets norm one.
+    """The program in units where columns of X, or of stored features, have norm one on average, and squared
+    targets norm one.
 
-    With a pooling, the columns of what bounds the pooled features.
-
-    One factor for all of X: scaling its columns one by one would change the penalty.
+    One factor for all of them: scaling columns one by one would change the penalty.
     """
-    largest = float(np.max(np.abs(program.X), initial=0.0))
+    held = program.X if program.stored is None else program.stored
+    largest = float(np.max(np.abs(held), initial=0.0))
     features = 1.0
     if largest > 0.0:
-        rows = program.X / largest
-        spread = float(np.linalg.norm(rows if program.pooling is None else program.pooling.sizes(rows)))
-        features = largest * (spread or 1.0) / np.sqrt(program.X.shape[1])
+        spread = float(np.linalg.norm((held / largest).ravel()))
+        features = largest * spread / np.sqrt(held.size / held.shape[0])
     targets = _size(program.fit)
     fit = program.fit.scaled(targets)
     if fit is None:
         fit, targets = program.fit, 1.0
-    inside = replace(program, X=program.X / features, fit=fit, weights=program.weights / features / targets)
+    stored = None if program.stored is None else program.stored / features
+    weights = program.weights / features / targets
+    inside = replace(program, X=program.X / features, fit=fit, weights=weights, stored=stored)
     return inside, Scaling(features, targets)
 
 

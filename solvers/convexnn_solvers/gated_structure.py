@@ -11,17 +11,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from convexnn_solvers.affine import TapeMap, UnsupportedProblem
+from convexnn_solvers.affine import UnsupportedProblem
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.composite import Composite, DualPoint, LossTerm, PenaltyTerm, VariableBlock
 from convexnn_solvers.cones import ActiveRows
-from convexnn_solvers.gated_probe import GatedProbe, refusal
+from convexnn_solvers.gated_maps import GatedMap, gated_maps, refusal, stored_features
+from convexnn_solvers.gated_probe import GatedProbe
 from convexnn_solvers.gated_program import GatedProgram, Indices
 from convexnn_solvers.losses import Huber, Softplus, SumSquares
 from convexnn_solvers.newton_fits import Fit, LogisticFit, SquaredFit
-from convexnn_solvers.operators import GatedOperator
 from convexnn_solvers.penalties import GroupNorm
-from convexnn_solvers.pooled import PooledOperator
 
 # Larger arrays of multipliers (entries) cost more than they save.
 _MOST_MULTIPLIERS = 20_000_000
@@ -31,10 +30,10 @@ _MOST_MULTIPLIERS = 20_000_000
 class GatedStructure:
     """How points and duals of a composite correspond to those of one gated program, or one per output.
 
-    ``variables``: positions of the weight variables, in the order of the programs' signs; ``factors``: the
-    absolute value of the number that each is multiplied by. ``offset``: position and factor of the free
-    output bias. ``scale``: the composite's objective over that of the programs. ``mirror`` (n, c): the
-    signs +-1 between prediction and the loss's argument.
+    ``variables``: positions of the weight variables, in the order of the programs' signs and, for each sign,
+    of the gated maps; ``factors``: the absolute value of the number that each is multiplied by. ``offset``:
+    position and factor of the free output bias. ``scale``: the composite's objective over that of the
+    programs. ``mirror`` (n, c): the signs +-1 between prediction and the loss's argument.
     """
 
     composite: Composite
@@ -98,20 +97,22 @@ class GatedStructure:
 def gated_structure(composite: Composite) -> GatedStructure:
     """Read a composite as gated programs; UnsupportedProblem says what stands in the way, and what can do it.
 
-    Taken are: one squared, Huber or logistic loss of a gated prediction; one group norm, shared or per
-    output, of every weight variable; nothing else but their pattern cones and a free output bias.
+    Taken are: one squared, Huber or logistic loss of a gated prediction, pooled or not, or without cones of a
+    sum of several; one group norm, shared or per output, of every weight variable; nothing else but their
+    pattern cones and a free output bias.
     """
     if composite.backend.name != "numpy" or composite.backend.dtype != np.float64:
         raise ValueError(
             "solvers of gated programs work in float64 with NumPy; use device='cpu', dtype='float64'."
         )
-    operator = the_gates(composite)
+    maps = gated_maps(composite)
+    operator, count = maps[0], len(maps)
     loss = _the_loss(composite)
-    weights = _weight_variables(composite, operator)
-    others = [i for i in range(len(composite.variables)) if i not in weights]
-    probe = GatedProbe(composite, operator)
-    mirror = probe.mirror(weights, others)
-    ratios = np.array([probe.weight_factor(position, mirror) for position in weights])
+    found = _weight_variables(composite, operator)
+    others = [i for i in range(len(composite.variables)) if i not in found]
+    probe = GatedProbe(composite, maps)
+    mirror = probe.mirror(found, others)
+    weights, ratios = _ordered(found, [probe.weight_factor(position, mirror) for position in found], count)
     offsets = [(position, probe.offset_factor(position, mirror)) for position in others]
     if len(offsets) > 1:
         raise refusal("there is more than one free variable")
@@ -122,16 +123,20 @@ def gated_structure(composite: Composite) -> GatedStructure:
     taus = np.hstack([price / (scale * abs(f)) for price, f in zip(prices, ratios, strict=True)])
     if not np.all(taus > 0.0):
         raise refusal("a group norm has weight zero (reg = 0)", "RFISTA() or cp.CLARABEL")
+    if composite.constraints and count > 1:
+        raise refusal("several gated predictions have pattern cones", "AugmentedLagrangian()")
+    stored = stored_features(maps)
+    bits = operator.gates.bits
     programs = tuple(
         GatedProgram(
             X=operator.gates.X,
-            patterns=operator.gates.bits,
+            patterns=bits if count == 1 else np.hstack([op.gates.bits[:0] for op in maps]),
             fit=fit if len(taus) == 1 else _one_output(fit, k),
             weights=row,
-            signs=tuple(float(sign) for sign in np.sign(ratios)),
+            signs=tuple(float(sign) for sign in np.sign(ratios[::count])),
             cones=_has_cones(composite, weights, operator),
             slope=operator.slope,
-            pooling=operator.pooling if isinstance(operator, PooledOperator) else None,
+            stored=stored,
         )
         for k, row in enumerate(taus)
     )
@@ -145,6 +150,21 @@ def gated_structure(composite: Composite) -> GatedStructure:
         scale=scale,
         mirror=mirror,
     )
+
+
+def _ordered(
+    positions: list[int], entries: list[tuple[float, int]], count: int
+) -> tuple[list[int], Float64Array]:
+    """Weight variables and their factors, sign by sign and map by map; all maps must have the same signs."""
+    of_map: list[list[tuple[int, float]]] = [[] for _ in range(count)]
+    for position, (factor, cell) in zip(positions, entries, strict=True):
+        of_map[cell].append((position, factor))
+    if count > 1:
+        of_map = [sorted(own, key=lambda pair: -pair[1]) for own in of_map]
+    if len({tuple(np.sign(factor) for _, factor in own) for own in of_map}) > 1:
+        raise refusal("the gated predictions do not have weight variables of the same signs")
+    ordered = [own[k] for k in range(len(of_map[0])) for own in of_map]
+    return [position for position, _ in ordered], np.array([factor for _, factor in ordered])
 
 
 def _the_loss(composite: Composite) -> LossTerm:
@@ -162,19 +182,7 @@ def _the_loss(composite: Composite) -> LossTerm:
     return term
 
 
-def the_gates(composite: Composite) -> GatedOperator | PooledOperator:
-    """The gated map in the first loss, pooled or not; refuses a loss without one."""
-    if not composite.losses:
-        raise refusal("the objective has 0 losses")
-    affine = composite.affine
-    operators = affine.select((0,)).operators if isinstance(affine, TapeMap) else ()
-    found = [operator for operator in operators if isinstance(operator, GatedOperator | PooledOperator)]
-    if not found:
-        raise refusal(f"{composite.losses[0].text} has no gated(X, patterns, U) in it")
-    return found[0]
-
-
-def _weight_variables(composite: Composite, operator: GatedOperator | PooledOperator) -> list[int]:
+def _weight_variables(composite: Composite, operator: GatedMap) -> list[int]:
     """Positions of the variables that carry a penalty; all must have the shape of weights."""
     shape = (operator.gates.X.shape[1] * operator.outputs, operator.gates.bits.shape[1])
     penalised = sorted({term.variable for term in composite.penalties})
@@ -187,9 +195,7 @@ def _weight_variables(composite: Composite, operator: GatedOperator | PooledOper
     return penalised
 
 
-def _group_prices(
-    composite: Composite, position: int, operator: GatedOperator | PooledOperator
-) -> Float64Array:
+def _group_prices(composite: Composite, position: int, operator: GatedMap) -> Float64Array:
     """The weight of every group norm of a variable: (1, P) if outputs share groups, else (c, P)."""
     block = composite.variables[position]
     terms = [term for term in composite.penalties if term.variable == position]
@@ -230,7 +236,7 @@ def _labels(term: PenaltyTerm, shape: tuple[int, ...]) -> Indices | None:
     return np.asarray(term.unview(np.broadcast_to(numbers, view.shape).copy()), dtype=np.intp)
 
 
-def _has_cones(composite: Composite, weights: list[int], operator: GatedOperator | PooledOperator) -> bool:
+def _has_cones(composite: Composite, weights: list[int], operator: GatedMap) -> bool:
     """Whether every weight variable lies in the cones of its gates; nothing else may be constrained."""
     coned: list[int] = []
     for constraint in composite.constraints:

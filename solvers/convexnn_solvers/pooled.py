@@ -83,8 +83,13 @@ def pooling_of(matrix: Any) -> Pooling | None:
 
 def storable(pooling: Pooling, d: int, gates: int, backend: Backend) -> bool:
     """Whether the blocks of a pooled map are small enough to be kept."""
-    size = pooling.samples * d * gates * int(backend.dtype.itemsize)
+    size = stored_bytes(pooling.samples, d, gates, backend)
     return size <= (_CPU_BYTES if str(backend.device) == "cpu" else _GPU_BYTES)
+
+
+def stored_bytes(samples: int, d: int, gates: int, backend: Backend) -> int:
+    """The size of stored blocks."""
+    return samples * d * gates * int(backend.dtype.itemsize)
 
 
 @dataclass(frozen=True, eq=False)
