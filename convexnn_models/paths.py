@@ -105,14 +105,42 @@ def regularization_path(
     chosen = Auto(tol=tol) if solver is None else solver
     problem = model.problem(y, float(values[0]), loss, **options)
     points = []
+    ends: list[_Solved] = []
     for reg in values:
         started = time.perf_counter()
         model.reg.value = float(reg)
+        if len(ends) == 2:
+            _extrapolate(model, ends[0], ends[1], float(reg))
         problem.solve(solver=chosen, warm_start=True)
         seconds = time.perf_counter() - started
+        held = tuple(variable.value for variable in model.variables)
+        ends = [*ends[-1:], _Solved(float(reg), held)] if all(v is not None for v in held) else []
         network, proof = recover_two_layer(model), _proof(problem)
         points.append(PathPoint(float(reg), str(problem.status), proof, network, seconds))
     return RegularizationPath(tuple(points))
+
+
+@dataclass(frozen=True, eq=False)
+class _Solved:
+    """A regularisation and the values that the variables had there."""
+
+    reg: float
+    values: tuple[Float64Array, ...]
+
+
+def _extrapolate(model: ConvexModel, before: _Solved, last: _Solved, reg: float) -> None:
+    """Move the variables on the line through the last two solutions, blocks that vanish in one staying put.
+
+    The path is piecewise smooth in reg. Where that leaves the pattern cones, the solver goes back to them.
+    """
+    gap = before.reg - last.reg
+    ahead = min((last.reg - reg) / gap, 1.0) if gap > 0.0 else 0.0
+    for variable, old, new in zip(model.variables, before.values, last.values, strict=True):
+        if new.ndim == 2:
+            both = np.any(old, axis=0) & np.any(new, axis=0)
+            variable.value = np.where(both, new + ahead * (new - old), new)
+        else:
+            variable.value = new + ahead * (new - old)
 
 
 def _proof(problem: Any) -> Certificate:

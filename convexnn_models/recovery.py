@@ -126,10 +126,11 @@ def recover_two_layer(model: ConvexModel, prune: bool = True) -> Network:
         kept = large.scaled(pruning_factors(values, large.outputs, large.cost))
     moved = np.sqrt(sum(float(np.sum((a - b) ** 2)) for a, b in zip(blocks, weights, strict=True)))
     size = np.sqrt(sum(float(np.sum(b**2)) for b in weights))
+    shifted = _with_offset(scores, offset) - model.prediction.value if moved > 0.0 else np.zeros(1)
     report = Recovery(
         relation=_relation(model),
         shift=moved / size if size > 0.0 else 0.0,
-        prediction_shift=_largest(_with_offset(scores, offset) - model.prediction.value),
+        prediction_shift=_largest(shifted),
         convex_penalty=sum(_convex_penalty(model, W) for W in blocks),
         network_penalty=float(neurons.cost.sum()),
         width_before=int(neurons.columns.size),

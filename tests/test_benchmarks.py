@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import growth, polynomial
+from benchmarks import growth, path_cost, polynomial
 from benchmarks.cases import Case, grid, instance
 from benchmarks.contestants import contestants
 from benchmarks.referee import TARGETS, Referee
@@ -204,6 +204,14 @@ def test_the_grids() -> None:
     assert {case.gates for case in full} == {100, 500, 1000}
     assert {case.data for case in small} <= {case.data for case in full}
     assert len(set(full)) == len(full)
+
+
+@pytest.mark.parametrize("formulation", ["gated", "relu"])
+def test_path_cost_certifies_every_point_of_its_path(formulation: str) -> None:
+    given = instance(Case("tiny", formulation, 10, 1.0))
+    cost = path_cost.measure(given, [given.reg, 0.3 * given.reg, 0.1 * given.reg], 1e-4, 1)
+    assert cost.worst_gap <= 1e-4
+    assert cost.ratio == cost.path / cost.alone
 
 
 def test_growth_measures_and_fits_exponents() -> None:

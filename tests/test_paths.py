@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import convexnn_models as cnn
+from convexnn_solvers import SemismoothNewton
 
 _RNG = np.random.default_rng(0)
 _X = _RNG.standard_normal((60, 4))
@@ -35,6 +36,42 @@ def test_every_point_is_certified_and_no_worse_than_alone(formulation: Any, loss
         assert point.certificate.dual <= problem.value * (1.0 + 1e-6) + 1e-9
         assert point.certificate.primal >= problem.value * (1.0 - 1e-6) - 1e-9
     assert path[-1].network.width > 0
+
+
+@pytest.mark.parametrize("formulation", [cnn.gated_relu, cnn.relu])
+@pytest.mark.parametrize("loss", ["squared", "huber", "logistic"])
+def test_the_last_dual_point_saves_newton_steps_at_the_next_regularisation(
+    formulation: Any, loss: str
+) -> None:
+    y = np.where(np.median(_Y) > _Y, -1.0, 1.0) if loss == "logistic" else _Y
+    largest = cnn.lambda_max(formulation(_X, _GATES), y, loss)
+
+    def steps(ratios: list[float]) -> int:
+        model = formulation(_X, _GATES)
+        problem = model.problem(y, largest, loss)
+        for ratio in ratios:
+            model.reg.value = ratio * largest
+            problem.solve(solver=SemismoothNewton(tol=1e-8), warm_start=True)
+            assert problem.status == cp.OPTIMAL
+        return int(problem.solver_stats.num_iters)
+
+    assert steps([0.05, 0.045]) < steps([0.045])
+    assert steps([0.05, 0.05]) == 0
+
+
+def test_a_dual_point_of_other_labels_is_no_start() -> None:
+    """The dual variable of a logistic loss has the signs of its labels."""
+    model, labels = cnn.gated_relu(_X, _GATES), cp.Parameter(60)
+    loss = cp.sum(cp.logistic(cp.multiply(-labels, model.prediction))) / 60
+    problem = cp.Problem(cp.Minimize(loss + 0.01 * model.penalty))
+    y = np.where(np.median(_Y) > _Y, -1.0, 1.0)
+    values = []
+    for signs in (y, -y):
+        labels.value = signs
+        problem.solve(solver=SemismoothNewton(tol=1e-8), warm_start=True)
+        assert problem.status == cp.OPTIMAL
+        values.append(problem.value)
+    assert values[0] == pytest.approx(values[1], rel=1e-7)  # weights of the other sign
 
 
 def test_given_regularisations_are_solved_in_falling_order_by_any_solver() -> None:

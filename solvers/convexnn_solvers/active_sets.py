@@ -237,5 +237,6 @@ def _polished(
 
 def padded(array: NDArray[Any], fill: float, width: int) -> NDArray[Any]:
     """A copy of an (m, k) array with at least ``width`` columns."""
-    missing = max(width - array.shape[1], 0)
-    return np.pad(array, ((0, 0), (0, missing)), constant_values=fill)
+    wide = np.full((array.shape[0], max(width, array.shape[1])), fill, dtype=array.dtype)
+    wide[:, : array.shape[1]] = array
+    return wide

@@ -136,6 +136,11 @@ class Tape:
         self._kept.append(expr)
 
     @property
+    def is_parametric(self) -> bool:
+        """Whether a Parameter enters the map."""
+        return any(slot.parametric for slot in self._slots)
+
+    @property
     def has_parametric_factors(self) -> bool:
         """Whether the linear part, not only the offset, depends on Parameters."""
         factors = (node.slot for node in self._nodes if node.rule is not None and node.slot is not None)

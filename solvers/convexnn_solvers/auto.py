@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from convexnn_solvers.admm import admm_method
 from convexnn_solvers.augmented_lagrangian import augmented_lagrangian_method
+from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.block_descent import DescentPolicy, block_descent_method
 from convexnn_solvers.checkpoint import Keeper
 from convexnn_solvers.compiler import UnsupportedProblem
 from convexnn_solvers.composite import Composite, DualPoint
 from convexnn_solvers.gated_maps import gated_maps
-from convexnn_solvers.gated_program import block_norms
+from convexnn_solvers.gated_program import GatedProgram, block_norms
 from convexnn_solvers.gated_structure import GatedStructure, gated_structure
 from convexnn_solvers.iterate import Candidate, Limits, Method, iterate
 from convexnn_solvers.newton_fits import SquaredFit
@@ -82,7 +84,7 @@ def engines(
         elif obstacle is not None:
             obstacle = f"{obstacle}; {admm}"
         if obstacle is None:
-            newton = semismooth_newton_method(structure, options.tol)
+            newton = semismooth_newton_method(structure, options.tol, warm=multipliers)
             reason = before or "the problem is a gated program of a size that Newton's method can take"
             yield Engine("SemismoothNewton", reason, lambda: newton)
             before = "SemismoothNewton got no further"
@@ -161,7 +163,7 @@ def run_engines(
             if not keeper.begins(engine.name, iterations, history):
                 continue
             iterations, history = keeper.earlier_iterations, keeper.earlier
-        result = iterate(engine.make(), composite, judge, starts, limits, keeper)
+        result = iterate(engine.make(), composite, judge, starts, limits, keeper, again=joined is not None)
         log.append({"engine": engine.name, "reason": engine.reason, "status": result.status.name})
         joined = _joined(iterations, history, result)
         if result.status not in _STUCK:
@@ -210,7 +212,12 @@ def _strength(structure: GatedStructure) -> float | None:
     for program in structure.programs:
         if program.cones or not isinstance(program.fit, SquaredFit):
             return None
-        null = program.fit.at(np.zeros(program.fit.shape)).xi
-        norms = block_norms(program.by_block(program.adjoint(null)))
+        norms = program.once("null norms", partial(_null_norms, program))
         shares.append(float(np.max(norms / program.weights, initial=0.0)))
     return 1.0 / max([1.0, *shares])
+
+
+def _null_norms(program: GatedProgram) -> Float64Array:
+    """The dual norms (B,) of the residual where all weights vanish."""
+    null = program.fit.at(np.zeros(program.fit.shape)).xi
+    return block_norms(program.by_block(program.adjoint(null)))

@@ -153,7 +153,7 @@ def block_descent_method(
         _check(program)
         compiled_sweep(program)
 
-    def begin(program: GatedProgram, point: Float64Array) -> ProgramSolver:
+    def begin(program: GatedProgram, point: Float64Array, dual: Float64Array | None) -> ProgramSolver:
         return BlockDescent(program, policy, point)
 
     return GatedMethod(structure, tol, begin, "block descent")

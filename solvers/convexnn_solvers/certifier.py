@@ -83,7 +83,9 @@ class Certifier:
             raise ValueError("a Certifier needs a composite on the NumPy backend in float64.")
         self.composite = composite
         self._bounds = DualBounds(composite)
-        self._allowances = _allowances(composite)
+        if "allowances" not in composite.kept:
+            composite.kept["allowances"] = _allowances(composite)
+        self._allowances: list[Float64Array] = composite.kept["allowances"]
 
     def repair(self, x: Point) -> Arrays:
         """``x`` with every pattern-cone block projected on its cone and bounded variables clipped."""

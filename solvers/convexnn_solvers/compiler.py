@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import cvxpy as cp
@@ -59,6 +59,7 @@ class Compiled:
     _affine: Tape
     _head: Tape
     _head_shape: tuple[int, ...]
+    _kept: dict[str, Any] = field(default_factory=dict, compare=False)
 
     def composite(self) -> Composite:
         """The problem with the Parameter values of now; nothing is compiled again.
@@ -87,6 +88,7 @@ class Compiled:
             constant=0.0 if offset is None else self.sign * float(self.backend.to_numpy(offset).item()),
             sign=self.sign,
             scope=self.scope,
+            kept={} if self._affine.is_parametric else self._kept,
         )
 
     def _loss(self, reading: LossReading, weight: Array, tilt: Array | None) -> LossTerm:

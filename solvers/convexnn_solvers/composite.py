@@ -157,6 +157,8 @@ class Composite:
     ``sign * value`` is in the user's units. ``scope`` says for which gates a bound holds. ``variables`` may
     be a share of those of a problem (columns of its weights) whose affine outputs are the sum over all
     shares; ``across`` then makes what is added up variable by variable that of the whole problem.
+    ``kept`` is for what follows from the affine map and the constraints alone and takes a while to find out:
+    composites of one compiled problem share it, unless a Parameter enters the map.
     """
 
     backend: Backend
@@ -170,6 +172,7 @@ class Composite:
     sign: float
     scope: str
     across: Across = field(default_factory=Alone)
+    kept: dict[str, Any] = field(default_factory=dict, compare=False)
 
     def zeros(self) -> Point:
         """The origin."""

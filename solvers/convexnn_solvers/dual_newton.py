@@ -18,7 +18,7 @@ import numpy as np
 from convexnn_solvers.active_sets import ActiveRows
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.block_features import BlockFeatures
-from convexnn_solvers.gated_program import GatedProgram, Indices, block_norms
+from convexnn_solvers.gated_program import GatedProgram, Indices, block_norms, small
 from convexnn_solvers.newton_blocks import BlockProx, ConeProx, PlainProx
 from convexnn_solvers.newton_duals import best_multiple, relative_gap
 from convexnn_solvers.newton_fits import LineFunction
@@ -75,6 +75,20 @@ class NewtonStart:
     systems: NewtonSystems | None = None
 
 
+def kept_systems(program: GatedProgram) -> NewtonSystems:
+    """The program's solver of linear systems: that of an earlier solve where it is small enough to keep."""
+    if small(program.fit.shape[0], program.fit.shape[0]):
+        return program.once("systems", lambda: NewtonSystems(program))
+    return NewtonSystems(program)
+
+
+def kept_features(program: GatedProgram) -> BlockFeatures:
+    """The features of all gates."""
+    if program.stored is None and small(*program.patterns.shape):
+        return program.once("features", lambda: program.features(slice(None)))
+    return program.features(slice(None))
+
+
 class DualNewton:
     """The iteration; ``primal`` and ``dual`` are the best bounds so far, in the program's own units.
 
@@ -88,16 +102,20 @@ class DualNewton:
         first = start or NewtonStart()
         self.program = program
         self.policy = policy or NewtonPolicy()
-        self.systems = first.systems or NewtonSystems(program)
+        self.systems = first.systems or kept_systems(program)
         self.newton_steps = 0
         self._fit = program.fit
-        self._features = program.features(slice(None))
+        self._features = kept_features(program)
         self._signs = np.repeat(np.asarray(program.signs), program.gates)
-        self._dual_prox = first.cones or ConeProx(program) if program.cones else None
+        self._dual_prox: ConeProx | None = None
+        if program.cones:
+            self._dual_prox = first.cones or program.once("dual cones", lambda: ConeProx(program))
         self._outliers = None if self._fit.outliers is None else Outliers(self._fit.outliers, self._fit.shape)
         self._inner_steps = 0
         self._damping = 0.0
-        self._most_curvature = len(program.signs) * self._features.squares(np.ones(program.gates))
+        self._most_curvature = np.zeros(1)
+        if program.cones:
+            self._most_curvature = len(program.signs) * self._features.squares(np.ones(program.gates))
         self.primal, self.dual = np.inf, -np.inf
         self.dual_point = np.zeros(self._fit.shape)
         self.dual_rows: tuple[ActiveRows, ...] = ()
@@ -106,14 +124,20 @@ class DualNewton:
         active = np.flatnonzero(np.any(self._U != 0.0, axis=(0, 1)))
         prediction = program.forward(self._U)
         fitted = self._fit.at(prediction)
-        self._xi = fitted.xi if first.xi is None else self._centred(first.xi)
+        given = None if first.xi is None else self._centred(first.xi)
+        warm = given is not None and self._fit.admits(given)
+        self._xi = given if given is not None and warm else fitted.xi
         self._offer_primal(prediction, active, self._U[:, :, active])
         self._products = self._features.adjoint(self._xi)
-        self._offer_dual()
+        scale = self._offer_dual()
+        if warm and scale > 0.0:
+            # The dual point of another regularisation fits best when it is feasible for this one.
+            self._xi, self._products = scale * self._xi, scale * self._products
         closeness = np.sqrt(np.clip(self.gap, _CLOSEST, 1.0))
         self._prox: BlockProx = PlainProx()
         if self._dual_prox is not None:
-            self._prox = self._dual_prox.restricted(np.arange(program.blocks))
+            cones = self._dual_prox
+            self._prox = program.once("cones", lambda: cones.restricted(np.arange(program.blocks)))
         self.sigma = float(self.policy.sigma / closeness) if first.sigma is None else first.sigma
         self._set_products(self._products)
 
@@ -271,12 +295,13 @@ class DualNewton:
             self.primal, self.offset, self._best_blocks = primal, fitted.offset, (blocks, values)
             self._note_gap()
 
-    def _offer_dual(self) -> None:
+    def _offer_dual(self) -> float:
         """The best multiple of ``-xi`` that is dual feasible."""
         found = best_multiple(self.program, self._xi, self.program.by_block(self._products), self._dual_prox)
         if not found.value <= self.dual:
             self.dual, self.dual_point, self.dual_rows = found.value, -found.scale * self._xi, found.rows
             self._note_gap()
+        return found.scale
 
     def _note_gap(self) -> None:
         if not self.gap >= 0.99 * self._best_gap:

@@ -55,7 +55,9 @@ class ConeColumns:
     def project(self, columns: Float64Array) -> Float64Array:
         """All columns projected on their cones; those that are inside to rounding are kept as they are."""
         size = np.linalg.norm(columns, axis=0)
-        index = np.flatnonzero(self.cones.slack_violation(columns, self.gates) > 64.0 * _EPS * size)
+        index = np.flatnonzero(size)
+        outside = self.cones.slack_violation(columns[:, index], self.gates[index])
+        index = index[outside > 64.0 * _EPS * size[index]]
         moved = columns.copy()
         if index.size:
             warm = self._primal.take(index)
@@ -67,12 +69,28 @@ class ConeColumns:
     def dual_points(self, columns: Float64Array, index: Indices) -> tuple[Float64Array, Float64Array]:
         """``z + B^T rho`` of some columns for the best ``rho >= 0``, and a bound of its rounding error."""
         gates, z = self.gates[index], columns[:, index]
-        found = self.cones.project(z, gates, warm=self._dual.take(index))
-        self._dual = self._dual.replaced(index, found)
+        found = self._projected(z, index)
         weight = np.sum(found.multipliers * np.append(self.row_norms, 0.0)[found.rows], axis=1)
         terms = np.sqrt(np.sum(found.rows >= 0, axis=1) + self.features)
         error = 2.0 * _EPS * terms * (np.linalg.norm(z, axis=0) + weight)
         return z + self.cones.combine(gates, found), error
+
+    def polar(self, columns: Float64Array) -> ActiveRows:
+        """The best ``rho`` for all columns."""
+        return self._projected(columns, np.arange(self.gates.size))
+
+    def _projected(self, z: Float64Array, index: Indices) -> ActiveRows:
+        found = self.cones.project(z, self.gates[index], warm=self._dual.take(index))
+        self._dual = self._dual.replaced(index, found)
+        return found
+
+
+def cone_columns(composite: Composite, cone: PatternCone) -> ConeColumns:
+    """The columns of a cone, one value for all solves of a problem: they remember active rows."""
+    known: dict[int, tuple[PatternCone, ConeColumns]] = composite.kept.setdefault("cone columns", {})
+    if id(cone) not in known:
+        known[id(cone)] = cone, ConeColumns(cone)  # the cone too: a collected one's id could be another's
+    return known[id(cone)][1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,7 +200,7 @@ class DualNorms:
             if cone is None or cone.variable in self.columns:
                 continue
             if masks[cone.variable].all() or not masks[cone.variable].any():
-                self.columns[cone.variable] = ConeColumns(cone)
+                self.columns[cone.variable] = cone_columns(composite, cone)
                 self.exact[cone.variable] = position
         self._penalised: dict[int, _Penalised] = {}
         for index, block in enumerate(composite.variables):

@@ -14,7 +14,7 @@ import numpy as np
 from convexnn_solvers.active_sets import ActiveRows
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.composite import Composite, ConstraintTerm, DualPoint
-from convexnn_solvers.dual_norms import ConeColumns
+from convexnn_solvers.dual_norms import ConeColumns, cone_columns
 
 
 def dual_values(
@@ -39,7 +39,7 @@ def dual_values(
         image = composite.affine.adjoint((*dual.thetas, *general))
         for variable, position in cones.items():
             z = np.asarray(image[variable] - composite.linear[variable], dtype=np.float64)
-            values[position] = _cone_values(constraints[position], z)
+            values[position] = _cone_values(composite, constraints[position], z)
     return tuple(values)
 
 
@@ -52,12 +52,11 @@ def held_multiplier(term: ConstraintTerm, value: Any) -> Float64Array | None:
     return array if array.shape == term.shape and bool(np.isfinite(array).all()) else None
 
 
-def _cone_values(constraint: ConstraintTerm, z: Float64Array) -> Float64Array:
+def _cone_values(composite: Composite, constraint: ConstraintTerm, z: Float64Array) -> Float64Array:
     """The multipliers ``rho >= 0`` for which ``z + B^T rho`` is the projection of ``z``."""
     assert constraint.pattern_cone is not None
-    columns = ConeColumns(constraint.pattern_cone)
-    found = columns.cones.project(columns.split(z), columns.gates)
-    return cone_multipliers(columns, found).reshape(constraint.shape)
+    columns = cone_columns(composite, constraint.pattern_cone)
+    return cone_multipliers(columns, columns.polar(columns.split(z))).reshape(constraint.shape)
 
 
 def cone_multipliers(columns: ConeColumns, active: ActiveRows) -> Float64Array:

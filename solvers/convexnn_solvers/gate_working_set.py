@@ -15,11 +15,10 @@ import numpy as np
 
 from convexnn_solvers.active_sets import ActiveRows
 from convexnn_solvers.backends import Float64Array
-from convexnn_solvers.dual_newton import DualNewton, NewtonPolicy, NewtonStart
+from convexnn_solvers.dual_newton import DualNewton, NewtonPolicy, NewtonStart, kept_systems
 from convexnn_solvers.gated_program import GatedProgram, Indices, block_norms
 from convexnn_solvers.newton_blocks import ConeProx
 from convexnn_solvers.newton_duals import best_multiple, relative_gap
-from convexnn_solvers.newton_system import NewtonSystems
 
 # Measured: below so many gates a working set gains nothing; with cones it gains at large weights only.
 _PLAIN_FROM = 1000
@@ -60,14 +59,15 @@ class WorkingSetNewton:
         self.newton_steps = self.rounds = 0
         self.dual, self.dual_point = -np.inf, np.zeros(program.fit.shape)
         self.dual_rows: tuple[ActiveRows, ...] = ()
-        self._cones = ConeProx(program) if program.cones else None
-        self._systems = NewtonSystems(program)
+        self._cones = program.once("dual cones", lambda: ConeProx(program)) if program.cones else None
+        self._systems = kept_systems(program)
         self._best_gap, self._best_step = np.inf, 0
         point = None if start is None else start.point
         self._U = np.zeros(program.point_shape) if point is None else point.copy()
         fitted = program.fit.at(program.forward(self._U))
         self.primal = fitted.value + float(program.weights @ block_norms(self._U))
-        self.offset, self._xi = fitted.offset, fitted.xi
+        self.offset = fitted.offset
+        self._xi = fitted.xi if start is None or start.xi is None else start.xi
         self.working_set: Indices = np.zeros(0, dtype=np.intp)
         self._begin_round()
 

@@ -9,15 +9,15 @@ from typing import Protocol
 import numpy as np
 
 from convexnn_solvers.backends import Float64Array
-from convexnn_solvers.composite import Point
+from convexnn_solvers.composite import DualPoint, Point
 from convexnn_solvers.cones import ActiveRows
 from convexnn_solvers.gated_program import GatedProgram, Scaling, scaled
 from convexnn_solvers.gated_structure import GatedStructure
 from convexnn_solvers.iterate import Candidate
 from convexnn_solvers.status import Status
 
-# The loop is asked for a certificate when our own gap is this share of the tolerance.
-_MARGIN = 0.5
+# The loop is asked for a certificate when our own gap is this share of the tolerance, and then by steps.
+_MARGIN, _SHRINK = 0.9, 0.5
 # Below this the certificate will not follow, whatever our own gap says.
 _LEAST_GOAL = 1e-17
 
@@ -60,8 +60,8 @@ class ProgramSolver(Protocol):
         ...
 
 
-#: Starts a solver on a scaled program at a point (c, d, B).
-Begin = Callable[[GatedProgram, Float64Array], ProgramSolver]
+#: Starts a solver on a scaled program at a point (c, d, B), and at a dual point W (n, c) where one is known.
+Begin = Callable[[GatedProgram, Float64Array, Float64Array | None], ProgramSolver]
 
 
 @dataclass(eq=False)
@@ -88,22 +88,27 @@ class GatedState:
 class GatedMethod:
     """The method for :func:`convexnn_solvers.iterate.iterate`; one step is one step of one program's solver.
 
-    Programs whose outputs have groups of their own fall apart into one program per output.
+    Programs whose outputs have groups of their own fall apart into one program per output. ``warm`` is the
+    dual point that an earlier solve left, feasible or not.
     """
 
     structure: GatedStructure
     tol: float
     begin: Begin
     name: str
+    warm: DualPoint | None = None
     judges_itself: bool = True
 
     def start(self, x: Point) -> GatedState:
         """The solvers at a point of the composite."""
         solvers: list[ProgramSolver] = []
         scalings: list[Scaling] = []
-        for program, blocks in zip(self.structure.programs, self.structure.blocks(x), strict=True):
+        warm = None if self.warm is None else self.structure.directions(self.warm)
+        blocks = self.structure.blocks(x)
+        for k, program in enumerate(self.structure.programs):
             inside, scaling = scaled(program)
-            solvers.append(self.begin(inside, blocks / scaling.point))
+            dual = None if warm is None else warm[k] / scaling.dual
+            solvers.append(self.begin(inside, blocks[k] / scaling.point, dual))
             scalings.append(scaling)
         return GatedState(solvers, scalings, _MARGIN * self.tol)
 
@@ -111,7 +116,7 @@ class GatedMethod:
         """One step; if all programs were done, towards a smaller gap than before."""
         solver = state.working
         if solver is None:
-            state.goal *= _MARGIN
+            state.goal *= _SHRINK
             state.failed = state.goal < _LEAST_GOAL
             solver = state.working
         try:

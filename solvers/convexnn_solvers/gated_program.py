@@ -13,8 +13,9 @@ variables (n, c); products with the adjoint map (c, d, P), one for all signs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,14 +25,19 @@ from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.block_features import BlockFeatures, GatedFeatures, StoredFeatures
 from convexnn_solvers.newton_fits import Fit
 
+T = TypeVar("T")
+
 _CHUNK_ENTRIES = 4_000_000  # of an n x gates work array
+_KEPT_BYTES = 2**26
 
 
 @dataclass(frozen=True, eq=False)
 class GatedProgram:
     """Data of one problem; ``weights`` are the ``tau_b`` (B,), all positive. See the module's text.
 
-    ``stored``: (n, d, P), or None where the features are products of X and the patterns.
+    ``stored``: (n, d, P), or None where the features are products of X and the patterns. ``kept`` is for what
+    takes a while to find out and does not depend on the weights: programs that differ in nothing else may
+    share it.
     """
 
     X: Float64Array
@@ -42,6 +48,14 @@ class GatedProgram:
     cones: bool = False
     slope: float = 0.0
     stored: Float64Array | None = None
+    kept: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """What is kept under a name, made by the first call."""
+        if name not in self.kept:
+            self.kept[name] = make()
+        found: T = self.kept[name]
+        return found
 
     @property
     def gates(self) -> int:
@@ -67,7 +81,8 @@ class GatedProgram:
         """The program with only some of the gates (both signs of each)."""
         chosen = self.weights.reshape(len(self.signs), self.gates)[:, gates]
         stored = None if self.stored is None else self.stored[:, :, gates]
-        return replace(self, patterns=self.patterns[:, gates], weights=chosen.ravel(), stored=stored)
+        patterns = self.patterns[:, gates]
+        return replace(self, patterns=patterns, weights=chosen.ravel(), stored=stored, kept={})
 
     def block_gates(self, blocks: Indices) -> Indices:
         """The gate of each block."""
@@ -158,26 +173,38 @@ class Scaling:
         return self.targets
 
 
+def small(*sizes: int) -> bool:
+    """Whether an array of floats of these sizes may be kept when a solve has ended."""
+    return 8.0 * float(np.prod(sizes, dtype=np.float64)) <= _KEPT_BYTES
+
+
 def scaled(program: GatedProgram) -> tuple[GatedProgram, Scaling]:
     """The program in units where columns of X, or of stored features, have norm one on average, and squared
     targets norm one.
 
     One factor for all of them: scaling columns one by one would change the penalty.
     """
-    held = program.X if program.stored is None else program.stored
-    largest = float(np.max(np.abs(held), initial=0.0))
-    features = 1.0
-    if largest > 0.0:
-        spread = float(np.linalg.norm((held / largest).ravel()))
-        features = largest * spread / np.sqrt(held.size / held.shape[0])
+    features = program.once("size", lambda: _feature_size(program))
+    X = program.once("features", lambda: program.X / features)
+    kept: dict[str, Any] = program.once("scaled", dict)
     targets = _size(program.fit)
     fit = program.fit.scaled(targets)
     if fit is None:
         fit, targets = program.fit, 1.0
     stored = None if program.stored is None else program.stored / features
     weights = program.weights / features / targets
-    inside = replace(program, X=program.X / features, fit=fit, weights=weights, stored=stored)
+    inside = replace(program, X=X, fit=fit, weights=weights, stored=stored, kept=kept)
     return inside, Scaling(features, targets)
+
+
+def _feature_size(program: GatedProgram) -> float:
+    """What the features are divided by."""
+    held = program.X if program.stored is None else program.stored
+    largest = float(np.max(np.abs(held), initial=0.0))
+    if not largest > 0.0:
+        return 1.0
+    spread = float(np.linalg.norm((held / largest).ravel()))
+    return float(largest * spread / np.sqrt(held.size / held.shape[0]))
 
 
 def _size(fit: Fit) -> float:

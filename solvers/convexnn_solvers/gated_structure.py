@@ -16,8 +16,8 @@ from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.composite import Composite, DualPoint, LossTerm, PenaltyTerm, VariableBlock
 from convexnn_solvers.cones import ActiveRows
 from convexnn_solvers.gated_maps import GatedMap, gated_maps, refusal, stored_features
-from convexnn_solvers.gated_probe import GatedProbe
 from convexnn_solvers.gated_program import GatedProgram, Indices
+from convexnn_solvers.gated_reading import gated_reading
 from convexnn_solvers.losses import Huber, Softplus, SumSquares
 from convexnn_solvers.newton_fits import Fit, LogisticFit, SquaredFit
 from convexnn_solvers.penalties import GroupNorm
@@ -77,6 +77,15 @@ class GatedStructure:
         shape = self.composite.affine.linear(self.composite.zeros())[0].shape
         return DualPoint((theta.reshape(shape),), self._multipliers(rows))
 
+    def directions(self, dual: DualPoint) -> list[Float64Array] | None:
+        """The programs' parts W (n, c) of somebody's dual point; None where it is not of this problem."""
+        if len(dual.thetas) != 1 or dual.thetas[0].size != self.mirror.size:
+            return None
+        W = np.reshape(dual.thetas[0], self.mirror.shape) * self.mirror / self.scale
+        if not np.isfinite(W).all() or not W.any():
+            return None
+        return [W] if len(self.programs) == 1 else np.split(W, len(self.programs), axis=1)
+
     def _multipliers(self, rows: list[ActiveRows]) -> tuple[Float64Array | None, ...]:
         n, P = self.programs[0].patterns.shape
         found: list[Float64Array | None] = []
@@ -109,22 +118,15 @@ def gated_structure(composite: Composite) -> GatedStructure:
     operator, count = maps[0], len(maps)
     loss = _the_loss(composite)
     found = _weight_variables(composite, operator)
-    others = [i for i in range(len(composite.variables)) if i not in found]
-    probe = GatedProbe(composite, maps)
-    mirror = probe.mirror(found, others)
-    weights, ratios = _ordered(found, [probe.weight_factor(position, mirror) for position in found], count)
-    offsets = [(position, probe.offset_factor(position, mirror)) for position in others]
-    if len(offsets) > 1:
-        raise refusal("there is more than one free variable")
-    fit, means, scale = _fit(loss, mirror, probe.shift, bool(offsets))
+    known = gated_reading(composite, maps, found)
+    weights, ratios, mirror, offset = known.weights, known.ratios, known.mirror, known.offset
+    fit, means, scale = _fit(loss, mirror, known.shift, offset is not None)
     prices = [_group_prices(composite, position, operator) for position in weights]
     if len({price.shape for price in prices}) > 1:
         raise refusal("the weight variables are grouped in different ways")
     taus = np.hstack([price / (scale * abs(f)) for price, f in zip(prices, ratios, strict=True)])
     if not np.all(taus > 0.0):
         raise refusal("a group norm has weight zero (reg = 0)", "RFISTA() or cp.CLARABEL")
-    if composite.constraints and count > 1:
-        raise refusal("several gated predictions have pattern cones", "AugmentedLagrangian()")
     stored = stored_features(maps)
     bits = operator.gates.bits
     programs = tuple(
@@ -134,9 +136,10 @@ def gated_structure(composite: Composite) -> GatedStructure:
             fit=fit if len(taus) == 1 else _one_output(fit, k),
             weights=row,
             signs=tuple(float(sign) for sign in np.sign(ratios[::count])),
-            cones=_has_cones(composite, weights, operator),
+            cones=known.cones,
             slope=operator.slope,
             stored=stored,
+            kept=known.kept[k],
         )
         for k, row in enumerate(taus)
     )
@@ -145,26 +148,11 @@ def gated_structure(composite: Composite) -> GatedStructure:
         programs=programs,
         variables=tuple(weights),
         factors=tuple(float(abs(ratio)) for ratio in ratios),
-        offset=offsets[0] if offsets else None,
+        offset=offset,
         means=means,
         scale=scale,
         mirror=mirror,
     )
-
-
-def _ordered(
-    positions: list[int], entries: list[tuple[float, int]], count: int
-) -> tuple[list[int], Float64Array]:
-    """Weight variables and their factors, sign by sign and map by map; all maps must have the same signs."""
-    of_map: list[list[tuple[int, float]]] = [[] for _ in range(count)]
-    for position, (factor, cell) in zip(positions, entries, strict=True):
-        of_map[cell].append((position, factor))
-    if count > 1:
-        of_map = [sorted(own, key=lambda pair: -pair[1]) for own in of_map]
-    if len({tuple(np.sign(factor) for _, factor in own) for own in of_map}) > 1:
-        raise refusal("the gated predictions do not have weight variables of the same signs")
-    ordered = [own[k] for k in range(len(of_map[0])) for own in of_map]
-    return [position for position, _ in ordered], np.array([factor for _, factor in ordered])
 
 
 def _the_loss(composite: Composite) -> LossTerm:
@@ -234,24 +222,6 @@ def _labels(term: PenaltyTerm, shape: tuple[int, ...]) -> Indices | None:
     if term.penalty.axis is not None:
         numbers = np.expand_dims(numbers, axis=term.penalty.axis)
     return np.asarray(term.unview(np.broadcast_to(numbers, view.shape).copy()), dtype=np.intp)
-
-
-def _has_cones(composite: Composite, weights: list[int], operator: GatedMap) -> bool:
-    """Whether every weight variable lies in the cones of its gates; nothing else may be constrained."""
-    coned: list[int] = []
-    for constraint in composite.constraints:
-        cone = constraint.pattern_cone
-        if cone is None:
-            raise refusal(f"the constraint {constraint.text} is no pattern cone", "AugmentedLagrangian()")
-        same = np.array_equal(cone.X, operator.gates.X) and np.array_equal(cone.patterns, operator.gates.bits)
-        if not same or cone.outputs != operator.outputs or cone.variable in coned:
-            raise refusal(
-                f"the constraint {constraint.text} has patterns of its own", "AugmentedLagrangian()"
-            )
-        coned.append(cone.variable)
-    if coned and sorted(coned) != weights:
-        raise refusal("some weights lie in pattern cones and others do not", "AugmentedLagrangian()")
-    return bool(coned)
 
 
 def _fit(

@@ -71,12 +71,14 @@ def iterate(
     starts: Sequence[Candidate],
     limits: Limits,
     keeper: Keeper | None = None,
+    again: bool = False,
 ) -> Result:
     """Run a method until the certified gap or a limit ends it.
 
-    ``starts`` are certified first: an optimal one ends the solve without a step, the best one is where the
-    method begins. ``composite`` is the method's own; ``judge`` may work on another backend. What a ``keeper``
-    found is where the solve goes on instead.
+    The best of ``starts`` is where the method begins. They are certified first, and an optimal one ends the
+    solve without a step, unless the method judges itself and will say so; ``again``: they are what another
+    method got, which has to be kept. ``composite`` is the method's own; ``judge`` may work on another
+    backend. What a ``keeper`` found is where the solve goes on instead.
     """
     watch = Watch(judge, limits, composite.sign, method.name, starts[0].point)
     state: State | None = None
@@ -84,8 +86,8 @@ def iterate(
     mark: _Mark[State] | None = None
     saved = None if keeper is None else keeper.taken()
     try:
-        verdict = watch.look_at_starts(starts) if saved is None else watch.take_up(saved)
         periodic = not method.judges_itself or limits.verbose or limits.callback is not None
+        verdict = watch.look_at_starts(starts, periodic or again) if saved is None else watch.take_up(saved)
         if verdict is None:
             if saved is None:
                 state = method.start(tuple(composite.backend.asarray(a) for a in watch.start))

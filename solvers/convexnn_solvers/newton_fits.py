@@ -79,6 +79,10 @@ class Fit(Protocol):
         """The longest safe step inside the conjugate's domain."""
         ...
 
+    def admits(self, xi: Float64Array) -> bool:
+        """Whether ``xi`` lies inside the conjugate's domain, aside of what ``outliers`` stand for."""
+        ...
+
     def wanted_scale(self, xi: Float64Array) -> float:
         """The multiple of ``xi`` at which the dual objective ``-conjugate`` is largest, or a guess of it."""
         ...
@@ -138,6 +142,10 @@ class SquaredFit:
     def room(self, xi: Float64Array, direction: Float64Array) -> float:
         """Everywhere."""
         return np.inf
+
+    def admits(self, xi: Float64Array) -> bool:
+        """Always."""
+        return True
 
     def wanted_scale(self, xi: Float64Array) -> float:
         """``-<xi, Y> / ||xi||^2``."""
@@ -211,6 +219,11 @@ class LogisticFit:
         distance = np.where(step > 0.0, 1.0 - a, a)
         moving = step != 0.0
         return _INSIDE * float(np.min(distance[moving] / np.abs(step[moving]), initial=np.inf))
+
+    def admits(self, xi: Float64Array) -> bool:
+        """Whether every ``signs xi`` lies between 0 and 1."""
+        a = self.signs * xi
+        return bool(np.all((a > 0.0) & (a < 1.0)))
 
     def wanted_scale(self, xi: Float64Array) -> float:
         """One: the domain is a box with a corner at 0."""

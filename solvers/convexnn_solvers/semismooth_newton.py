@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from convexnn_solvers.backends import Float64Array
+from convexnn_solvers.composite import DualPoint
 from convexnn_solvers.dual_newton import NewtonPolicy, NewtonStart
 from convexnn_solvers.gate_working_set import newton_engine
 from convexnn_solvers.gated_method import GatedMethod, ProgramSolver
@@ -11,11 +12,18 @@ from convexnn_solvers.gated_structure import GatedStructure
 
 
 def semismooth_newton_method(
-    structure: GatedStructure, tol: float, policy: NewtonPolicy | None = None
+    structure: GatedStructure,
+    tol: float,
+    policy: NewtonPolicy | None = None,
+    warm: DualPoint | None = None,
 ) -> GatedMethod:
-    """The method for gated programs; one step of the loop is one Newton step of one program."""
+    """The method for gated programs; one step of the loop is one Newton step of one program.
 
-    def begin(program: GatedProgram, point: Float64Array) -> ProgramSolver:
-        return newton_engine(program, policy or NewtonPolicy(), NewtonStart(point=point))
+    ``warm``: the dual point that an earlier solve left, feasible or not.
+    """
 
-    return GatedMethod(structure, tol, begin, "semismooth Newton")
+    def begin(program: GatedProgram, point: Float64Array, dual: Float64Array | None) -> ProgramSolver:
+        start = NewtonStart(point=point, xi=None if dual is None else -dual)
+        return newton_engine(program, policy or NewtonPolicy(), start)
+
+    return GatedMethod(structure, tol, begin, "semismooth Newton", warm)

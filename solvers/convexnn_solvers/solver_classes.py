@@ -95,7 +95,7 @@ class SemismoothNewton(CompositeSolver):
         from convexnn_solvers.gated_structure import gated_structure
         from convexnn_solvers.semismooth_newton import semismooth_newton_method
 
-        return semismooth_newton_method(gated_structure(composite), options.tol)
+        return semismooth_newton_method(gated_structure(composite), options.tol, warm=multipliers)
 
 
 class BlockDescent(CompositeSolver):

@@ -113,8 +113,14 @@ class Watch:
         if limits.verbose:
             print(_heading(title), flush=True)
 
-    def look_at_starts(self, starts: Sequence[Candidate]) -> Status | None:
-        """Certify the first point to start from and all that are lower, and begin at the lowest."""
+    def look_at_starts(self, starts: Sequence[Candidate], certify: bool = True) -> Status | None:
+        """Certify the first point to start from and all that are lower, and begin at the lowest.
+
+        Unless ``certify``, only find it: a method that knows its gap asks for the first certificate.
+        """
+        if not certify:
+            self.start = self.point = self._lowest(starts)
+            return None
         lowest = math.inf
         for candidate in starts:
             if math.isfinite(lowest) and not self.sign * self.judge.objective(candidate.point) < lowest:
@@ -127,6 +133,14 @@ class Watch:
             if self.objective < lowest:
                 self.start, lowest = candidate.point, self.objective
         return None
+
+    def _lowest(self, starts: Sequence[Candidate]) -> tuple[Float64Array, ...]:
+        """The feasible point of the lowest objective; the last one when no other is finite."""
+        finite = (c.point for c in starts if all(np.isfinite(array).all() for array in c.point))
+        points = [self.judge.repair(point) for point in finite]
+        values = [self.sign * self.judge.objective(point) for point in points]
+        known = [k for k, value in enumerate(values) if math.isfinite(value)]
+        return points[min(known, key=values.__getitem__)] if known else starts[-1].point
 
     def take_up(self, saved: Arrays) -> Status | None:
         """Go on from a checkpoint. Only points are taken from it: what is known of them is computed anew."""
