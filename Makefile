@@ -60,6 +60,7 @@ bench-gpu: $(VENV)/dev.stamp  ## answers and rates of a CUDA device; needs a CUD
 	$(BIN)/python -m benchmarks.gpu --device cuda
 
 mutants: $(VENV)/mutants.stamp  ## do the tests notice small faults? at most 30 minutes on 2 cores
+	$(BIN)/python -m pytest -q tests/test_mutants.py
 	$(BIN)/python tests/mutants.py $(MUTANTS_ARGS)
 
 clean:  ## forget environment, caches and output

@@ -77,12 +77,8 @@ class Network:
         expected = {"b1": (m,), "b2": (c,), "gates": (d, m), "gate_bias": (m,)}
         for name, shape in expected.items():
             value = getattr(self, name)
-            if value is None:
-                continue
-            array = _arrays.numbers(value, name)
-            if array.shape != shape:
-                raise ValueError(f"{name} must have shape {shape}, not {array.shape}.")
-            object.__setattr__(self, name, array)
+            if value is not None:
+                object.__setattr__(self, name, _arrays.shaped(value, shape, name))
         if self.gate_bias is not None and self.gates is None:
             raise ValueError("gate_bias needs gates; leave it out for a ReLU network.")
         object.__setattr__(self, "W1", first)

@@ -101,7 +101,7 @@ def regularization_path(
     solvers before they returned it, by :func:`convexnn_solvers.certificate` for any other ``solver``. Raises
     ValueError or TypeError for bad arguments.
     """
-    values = _falling(model, y, n_regs, ratio, regs, loss, options)
+    values = falling_regs(model, y, n_regs, ratio, regs, loss, options)
     chosen = Auto(tol=tol) if solver is None else solver
     problem = model.problem(y, float(values[0]), loss, **options)
     points = []
@@ -150,7 +150,7 @@ def _proof(problem: Any) -> Certificate:
     return made if isinstance(made, Certificate) else certificate(problem)
 
 
-def _falling(
+def falling_regs(
     model: ConvexModel,
     y: Any,
     n_regs: int,
@@ -159,10 +159,11 @@ def _falling(
     loss: str | losses.LossFunction,
     options: dict[str, Any],
 ) -> Float64Array:
+    """The regularisations of a path, checked: those given, or ``n_regs`` from the largest useful one down."""
     if regs is not None:
-        given = np.asarray(regs, dtype=np.float64)
-        if given.ndim != 1 or given.size == 0 or not np.all(np.isfinite(given)) or not np.all(given > 0.0):
-            raise ValueError("regs must be a non-empty sequence of finite, positive numbers.")
+        given = _arrays.numbers(regs, "regs")
+        if given.ndim != 1 or given.size == 0 or not np.all(given > 0.0):
+            raise ValueError("regs must be a non-empty sequence of positive numbers.")
         return np.sort(given)[::-1]
     count = _arrays.count(n_regs, "n_regs")
     share = _arrays.number(ratio, "ratio")

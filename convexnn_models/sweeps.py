@@ -20,10 +20,9 @@ from convexnn_models import _arrays, losses
 from convexnn_models._arrays import Float64Array
 from convexnn_models.gated_relu import gated_relu
 from convexnn_models.gates import Gates, sample_gates
-from convexnn_models.lambda_max import lambda_max
 from convexnn_models.model import ConvexModel
 from convexnn_models.network import Network
-from convexnn_models.paths import regularization_path
+from convexnn_models.paths import falling_regs, regularization_path
 from convexnn_solvers import Certificate
 
 #: Training samples and gates to a model: ``relu``, or ``functools.partial(relu, outputs=3)``.
@@ -160,11 +159,8 @@ def sweep(
     if not chosen:
         raise ValueError("seeds must hold at least one seed.")
     gates = _arrays.count(n_gates, "n_gates")
-    values = regs
-    if values is None:
-        model = formulation(samples, sample_gates(samples, gates, chosen[0], bias=bias))
-        largest = lambda_max(model, y, loss, **options)
-        values = largest * np.geomspace(1.0, _arrays.number(ratio, "ratio"), _arrays.count(n_regs, "n_regs"))
+    model = formulation(samples, sample_gates(samples, gates, chosen[0], bias=bias))
+    values = falling_regs(model, y, n_regs, ratio, regs, loss, options)
     jobs = [
         _Job(seed, k, train, test, gates, bias, formulation, values, loss, solver, tol, options)
         for seed in chosen

@@ -39,7 +39,7 @@ _CERTIFICATES = (
     "test_certificate_planted.py::test_unusable_candidates_are_ignored_and_reported",
     "test_certificate_public.py",
 )  # fmt: skip
-_CONES = ("test_cones.py", "test_active_set_kernel.py")
+_CONES = ("test_cones.py", "test_active_sets.py", "test_active_set_kernel.py")
 _RECOVERY = ("test_recovery_parts.py", "test_recovery.py", "test_break_recovery.py", "test_bad_input.py")
 
 #: Module -> what is responsible for it in ``tests/``, the quick ones first. All of the suite would see more.
@@ -188,11 +188,11 @@ def _within(entry: str, folder: Path) -> bool:
     return path in (folder, folder / "solvers", folder / "tests")
 
 
-def _start(mutant: Mutant, folder: Path, seconds: int) -> _Run:
+def _start(mutant: Mutant, folder: Path, tests: Sequence[str], seconds: int) -> _Run:
     original = (folder / mutant.module).read_text(encoding="utf-8")
     (folder / mutant.module).write_text(mutant.source, encoding="utf-8")
     context = multiprocessing.get_context("fork")
-    process = context.Process(target=_run_tests, args=(folder, TARGETS[mutant.module], seconds))
+    process = context.Process(target=_run_tests, args=(folder, tests, seconds))
     process.start()
     return _Run(mutant, folder, original, process)
 
@@ -213,18 +213,20 @@ def _killer(run: _Run) -> str:
 
 def _checked_seconds(modules: Sequence[str], folder: Path) -> dict[str, int]:
     """What the tests of each module may take, once seen to pass as it is and to fail without it."""
-    taken: dict[tuple[str, ...], int] = {}
+    taken: dict[str, float] = {}
     for module in modules:
-        tests, text = TARGETS[module], (folder / module).read_text(encoding="utf-8")
-        if tests not in taken:
+        text = (folder / module).read_text(encoding="utf-8")
+        for name in TARGETS[module]:
+            if name in taken:
+                continue
             before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-            if not _finish(_start(Mutant(module, 0, "", "", text), folder, 900)):
+            if not _finish(_start(Mutant(module, 0, "", "", text), folder, (name,), 900)):
                 print((folder / "output.txt").read_text(encoding="utf-8"))
-                raise SystemExit(f"the tests of {module} fail without any fault.")
-            taken[tests] = int(2.0 * (resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before)) + 20
-        if _finish(_start(Mutant(module, 0, "", "", "raise RuntimeError"), folder, 900)):
+                raise SystemExit(f"tests/{name} fails without any fault.")
+            taken[name] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
+        if _finish(_start(Mutant(module, 0, "", "", "raise RuntimeError"), folder, TARGETS[module], 900)):
             raise SystemExit(f"the tests of {module} pass without it.")
-    return {module: taken[TARGETS[module]] for module in modules}
+    return {module: 20 + int(2.0 * sum(taken[name] for name in TARGETS[module])) for module in modules}
 
 
 def _in_turn(samples: Sequence[Sequence[Mutant]]) -> Iterator[Mutant]:
@@ -267,7 +269,7 @@ def _tried(
                 break
             if (mutant.module, mutant.before, mutant.after) not in known:
                 free = next(f for f in folders if all(f != run.folder for run in running))
-                running.append(_start(mutant, free, limits[mutant.module]))
+                running.append(_start(mutant, free, TARGETS[mutant.module], limits[mutant.module]))
         if not running:
             return outcomes
         wait([run.process.sentinel for run in running])

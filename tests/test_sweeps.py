@@ -123,6 +123,10 @@ def test_formulations_losses_and_solvers_are_passed_on() -> None:
         ({"seeds": ()}, "at least one seed"),
         ({"seeds": (-1,)}, "seeds must be at least 0"),
         ({"seeds": (0.5,)}, "seeds must hold whole numbers"),
+        ({"ratio": 0.0}, "ratio must lie between 0 and 1"),
+        ({"regs": [0.1, 0.0]}, "regs must be a non-empty sequence of positive"),
+        ({"regs": ["a"]}, "regs must hold real numbers"),
+        ({"y": np.zeros(40)}, "y leaves nothing to fit"),
         ({"y": np.append(Y, 1.0)}, "one entry per sample, 40"),
     ],
 )

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from convexnn_solvers.admm_iteration import AdmmPolicy, AdmmProblem
 from convexnn_solvers.admm_working_set import AdmmEngine
 from convexnn_solvers.affine import UnsupportedProblem
 from convexnn_solvers.backends import Backend, Float64Array
-from convexnn_solvers.checkpoint import Arrays
 from convexnn_solvers.composite import Composite, Point
 from convexnn_solvers.gated_program import GatedProgram, Scaling, scaled
 from convexnn_solvers.gated_structure import GatedStructure
@@ -32,9 +28,9 @@ _FEWEST = 100
 _SHRINK, _MOST_REFUSALS = 0.3, 4
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class AdmmState:
-    """The engine and the relative gap to reach before the next certificate."""
+    """The engine, changed in place, and the relative gap to reach before the next certificate."""
 
     engine: AdmmEngine
     goal: float
@@ -75,13 +71,12 @@ class AdmmMethod:
 
     def step(self, state: AdmmState) -> AdmmState:
         """One iteration; if the goal was reached and did not do, towards a smaller one."""
-        goal, refusals, engine = state.goal, state.refusals, state.engine
-        if engine.gap <= goal:
-            goal, refusals = goal * _SHRINK, refusals + 1
-        if not engine.gap <= goal:
-            engine = engine.copied()
-            engine.step(goal)
-        return AdmmState(engine, goal, refusals)
+        if state.engine.gap <= state.goal:
+            state.goal *= _SHRINK
+            state.refusals += 1
+        if not state.engine.gap <= state.goal:
+            state.engine.step(state.goal)
+        return state
 
     def residual(self, state: AdmmState) -> float:
         """The relative gap of the latest look; NaN ends the solve."""
@@ -93,7 +88,7 @@ class AdmmMethod:
 
     def candidate(self, state: AdmmState) -> Candidate:
         """The best point and the best dual point."""
-        engine = state.engine.copied()
+        engine = state.engine
         engine.look_now()
         bounds, scaling = engine.bounds, self.scaling
         outputs = len(self.structure.programs)
@@ -108,18 +103,6 @@ class AdmmMethod:
     def multipliers(self, state: AdmmState) -> tuple[Float64Array, ...]:
         """None: the problem has no constraints."""
         return ()
-
-    def packed(self, state: AdmmState) -> Arrays:
-        """The whole state; a factor is made anew from its penalty."""
-        arrays = {f"engine.{name}": array for name, array in state.engine.packed().items()}
-        return arrays | {"goal": np.asarray([state.goal, state.refusals])}
-
-    def unpacked(self, arrays: Mapping[str, NDArray[Any]]) -> AdmmState:
-        """The state that was packed."""
-        held = {name.removeprefix("engine."): a for name, a in arrays.items() if name != "goal"}
-        engine = AdmmEngine(self.problem, held["point"], self.policy, self.most, held=held)
-        goal, refusals = (float(value) for value in arrays["goal"])
-        return AdmmState(engine, goal, int(refusals))
 
 
 def admm_method(
