@@ -15,10 +15,13 @@ from convexnn_solvers.compiler import UnsupportedProblem, compile_problem
 from convexnn_solvers.composite import Composite, DualPoint
 from convexnn_solvers.dual_values import held_multiplier
 from convexnn_solvers.free_variables import Arrays
+from convexnn_solvers.kink_duals import kink_duals
 
 # How well the compiled objective and CVXPY's own must agree.
 _AGREEMENT = 1e-8
 _ROUNDING = 1e-13
+# A relative gap up to this is not worth looking for better duals at the kinks of losses.
+_CLOSE = 1e-7
 
 
 def certificate(problem: Any, duals: Iterable[Any] | DualPoint = ()) -> Certificate:
@@ -59,7 +62,13 @@ def certificate(problem: Any, duals: Iterable[Any] | DualPoint = ()) -> Certific
     x = tuple(_dense(values[block.id]) for block in composite.variables)
     certifier = Certifier(composite)
     _cross_check(problem, certifier.objective(x), composite, x)
-    return certifier.certify(x, [*candidates, *_left_by_solvers(problem, composite)])
+    candidates += _left_by_solvers(problem, composite)
+    found = certifier.certify(x, candidates)
+    if certifier.obstacle or (found.relative_gap is not None and abs(found.relative_gap) <= _CLOSE):
+        return found
+    multipliers = candidates[-1].multipliers if candidates else ()
+    kinks = kink_duals(composite, certifier.repair(x), multipliers)
+    return certifier.certify(x, [*candidates, *kinks]) if kinks else found
 
 
 def _left_by_solvers(problem: Any, composite: Composite) -> list[DualPoint]:

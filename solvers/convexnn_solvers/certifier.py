@@ -87,6 +87,11 @@ class Certifier:
             composite.kept["allowances"] = _allowances(composite)
         self._allowances: list[Float64Array] = composite.kept["allowances"]
 
+    @property
+    def obstacle(self) -> str:
+        """Why no dual point can have a bound; empty where one can."""
+        return self._bounds.obstacle
+
     def repair(self, x: Point) -> Arrays:
         """``x`` with every pattern-cone block projected on its cone and bounded variables clipped."""
         return self._bounds.norms.repair(self._checked(x))

@@ -11,6 +11,7 @@ sums miss (:class:`~convexnn_solvers.losses.ThinDomain`).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -31,6 +32,23 @@ class Nonsmooth(Protocol):
 
     def even(self, rows: Float64Array) -> Float64Array:
         """Scales of the entries, made equal where the proximal map ties entries together."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Face:
+    """Subgradients at a point: ``middle`` is one, ``along`` projects on the directions to all others."""
+
+    middle: Float64Array
+    along: Callable[[Float64Array], Float64Array]
+
+
+@runtime_checkable
+class Kinked(Protocol):
+    """A loss that says where it has many subgradients; certificates then choose among them."""
+
+    def face(self, q: Float64Array, weight: Any, tolerance: float) -> Face:
+        """The subgradients at ``q``, differences up to ``tolerance`` times its size counting as none."""
         ...
 
 
@@ -72,6 +90,12 @@ class PiecewiseLinear:
         """``v`` clipped to the domain."""
         w = np.asarray(weight, dtype=np.float64)
         return np.clip(v, self.low * w, self.high * w)
+
+    def face(self, q: Float64Array, weight: Any, tolerance: float) -> Face:
+        """Intervals at zero."""
+        kink = np.abs(q) <= tolerance * np.max(np.abs(q), initial=0.0)
+        slopes = np.where(kink, 0.5 * (self.low + self.high), np.where(q > 0.0, self.high, self.low))
+        return Face(np.asarray(weight * slopes), lambda v: np.where(kink, v, 0.0))
 
     def even(self, rows: Float64Array) -> Float64Array:
         """Entries are independent."""
@@ -149,6 +173,18 @@ class Maximum:
         outside = bool(np.any(v < 0.0)) or bool(np.any(np.abs(totals - w) > self._slack(v) * w))
         return np.inf if outside else 0.0
 
+    def face(self, q: Float64Array, weight: Any, tolerance: float) -> Face:
+        """The simplices of the largest entries."""
+        size = np.max(np.abs(q), initial=0.0)
+        hit = q >= np.max(q, axis=self.axis, keepdims=True) - tolerance * size
+        counts = np.sum(hit, axis=self.axis, keepdims=True)
+
+        def along(v: Float64Array) -> Float64Array:
+            means = np.sum(np.where(hit, v, 0.0), axis=self.axis, keepdims=True) / counts
+            return np.where(hit, v - means, 0.0)
+
+        return Face(np.where(hit, spread(np.asarray(weight), self.axis, np) / counts, 0.0), along)
+
     def missed(self, v: Float64Array) -> Float64Array:
         """What the sums of groups may be rounded, entry by entry."""
         return self._slack(v) * np.abs(v)
@@ -195,6 +231,11 @@ class Supremum:
         """The projection on the l1 balls."""
         limit = _within(weight, group_size(v.shape, self.axis), 4.0)
         return np.asarray(nearest_in_l1_ball(v, limit, self.axis), dtype=np.float64)
+
+    def face(self, q: Float64Array, weight: Any, tolerance: float) -> Face:
+        """Those of the maximum of the absolute values, with their signs."""
+        signs, found = np.sign(q), Maximum(self.axis).face(np.abs(q), weight, tolerance)
+        return Face(signs * found.middle, lambda v: signs * found.along(signs * v))
 
     def even(self, rows: Float64Array) -> Float64Array:
         """One factor per group."""

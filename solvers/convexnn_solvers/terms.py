@@ -13,13 +13,10 @@ from typing import Any
 import cvxpy as cp
 import numpy as np
 from cvxpy.atoms.affine.affine_atom import AffAtom
-from cvxpy.atoms.affine.binary_operators import DivExpression, MulExpression, multiply
 from cvxpy.atoms.affine.hstack import Hstack
 from cvxpy.atoms.affine.index import index, special_index
-from cvxpy.atoms.affine.promote import Promote
 from cvxpy.atoms.affine.reshape import reshape
 from cvxpy.atoms.affine.transpose import transpose
-from cvxpy.atoms.affine.unary_operators import NegExpression
 from cvxpy.atoms.affine.vstack import Vstack
 from cvxpy.atoms.elementwise.abs import abs as absolute
 from cvxpy.atoms.elementwise.exp import exp
@@ -50,6 +47,7 @@ from convexnn_solvers.losses import (
     SquaredHinge,
     SumSquares,
 )
+from convexnn_solvers.multiples import as_multiple, is_a, is_same
 from convexnn_solvers.nonsmooth_losses import Maximum, Norms, Nuclear, PiecewiseLinear, Supremum
 from convexnn_solvers.penalties import AbsoluteValue, GroupNorm, NuclearNorm, Penalty
 
@@ -106,11 +104,6 @@ def read_atom(atom: Any) -> LossReading | PenaltyReading:
     if reading is None:
         raise UnsupportedProblem(_refusal(atom))
     return reading
-
-
-def is_a(expr: Any, *kinds: type) -> bool:
-    """``isinstance`` that leaves CVXPY's expressions untyped, as their annotations are too narrow."""
-    return isinstance(expr, kinds)
 
 
 def _read_penalty(atom: Any) -> PenaltyReading | None:
@@ -260,8 +253,8 @@ def _piecewise_linear(atom: Any) -> LossReading | None:
     if hinge is not None:
         return LossReading(atom, hinge, lambda w: (PiecewiseLinear(0.0, 1.0, "hinge"), w))
     if is_a(atom, maximum) and len(atom.args) == 2:
-        (low, base), (high, other) = (_multiple(argument) for argument in atom.args)
-        if base is other and base.shape == atom.shape:
+        (low, base), (high, other) = (as_multiple(argument) for argument in atom.args)
+        if is_same(base, other) and base.shape == atom.shape:
             slopes = min(low, high), max(low, high)
             return LossReading(atom, base, lambda w: (PiecewiseLinear(*slopes, "maximum"), w))
     if is_a(atom, maximum):
@@ -272,37 +265,6 @@ def _piecewise_linear(atom: Any) -> LossReading | None:
             atom, cp.vstack(rows), lambda w: (Maximum(0), np.ravel(np.broadcast_to(w, atom.shape)))
         )
     return None
-
-
-def _multiple(expr: Any) -> tuple[float, Any]:
-    """A factor and what it multiplies, through signs and products with constant numbers."""
-    factor = 1.0
-    while True:
-        if is_a(expr, NegExpression):
-            factor, expr = -factor, expr.args[0]
-            continue
-        if is_a(expr, multiply, MulExpression, DivExpression):
-            first, second = expr.args
-            if _is_number(second):
-                value = _number(second)
-                factor *= 1.0 / value if is_a(expr, DivExpression) and value else value
-                expr = first
-                continue
-            if _is_number(first) and not is_a(expr, DivExpression):
-                factor, expr = factor * _number(first), second
-                continue
-        return factor, expr
-
-
-def _is_number(expr: Any) -> bool:
-    """Whether the expression is one constant number, possibly promoted to a shape."""
-    while is_a(expr, Promote):
-        expr = expr.args[0]
-    return bool(expr.is_constant()) and not expr.parameters() and expr.size == 1
-
-
-def _number(expr: Any) -> float:
-    return float(np.ravel(to_dense(expr.value))[0])
 
 
 def _threshold(atom: Any) -> float:
