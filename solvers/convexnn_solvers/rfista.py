@@ -57,7 +57,7 @@ class Smooth:
 
     def norm_squared(self, dx: Point) -> float:
         """The squared norm of a displacement in the metric."""
-        return self.composite.across.sum(self._inner(dx, dx))
+        return self.composite.across.sum(float(self._inner(dx, dx)))
 
     def tried(self, x: Point, state: Descent) -> Trial:
         """All that a step from ``state`` asks about the point ``x``; one forward product."""
@@ -66,12 +66,17 @@ class Smooth:
 
     def own_products(self, x: Point, state: Descent) -> tuple[float, float]:
         """``||x - y||^2`` and ``<y - x, x - state.x>`` in the metric, on the variables that are here."""
-        step = _difference(x, state.y)
-        return self._inner(step, step), -self._inner(step, _difference(x, state.x))
+        step, backend = _difference(x, state.y), self.composite.backend
+        # Both at once: a device is asked, and waited for, one time.
+        both = backend.xp.stack([self._inner(step, step), self._inner(step, _difference(x, state.x))])
+        moved, turned = backend.to_numpy(both).tolist()
+        return moved, -turned
 
-    def _inner(self, a: Point, b: Point) -> float:
-        pairs = zip(self.scales, a, b, strict=True)
-        return float(sum(s * _sum(u * v, self.composite) for s, u, v in pairs))
+    def _inner(self, a: Point, b: Point) -> Array:
+        xp, total = self.composite.backend.xp, self.composite.backend.zeros(())
+        for scale, u, v in zip(self.scales, a, b, strict=True):
+            total = total + scale * xp.sum(u * v)
+        return total
 
     def rounding(self, x: Point, outputs: Point) -> float:
         """Bregman distances below this are rounding of the outputs, and say nothing about the step."""
@@ -306,7 +311,3 @@ def _difference(a: Point, b: Point) -> Point:
 
 def _combined(a: Point, b: Point, factors: Sequence[float]) -> Point:
     return tuple(u + f * v for u, v, f in zip(a, b, factors, strict=True))
-
-
-def _sum(array: Array, composite: Composite) -> float:
-    return float(composite.backend.xp.sum(array))
