@@ -1,6 +1,7 @@
 """What first-order methods move between host and device: counted on torch's CPU, where nothing has to move.
 
-An iteration brings over single numbers, on which it decides, and no array; ADMM's count is in test_admm.py.
+An iteration brings over single numbers, on which it decides, and no array. Only when multipliers stagnate the
+augmented Lagrangian looks on the host whether they prove infeasibility. ADMM's count is in test_admm.py.
 """
 
 from __future__ import annotations
@@ -86,28 +87,30 @@ def gated(backend: Backend, loss: Any) -> Start:
 
 # What an iteration with one trial step may wait for: with a quadratic loss two products and a distance; else
 # the distance has four terms. Rounding asks for one more, and multipliers for theirs.
-CASES: dict[str, tuple[Any, float]] = {
-    "R-FISTA, squared": (lambda backend: gated(backend, "squared"), 2),
-    "R-FISTA, huber": (lambda backend: gated(backend, "huber"), 5),
-    "R-FISTA, logistic": (lambda backend: gated(backend, "logistic"), 5),
-    "augmented Lagrangian": (relu, 9),
+# The last number is the share of iterations that may bring over arrays.
+CASES: dict[str, tuple[Any, float, float]] = {
+    "R-FISTA, squared": (lambda backend: gated(backend, "squared"), 2, 0.0),
+    "R-FISTA, huber": (lambda backend: gated(backend, "huber"), 5, 0.0),
+    "R-FISTA, logistic": (lambda backend: gated(backend, "logistic"), 5, 0.0),
+    "augmented Lagrangian": (relu, 9, 0.05),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_iterations_bring_over_few_numbers_and_no_array(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    make, most = CASES[case]
+    make, most, share = CASES[case]
     plain = select_backend("cpu", "float32", "torch")
     method, composite = make(_Device(plain.name, plain.xp, plain.dtype, plain.device))
     state = method.step(method.start(composite.zeros()))
-    traffic, before = _Traffic(monkeypatch), _Device.arrays
-    numbers = []
-    for _ in range(40):
+    traffic = _Traffic(monkeypatch)
+    numbers, with_arrays = [], 0
+    for _ in range(60):
         traffic.counts.clear()
+        before = _Device.arrays
         state = method.step(state)
-        assert traffic.counts["arrays"] == 0
         numbers.append(traffic.counts["numbers"])
-    assert _Device.arrays == before
+        with_arrays += traffic.counts["arrays"] > 0 or _Device.arrays > before
+    assert with_arrays <= share * len(numbers)
     assert 0 < np.median(numbers) <= most
 
 
