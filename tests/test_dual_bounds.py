@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from planted import HUBER_THRESHOLD, LossName, Planted, plant
+from scipy.optimize import minimize_scalar
+from scipy.special import expit
 
+from convexnn_solvers.backends import numpy_backend
 from convexnn_solvers.certificate import certificate
+from convexnn_solvers.compiler import compile_problem
 from convexnn_solvers.composite import DualPoint
 from convexnn_solvers.dual_bounds import DualBounds
 
@@ -196,3 +200,21 @@ def test_a_ray_without_conditions_is_followed_to_the_end_of_the_domain() -> None
     for size in (0.02, 0.2, 1.3, 2.0, 300.0):
         found = certificate(problem, [DualPoint((np.array([size, -size]),))])
         assert found.dual == pytest.approx(2.0, rel=1e-9)
+
+
+@pytest.mark.parametrize("bounded", [False, True])
+def test_residuals_are_those_of_the_best_free_variable(bounded: bool) -> None:
+    """Of losses that are not quadratic, whose gradients cannot be projected well; bounds are left alone."""
+    rng = np.random.default_rng(8)
+    X, labels = rng.standard_normal((20, 3)), np.where(rng.random(20) < 0.7, 1.0, -1.0)
+    w, b = cp.Variable(3), cp.Variable(nonneg=bounded)
+    loss = cp.sum(cp.logistic(-cp.multiply(labels, X @ w + b))) / 20
+    composite = compile_problem(cp.Problem(cp.Minimize(loss + 0.1 * cp.norm(w))), numpy_backend()).composite()
+    held = {w.id: np.array([0.5, -1.0, 0.2]), b.id: np.array(4.0)}
+    outputs = composite.affine.forward(tuple(held[block.id] for block in composite.variables))
+    (theta,) = DualBounds(composite).residual(outputs).thetas
+    scores = X @ held[w.id]
+    best = minimize_scalar(lambda c: np.sum(np.logaddexp(0.0, -labels * (scores + c))), tol=1e-12).x
+    offset = 4.0 if bounded else float(best)
+    np.testing.assert_allclose(theta, -expit(-labels * (scores + offset)) / 20, rtol=1e-6)
+    assert abs(best - 4.0) > 1.0
