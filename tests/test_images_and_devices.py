@@ -45,6 +45,16 @@ def test_digits(data_folder: Path, tmp_path: Path) -> None:
     assert max(float(accuracy) for _, _, accuracy in rows) > 40.0
 
 
+def test_digits_by_a_relu_network(data_folder: Path, tmp_path: Path) -> None:
+    printed = run("mnist.py", tmp_path, "--no-torch", "--relu", "3")
+    assert "ReLU network, 100 digits" in printed
+    assert "SemismoothNewton: " in printed
+    gaps = [float(text) for text in re.findall(r"\(relative ([-+.\de]+)\)", printed)]
+    assert len(gaps) == 2
+    assert all(-1e-12 <= gap <= 0.1 for gap in gaps)
+    assert min(float(text) for text in re.findall(r"accuracy +([\d.]+)%", printed)) > 30.0
+
+
 def test_colour_images(data_folder: Path, tmp_path: Path) -> None:
     check(run("cifar10.py", tmp_path), programs=2, networks=4)
 
