@@ -2,12 +2,14 @@
 
 Planted data (see ``cases``), the gated program, every solve from cold to a certified relative gap in a
 process of its own. Prints a table and the exponents of least-squares lines in logarithms, and draws a figure.
+``--minutes`` starts nothing after that time and shortens the last solve: what is left out is named.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -79,31 +81,56 @@ def exponent(sizes: Sequence[float], values: Sequence[float | None]) -> float | 
     return float(x @ y / (x @ x)) if np.any(x != 0.0) else None
 
 
+@dataclass(frozen=True)
+class Budget:
+    """``seconds`` for each solve, and nothing beyond the ``deadline`` (of ``time.perf_counter``)."""
+
+    seconds: float
+    deadline: float = float("inf")
+
+    @property
+    def left(self) -> float:
+        """Seconds for the next solve; at most 0 when time is up."""
+        return min(self.seconds, self.deadline - time.perf_counter())
+
+
 def run(
-    axes: Mapping[str, tuple[int, ...]], base: Size, large: Sequence[Size], seconds: float
+    axes: Mapping[str, tuple[int, ...]], base: Size, large: Sequence[Size], budget: Budget
 ) -> list[Measured]:
-    """Everything in order of size; along an axis, nothing larger than what was not solved in time."""
+    """The axes side by side in order of size, then what is large; along an axis, nothing larger than what was
+    not solved in time."""
     found: list[Measured] = []
-    for axis, values in axes.items():
-        for value in values:
-            found.append(measure(axis, replace(base, **{axis: value}), seconds))
-            print(line(found[-1]), flush=True)
-            if found[-1].engine_seconds is None:
-                break
-    for size in large:
-        found.append(measure("large", size, seconds))
+    ended: set[str] = set()
+    steps = max((len(values) for values in axes.values()), default=0)
+    planned = [
+        (axis, replace(base, **{axis: values[k]}))
+        for k in range(steps)
+        for axis, values in axes.items()
+        if k < len(values)
+    ]
+    for axis, size in [*planned, *(("large", size) for size in large)]:
+        if axis in ended:
+            continue
+        if budget.left <= 0.0:
+            print(f"{axis:>9} {_sizes(size)}  out of time: not run", flush=True)
+            continue
+        found.append(measure(axis, size, budget.left))
         print(line(found[-1]), flush=True)
+        if found[-1].engine_seconds is None and axis != "large":
+            ended.add(axis)
     return found
+
+
+def _sizes(size: Size) -> str:
+    return f"{size.samples:>7} {size.features:>5} {size.gates:>7} {size.ratio:>6g}"
 
 
 def line(measured: Measured) -> str:
     """One row of the table."""
-    size = measured.size
     numbers = (measured.engine_seconds, measured.compile_seconds, measured.peak_mb)
     shown = "".join(f" {'-':>10}" if value is None else f" {value:10.2f}" for value in numbers)
     gap = "-" if measured.gap is None else f"{measured.gap:.1e}"
-    sizes = f"{size.samples:>7} {size.features:>5} {size.gates:>7} {size.ratio:>6g}"
-    return f"{measured.axis:>9} {sizes}{shown} {gap:>9}"
+    return f"{measured.axis:>9} {_sizes(measured.size)}{shown} {gap:>9}"
 
 
 def fitted(found: Sequence[Measured], axis: str) -> dict[str, float | None]:
@@ -145,6 +172,7 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=900.0, help="time limit of every solve")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start nothing new after these")
     parser.add_argument("--out", type=Path, default=Path("output"), help="folder for growth.json, growth.png")
     parser.add_argument("--tiny", action="store_true", help="sizes that take seconds, to see that it works")
     chosen = parser.parse_args()
@@ -153,7 +181,8 @@ def main() -> None:
     base = Size(80, 4, 15) if chosen.tiny else Size()
     sizes = f"{'samples':>7} {'feat.':>5} {'gates':>7} {'ratio':>6}"
     print(f"{'axis':>9} {sizes} {'solve s':>10} {'compile s':>10} {'peak MB':>10} {'gap':>9}")
-    found = run(axes, base, () if chosen.tiny else LARGE, chosen.seconds)
+    budget = Budget(chosen.seconds, time.perf_counter() + 60.0 * chosen.minutes)
+    found = run(axes, base, () if chosen.tiny else LARGE, budget)
     for axis in axes:
         slopes = fitted(found, axis)
         shown = ", ".join(f"{n}: {'-' if s is None else f'{s:.2f}'}" for n, s in slopes.items())

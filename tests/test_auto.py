@@ -165,6 +165,22 @@ class _Stuck:
         return replace(handed_in, finding=Status.STALLED)
 
 
+@pytest.mark.parametrize("tol", [1e-3, 1e-5])
+def test_a_factor_in_single_precision_serves_where_none_fits_in_double(
+    tol: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auto_module, "_GRAM_BYTES", 8 * 39 * 39)
+    problem = _gated()
+    problem.solve(solver=Auto(tol=tol))
+    assert problem.status == cp.OPTIMAL
+    (ran,) = problem.solver_stats.extra_stats["engines"]
+    assert ran["engine"] == ("ADMM" if tol == 1e-3 else "SemismoothNewton")
+    assert ("float32" in ran["reason"]) == (tol == 1e-3)
+    proof = certificate(problem)
+    assert proof.relative_gap is not None
+    assert proof.relative_gap <= tol
+
+
 def test_a_stuck_engine_hands_its_point_to_the_next() -> None:
     composite = compile_problem(_gated(), numpy_backend()).composite()
 

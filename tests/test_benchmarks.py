@@ -218,7 +218,7 @@ def test_growth_measures_and_fits_exponents() -> None:
     assert growth.exponent([1.0, 2.0, 4.0], [3.0, 12.0, 48.0]) == pytest.approx(2.0)
     assert growth.exponent([1.0, 2.0], [3.0, None]) is None
     axes: dict[str, tuple[int, ...]] = {"samples": (40, 60)}
-    found = growth.run(axes, growth.Size(40, 3, 8, 0.1), (), seconds=60.0)
+    found = growth.run(axes, growth.Size(40, 3, 8, 0.1), (), growth.Budget(60.0))
     assert [row.size.samples for row in found] == [40, 60]
     for row in found:
         assert row.gap is not None

@@ -17,8 +17,9 @@ from planted import LossName, plant
 
 import convexnn_models as cnn
 from convexnn_solvers import RFISTA, AugmentedLagrangian, Status, UnsupportedProblem
-from convexnn_solvers.backends import Array
+from convexnn_solvers.backends import Array, numpy_backend
 from convexnn_solvers.certifier import Certifier
+from convexnn_solvers.compiler import compile_problem
 from convexnn_solvers.composite import AffineMap, Composite, Point
 from convexnn_solvers.iterate import Candidate, Limits, iterate
 from convexnn_solvers.proximal import proximal_map
@@ -162,6 +163,22 @@ def test_extrapolated_outputs_are_those_of_the_extrapolated_point() -> None:
     for outputs, point in ((state.outputs, state.x), (state.y_outputs, state.y)):
         for q, expected in zip(outputs, composite.affine.forward(point), strict=True):
             np.testing.assert_allclose(q, expected, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("reg", [0.0, 1e-12])
+def test_steps_stay_long_where_the_data_are_fitted_exactly(reg: float) -> None:
+    """The outputs are then rounding of the offsets: measured by their own size, steps shrank to 1e-324."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((15, 5))
+    problem = cnn.gated_relu(X, cnn.sample_gates(X, 20)).problem(rng.standard_normal(15), reg)
+    composite = compile_problem(problem, numpy_backend()).composite()
+    method = rfista_method(composite)
+    state = method.start(composite.zeros())
+    first = state.step
+    for _ in range(400):
+        state = method.step(state)
+    assert composite.smooth_value(state.x, state.outputs) < 1e-20
+    assert state.last_step > 1e-3 * first
 
 
 @pytest.mark.parametrize("distance", [1.0, 1e-3, 1e-7])

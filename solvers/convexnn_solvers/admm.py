@@ -9,7 +9,7 @@ import numpy as np
 from convexnn_solvers.admm_iteration import AdmmPolicy, AdmmProblem
 from convexnn_solvers.admm_working_set import AdmmEngine
 from convexnn_solvers.affine import UnsupportedProblem
-from convexnn_solvers.backends import Backend, Float64Array
+from convexnn_solvers.backends import Backend, Float64Array, numpy_backend
 from convexnn_solvers.composite import Composite, Point
 from convexnn_solvers.gated_program import GatedProgram, Scaling, scaled
 from convexnn_solvers.gated_structure import GatedStructure
@@ -57,10 +57,14 @@ class AdmmMethod:
 
     @property
     def affordable(self) -> bool:
-        """Whether the factor costs no more than the products of some hundred iterations."""
+        """Whether the factor costs no more than the products of some hundred iterations.
+
+        In single precision a factorisation gains more than the products do.
+        """
         program = self.problem.program
         n, d = program.X.shape
-        return bool(n**2 <= _PRODUCTS * d * program.gates * program.outputs)
+        products = _PRODUCTS * 8 // int(self.problem.backend.dtype.itemsize)
+        return bool(n**2 <= products * d * program.gates * program.outputs)
 
     def start(self, x: Point) -> AdmmState:
         """The engine at a point of the composite."""
@@ -111,11 +115,13 @@ def admm_method(
     tol: float,
     memory: float | None = None,
     policy: AdmmPolicy | None = None,
+    single: bool = False,
 ) -> AdmmMethod:
     """The method for a problem that is a gated program without cones.
 
     ``structure`` was read from the problem in float64 with NumPy, ``composite`` is the same on the backend
-    where the method works. Raises UnsupportedProblem for cones, and for what does not fit into ``memory``.
+    where the method works; ``single``: it works in float32 with NumPy instead. Raises UnsupportedProblem for
+    cones, and for what does not fit into ``memory``.
     """
     programs = structure.programs
     if programs[0].stored is not None:
@@ -128,10 +134,10 @@ def admm_method(
             "SemismoothNewton() or AugmentedLagrangian() instead."
         )
     joint = replace(programs[0], fit=_joined([program.fit for program in programs]))
-    plan, most = _plan(joint, composite.backend, memory)
+    backend = numpy_backend("float32") if single else composite.backend
+    plan, most = _plan(joint, backend, memory)
     inside, scaling = scaled(joint)
     taus = np.stack([program.weights for program in programs]) / scaling.features / scaling.targets
-    backend = composite.backend
     problem = AdmmProblem(inside, taus, backend, plan, backend.asarray(inside.X))
     return AdmmMethod(structure, problem, scaling, most, tol, policy or AdmmPolicy())
 

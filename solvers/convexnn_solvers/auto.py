@@ -41,6 +41,8 @@ _MOST_SWEEPS = 300
 # ADMM was measured to overtake Newton's method with several outputs, from so many samples, and from so small
 # a share of the largest useful regularisation on, for gaps down to the last number.
 _SAMPLES, _SMALL, _TIGHT = 1000, 0.01, 1e-7
+# From this tolerance on ADMM may work in single precision, where a factor takes half of the memory.
+_SINGLE = 1e-4
 # How a solve ends when another engine may get further from the same point.
 _STUCK = (Status.STALLED, Status.NOT_FINITE)
 
@@ -111,12 +113,16 @@ def _admm(
 ) -> Engine | str:
     """ADMM where Newton's method cannot work, or takes longer; else why not."""
     reason = _one_factor_pays(structure, strength, options.tol)
+    single = False
+    if reason is None and obstacle is None:
+        reason = _single_precision_pays(structure, strength, options.tol)
+        single = reason is not None
     if obstacle is not None:
         reason = f"{obstacle}; ADMM need not"
     if reason is None:
         return "SemismoothNewton is faster than ADMM"
     try:
-        method = admm_method(composite, structure, options.tol, options.memory)
+        method = admm_method(composite, structure, options.tol, options.memory, single=single)
     except UnsupportedProblem as error:
         return str(error)
     if not method.affordable:
@@ -140,6 +146,20 @@ def _one_factor_pays(structure: GatedStructure, strength: float | None, tol: flo
     if n > _SAMPLES:
         return f"one factor of {n} samples serves all steps"
     return "the regularisation is small" if strength <= _SMALL else None
+
+
+def _single_precision_pays(structure: GatedStructure, strength: float | None, tol: float) -> str | None:
+    """Why ADMM in float32 should overtake Newton's method, whose systems are too large to factor.
+
+    Conjugate gradients then take hundreds of iterations for each, of which the samples wait for memory.
+    """
+    fits = [program.fit for program in structure.programs]
+    n = fits[0].shape[0]
+    if tol < _SINGLE or strength is None or any(fit.outliers is not None for fit in fits):
+        return None
+    if not 8 * n * n > _GRAM_BYTES or 4 * n * n > 2 * _GRAM_BYTES:
+        return None
+    return f"one factor of {n} samples in float32 serves all steps"
 
 
 def run_engines(

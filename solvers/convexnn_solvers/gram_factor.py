@@ -16,8 +16,9 @@ from scipy.linalg import lapack
 from convexnn_solvers.backends import Array
 from convexnn_solvers.operators import GateArrays
 
-# Gates whose patterns are held in floating point at a time, and rows of the matrix that are made at a time.
-_GATES, _LEAST_ROWS = 1024, 256
+# Gates whose patterns are held in floating point at a time, fewer if that takes more bytes than the last, and
+# rows of the matrix that are made at a time.
+_GATES, _LEAST_GATES, _LEAST_ROWS, _PART_BYTES = 1024, 128, 256, 2**24
 _POWER_STEPS = 8
 _POTRF: dict[str, Any] = {"float32": lapack.spotrf, "float64": lapack.dpotrf}
 _POTRS: dict[str, Any] = {"float32": lapack.spotrs, "float64": lapack.dpotrs}
@@ -121,15 +122,21 @@ def _hadamard(gates: GateArrays, slope: float, copies: int) -> Array:
     xp, X = gates.backend.xp, gates.X
     n, width = int(X.shape[0]), int(gates.bits.shape[1])
     matrix = xp.empty((n, n), dtype=gates.backend.dtype, device=gates.backend.device)
-    height = max(_LEAST_ROWS, gates.block_bytes // (X.dtype.itemsize * n))
+    column = X.dtype.itemsize * n
+    height = max(_LEAST_ROWS, gates.block_bytes // column)
+    gates_at_once = min(_GATES, max(_LEAST_GATES, _PART_BYTES // column))
     for rows in _slices(n, height):
         before = slice(0, rows.stop)
         counts: Array = 0.0
-        for part in _slices(width, _GATES):
+        for part in _slices(width, gates_at_once):
             S = _diagonals(gates, before, part, slope)
-            counts = counts + S[rows] @ S.T
+            if part.start == 0:
+                counts = S[rows] @ S.T
+            else:
+                counts += S[rows] @ S.T
         block = X[rows] @ X[before].T
-        block *= counts * copies
+        block *= counts
+        block *= copies
         matrix[rows, before] = block
         matrix[before, rows] = block.T
     return matrix

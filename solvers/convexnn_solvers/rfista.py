@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -79,10 +80,21 @@ class Smooth:
         return total
 
     def rounding(self, x: Point, outputs: Point) -> float:
-        """Bregman distances below this are rounding of the outputs, and say nothing about the step."""
+        """Bregman distances below this are rounding of the outputs, and say nothing about the step.
+
+        Near an exact fit the outputs are small differences of products and offsets, with the rounding of the
+        offsets.
+        """
         xp = self.composite.backend.xp
         eps = _ROUNDING * float(xp.finfo(self.composite.backend.dtype).eps)
-        return eps * eps * abs(float(self.composite.smooth_value(x, outputs)))
+        return eps * eps * max(abs(float(self.composite.smooth_value(x, outputs))), self._at_zero)
+
+    @cached_property
+    def _at_zero(self) -> float:
+        """The smooth part at zero, where the outputs are the offsets; 0 where that is not finite."""
+        zeros = self.composite.zeros()
+        value = abs(float(self.composite.smooth_value(zeros, self.composite.affine.forward(zeros))))
+        return value if math.isfinite(value) else 0.0
 
     def lipschitz(self) -> float:
         """An estimate of the Lipschitz constant of the gradient in the metric, by power iterations."""
