@@ -244,6 +244,21 @@ def test_many_blocks_are_projected_as_one_by_one() -> None:
     assert cones.slack_violation(together.points, gates).max() <= 1e-13
 
 
+@pytest.mark.parametrize("entries", [1, 97, 300])
+def test_chunks_of_any_size_give_the_same(entries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(6)
+    X = rng.standard_normal((20, 3))
+    patterns, gates, Z = _blocks(X, rng)
+    cones = PatternCones(X, patterns)
+    whole = cones.project(Z, gates)
+    sums, violations = cones.combine(gates, whole), cones.slack_violation(Z, gates)
+    monkeypatch.setattr("convexnn_solvers.cones._CHUNK_ENTRIES", entries)
+    size = np.linalg.norm(Z, axis=0)
+    assert np.all(np.linalg.norm(cones.project(Z, gates).points - whole.points, axis=0) <= 1e-13 * size)
+    np.testing.assert_allclose(cones.combine(gates, whole), sums, rtol=1e-12)
+    np.testing.assert_allclose(cones.slack_violation(Z, gates), violations, rtol=1e-12)
+
+
 def test_active_rows_are_taken_and_replaced_by_block() -> None:
     rng = np.random.default_rng(4)
     X = rng.standard_normal((30, 4))
