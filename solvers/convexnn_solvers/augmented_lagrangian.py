@@ -28,7 +28,6 @@ from convexnn_solvers.backends import Array, Float64Array
 from convexnn_solvers.checkpoint import Arrays, packed_point, whole_point
 from convexnn_solvers.composite import Composite, DualPoint, LossTerm, Point
 from convexnn_solvers.curvature import (
-    OutputHessian,
     curvature_alone,
     largest_curvature,
     loss_hessian,
@@ -48,7 +47,7 @@ from convexnn_solvers.rfista import (
     packed_descent,
     unpacked_descent,
 )
-from convexnn_solvers.split_terms import SplitTerm, split_terms
+from convexnn_solvers.split_terms import SplitTerm, row_hessian, split_terms
 from convexnn_solvers.status import Status
 
 Multipliers = tuple[Array, ...]
@@ -56,8 +55,9 @@ Multipliers = tuple[Array, ...]
 # At the start delta times the constraints' curvature is this multiple of the losses' curvature.
 _BALANCE = 2.0
 _OUTWEIGH = 10.0
-# An inner problem counts as solved when its residual is this share of the multipliers' change.
-_INNER = 0.5
+# An inner problem counts as solved when its residual is this share of the multipliers' change. Larger shares
+# end it before momentum has built up, and what the residual leaves of the dual conditions costs bounds.
+_INNER = 0.1
 _INNER_LOOK = 10
 _MAX_INNER = 300
 # The constraints' residual should fall by the first factor from update to update; it stagnates by the second.
@@ -214,9 +214,9 @@ class AugmentedLagrangianMethod:
         violation, delta, share = change / state.delta, state.delta, _INNER
         evidence: Multipliers = ()
         slow = solved and violation > _PROGRESS * state.violation
-        if slow and violation > _STAGNATION * state.violation:
-            share = state.share / _DELTA_FACTOR
+        if violation > _STAGNATION * state.violation:
             evidence = self._excluded(state, updated)
+            share = state.share / _DELTA_FACTOR if solved else _INNER
         if not solved:
             delta /= _DELTA_FACTOR
         elif slow and self._violation_dominates(state, updated, violation):
@@ -324,7 +324,7 @@ def augmented_lagrangian_method(
         constraints=(),
     )
     splits = split_terms(composite, base, sharp, positions)
-    losses, squares = loss_hessian(base), _row_hessian(len(gentle), [split.rows for split in splits])
+    losses, squares = loss_hessian(base), row_hessian(len(gentle), splits)
     alone, constrained = curvature_alone(base, losses), [0.0] * len(base.variables)
     if splits:
         constrained = curvature_alone(base, squares)
@@ -343,11 +343,3 @@ def augmented_lagrangian_method(
         row_curvature=largest_curvature(base, squares, scales, every) if splits else 0.0,
         warm=warm if isinstance(warm, DualPoint) else DualPoint((), tuple(warm)),
     )
-
-
-def _row_hessian(count: int, rows: Sequence[Array]) -> OutputHessian:
-    def apply(outputs: Point) -> tuple[Array | None, ...]:
-        scaled = (r * r * q for r, q in zip(rows, outputs[count:], strict=True))
-        return (*(None for _ in range(count)), *scaled)
-
-    return apply

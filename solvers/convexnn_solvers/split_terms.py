@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from convexnn_solvers.backends import Array, Float64Array
-from convexnn_solvers.composite import Composite
+from convexnn_solvers.composite import Composite, Point
+from convexnn_solvers.curvature import OutputHessian
 from convexnn_solvers.envelope import Indicator, Split
 from convexnn_solvers.nonsmooth_losses import Nonsmooth
 
@@ -49,6 +50,16 @@ def split_terms(
         indicator = Indicator(constraint.cone)
         splits.append(SplitTerm(indicator, one, True, m, rows.shape, constraint.text, even))
     return tuple(splits)
+
+
+def row_hessian(count: int, splits: Sequence[SplitTerm]) -> OutputHessian:
+    """The curvature of the squares of the normalised rows, whose outputs follow ``count`` others."""
+
+    def apply(outputs: Point) -> tuple[Array | None, ...]:
+        scaled = (s.rows * s.rows * q for s, q in zip(splits, outputs[count:], strict=True))
+        return (*(None for _ in range(count)), *scaled)
+
+    return apply
 
 
 def _row_factors(base: Composite, count: int) -> tuple[Float64Array, ...]:
