@@ -85,7 +85,7 @@ def test_the_engine_fits_the_problem_and_is_named(make: Any, engine: str) -> Non
 def test_too_many_samples_to_factor_go_to_a_first_order_method(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auto_module, "_GRAM_BYTES", 8 * 39 * 39)
     problem = _gated()
-    problem.solve(solver=Auto(memory=1000, dtype="float32"))
+    problem.solve(solver=Auto(memory=10_000, dtype="float32"))
     (run,) = problem.solver_stats.extra_stats["engines"]
     assert run["engine"] == "RFISTA"
     assert "ADMM would need" in run["reason"]

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import cvxpy as cp
 import numpy as np
 import pytest
 
 import convexnn_models as cnn
-from convexnn_solvers import UnsupportedProblem
+from convexnn_solvers import (
+    RFISTA,
+    AugmentedLagrangian,
+    Auto,
+    BlockDescent,
+    SemismoothNewton,
+    UnsupportedProblem,
+    method_memory,
+)
 from convexnn_solvers.admm import admm_method
+from convexnn_solvers.atoms import gated
 from convexnn_solvers.backends import Backend, numpy_backend, torch_backend
-from convexnn_solvers.compiler import compile_problem
+from convexnn_solvers.compiler import compile_problem, subexpressions
 from convexnn_solvers.gated_structure import gated_structure
-from convexnn_solvers.memory_plan import Sizes, budget, free_bytes, plan_memory, readable, requirements
+from convexnn_solvers.memory_budget import budget, free_bytes, readable
+from convexnn_solvers.memory_plan import Sizes, plan_memory, requirements
+from convexnn_solvers.operator_memory import copied_bytes, plan_operators
 
 MNIST = Sizes(n=60_000, d=784, gates=5_000, working=5_000, outputs=10)
 GB = 2**30
@@ -106,3 +119,76 @@ def test_fewer_gates_at_a_time_are_tried_before_refusing() -> None:
     method = admm_method(exact, gated_structure(exact), 1e-4, memory=(everything + half) / 2 + 2**18)
     assert method.most == 1_000
     assert admm_method(exact, gated_structure(exact), 1e-4).most == 2_000
+
+
+def wide(relu: bool = False) -> Any:
+    """Ten samples and many weights."""
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((10, 300)), rng.standard_normal(10)
+    return (cnn.relu if relu else cnn.gated_relu)(X, cnn.sample_gates(X, 300)).problem(y, 0.1)
+
+
+ENGINES: dict[str, tuple[Any, bool]] = {
+    "RFISTA": (RFISTA(max_iter=12), False),
+    "AugmentedLagrangian": (AugmentedLagrangian(max_iter=3), True),
+    "SemismoothNewton": (SemismoothNewton(max_iter=2), False),
+    "BlockDescent": (BlockDescent(max_iter=2), False),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Solution may be inaccurate")
+@pytest.mark.parametrize("name", ENGINES)
+def test_every_engine_refuses_what_it_could_not_have_solved(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is counted is no more than what was allocated, and not much less where weights are most of it."""
+    solver, relu = ENGINES[name]
+    counted: list[int] = []
+    refuse = method_memory._refuse  # pyright: ignore[reportPrivateUsage]
+
+    def noted(engine: str, needed: dict[str, int], *rest: Any) -> None:
+        counted.append(sum(needed.values()))
+        refuse(engine, needed, *rest)
+
+    monkeypatch.setattr(method_memory, "_refuse", noted)
+    problem = wide(relu)
+    problem.solve(solver=solver, warm_start=False)  # machine code is loaded, the problem compiled
+    tracemalloc.start()
+    problem.solve(solver=solver, warm_start=False)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak / 3 <= counted[-1] <= peak
+    text = rf"{name} would need at least .* of it for the .* raise memory="
+    with pytest.raises(UnsupportedProblem, match=text):
+        problem.solve(solver=solver, memory=counted[-1] - 1)
+    problem.solve(solver=solver, warm_start=False, memory=counted[-1] + 1)
+
+
+def test_auto_refuses_what_none_of_them_could_solve() -> None:
+    with pytest.raises(UnsupportedProblem, match=r"RFISTA would need at least .* may use 100 kB"):
+        wide().solve(solver=Auto(memory=102_400))
+
+
+def test_operators_are_planned_before_anything_is_loaded() -> None:
+    problem, copies = wide(), 10 * 300
+    patterns = problem_patterns(problem)
+    for backend, needed in (
+        (numpy_backend(), 0),
+        (numpy_backend("float32"), 4 * copies),
+        (torch_backend(), 8 * copies + patterns),
+    ):
+        assert copied_bytes(problem, backend) == needed
+        roomy, tight = (plan_operators(problem, backend, needed + spare) for spare in (2**30, 2**10))
+        assert tight.block < roomy.block
+        assert tight.masks < roomy.masks
+        if needed:
+            with pytest.raises(UnsupportedProblem, match="features and patterns would need"):
+                plan_operators(problem, backend, needed - 1)
+    with pytest.raises(UnsupportedProblem, match=r"would need 11\.7 kB on cpu"):
+        problem.solve(solver=RFISTA(dtype="float32", memory=5_000))
+
+
+def problem_patterns(problem: cp.Problem) -> int:
+    """Entries of the patterns."""
+    atoms = [atom for atom in subexpressions(problem) if isinstance(atom, gated)]
+    return sum(atom.patterns.size for atom in atoms)

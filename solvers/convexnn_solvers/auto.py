@@ -20,6 +20,7 @@ from convexnn_solvers.gated_maps import gated_maps
 from convexnn_solvers.gated_program import GatedProgram, block_norms
 from convexnn_solvers.gated_structure import GatedStructure, gated_structure
 from convexnn_solvers.iterate import Candidate, Limits, Method, iterate
+from convexnn_solvers.method_memory import check_descent, check_first_order, check_newton
 from convexnn_solvers.newton_fits import SquaredFit
 from convexnn_solvers.options import Options
 from convexnn_solvers.result import HistoryRow, Result
@@ -72,6 +73,7 @@ def engines(
         first = structure.programs[0]
         cached = first.X.nbytes <= _CACHE_BYTES and first.stored is None
         if foreign is None and cached and strength is not None and strength >= _LARGE:
+            check_descent(structure, options.memory)
             descent = block_descent_method(structure, options.tol, DescentPolicy(most_sweeps=_MOST_SWEEPS))
             reason = (
                 f"the regularisation is {strength:.2g} of that where all weights vanish: few gates are active"
@@ -86,6 +88,7 @@ def engines(
         elif obstacle is not None:
             obstacle = f"{obstacle}; {admm}"
         if obstacle is None:
+            check_newton(structure, options.memory)
             newton = semismooth_newton_method(structure, options.tol, warm=multipliers)
             reason = before or "the problem is a gated program of a size that Newton's method can take"
             yield Engine("SemismoothNewton", reason, lambda: newton)
@@ -94,6 +97,7 @@ def engines(
     except UnsupportedProblem as error:
         before = str(error)
     if composite.constraints or nonsmooth_losses(composite):
+        check_first_order("AugmentedLagrangian", composite, options.memory)
         on_cpu = str(composite.backend.device) == "cpu"
         yield Engine(
             "AugmentedLagrangian",
@@ -101,6 +105,7 @@ def engines(
             lambda: augmented_lagrangian_method(composite, project_cones=on_cpu, warm=multipliers),
         )
     else:
+        check_first_order("RFISTA", composite, options.memory)
         yield Engine("RFISTA", before, lambda: rfista_method(composite))
 
 

@@ -25,6 +25,7 @@ from convexnn_solvers.composite import Composite, ConstraintTerm, LossTerm, Pena
 from convexnn_solvers.constraints import read_constraints
 from convexnn_solvers.loading import Loader
 from convexnn_solvers.losses import Tilted
+from convexnn_solvers.operators import MemoryPlan
 from convexnn_solvers.penalty_layout import ProximalPenalty, arranged
 from convexnn_solvers.terms import LossReading, PenaltyReading, convex_atoms, read_atom
 from convexnn_solvers.variables import implied_constraints, read_variable
@@ -114,8 +115,8 @@ class Compiled:
         )
 
 
-def compile_problem(problem: cp.Problem, backend: Backend) -> Compiled:
-    """Read a problem for one backend.
+def compile_problem(problem: cp.Problem, backend: Backend, plan: MemoryPlan | None = None) -> Compiled:
+    """Read a problem for one backend; ``plan`` says what its operators may spend on speed.
 
     Raises ``cp.DCPError`` when the problem does not follow the DCP rules, and :class:`UnsupportedProblem`
     (a ``cp.SolverError``), naming the part and a solver that can take it, when it is beyond this form.
@@ -133,7 +134,7 @@ def compile_problem(problem: cp.Problem, backend: Backend) -> Compiled:
     norms = [reading for reading in readings if isinstance(reading, PenaltyReading)]
     layouts, split = arranged(norms, in_cones)
     losses = (*(reading for reading in readings if isinstance(reading, LossReading)), *split)
-    loader = Loader(backend)
+    loader = Loader(backend, plan)
     affine = Tape(loader, variables)
     for loss in losses:
         affine.add_output(loss.argument)
@@ -235,13 +236,13 @@ def _checked_weight(weight: Float64Array, atom: Any) -> Float64Array:
 def _scope(problem: cp.Problem) -> str:
     """For which gates a bound holds, as the gated atoms of the problem say."""
     found: dict[str, None] = {}
-    for atom in _subexpressions(problem):
+    for atom in subexpressions(problem):
         if isinstance(atom, gated):
             found[atom.scope or f"for the {atom.patterns.shape[1]} given gates"] = None
     return "; ".join(found)
 
 
-def _subexpressions(problem: cp.Problem) -> list[Any]:
+def subexpressions(problem: cp.Problem) -> list[Any]:
     """Every node of the problem's expressions, each once."""
     constraints: list[Any] = problem.constraints
     pending: list[Any] = [*(arg for c in constraints[::-1] for arg in c.args), problem.objective.args[0]]

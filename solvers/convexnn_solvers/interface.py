@@ -164,7 +164,8 @@ class CompositeSolver(Solver):  # type: ignore[misc]
         problem = data["problem"]
         options = self.options.updated(self.name(), solver_opts)
         backend, reference = options.selected_backend(), numpy_backend()
-        composite = compiled(problem, backend).composite()
+        composite = compiled(problem, backend, options.memory).composite()
+        # What the device may use says nothing about the host.
         exact = composite if backend == reference else compiled(problem, reference).composite()
         multipliers = warm_duals(problem, exact) if warm_start else DualPoint(())
         engines = self.engines(composite, exact, multipliers, options)

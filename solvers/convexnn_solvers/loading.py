@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from convexnn_solvers.backends import Array, Backend, Float64Array
-from convexnn_solvers.operators import GateArrays, load_gates
+from convexnn_solvers.operators import GateArrays, MemoryPlan, load_gates
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class Loader:
     """Brings constants to a backend; gates that several atoms share are brought there once."""
 
     backend: Backend
+    plan: MemoryPlan | None = None
     _gates: dict[tuple[int, int], tuple[Any, Any, GateArrays]] = field(default_factory=dict)
 
     @property
@@ -74,7 +75,7 @@ class Loader:
         """Features and patterns, shared by all atoms built on the same two arrays."""
         key = (id(X), id(patterns))
         if key not in self._gates:
-            self._gates[key] = (X, patterns, load_gates(X, patterns, self.backend))
+            self._gates[key] = (X, patterns, load_gates(X, patterns, self.backend, self.plan))
         return self._gates[key][2]
 
     def dense(self, value: Any) -> Array:

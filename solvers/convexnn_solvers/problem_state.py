@@ -20,7 +20,7 @@ class _Kept:
     """Compiled forms of one problem; lives on the problem, and is neither copied nor pickled with it."""
 
     def __init__(self) -> None:
-        self.compiled: dict[Backend, Compiled] = {}
+        self.compiled: dict[tuple[Backend, float | None], Compiled] = {}
 
     def __deepcopy__(self, memo: Any) -> _Kept:
         return _Kept()
@@ -29,14 +29,16 @@ class _Kept:
         return (_Kept, ())
 
 
-def compiled(problem: Any, backend: Backend) -> Compiled:
-    """The problem compiled for a backend, once."""
+def compiled(problem: Any, backend: Backend, memory: float | None = None) -> Compiled:
+    """The problem compiled for a backend and what it may use there, once."""
     from convexnn_solvers.compiler import compile_problem
+    from convexnn_solvers.operator_memory import plan_operators
 
     kept = problem.__dict__.setdefault(_ON_PROBLEM, _Kept())
-    if backend not in kept.compiled:
-        kept.compiled[backend] = compile_problem(problem, backend)
-    compiled: Compiled = kept.compiled[backend]
+    key = (backend, memory)
+    if key not in kept.compiled:
+        kept.compiled[key] = compile_problem(problem, backend, plan_operators(problem, backend, memory))
+    compiled: Compiled = kept.compiled[key]
     return compiled
 
 

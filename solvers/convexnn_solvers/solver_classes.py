@@ -38,8 +38,8 @@ class RFISTA(CompositeSolver):
         ``"cpu"`` or ``"cuda"``, ``"float64"`` or ``"float32"``, ``None``, ``"numpy"`` or ``"torch"``. The
         certificate is computed in float64 on the CPU whatever these say.
     memory : int, float or None
-        What ADMM may take on its device: bytes, or (a float up to 1.0) a share of what is free; None is 0.8
-        of it. The other methods do not read it.
+        What a solve may take on its device: bytes, or (a float up to 1.0) a share of what is free; None is
+        0.8 of it. Blocks and copies are planned before the solve; what cannot fit is refused with its size.
     verbose : bool
         Print one line per certificate.
     callback : callable or None
@@ -56,8 +56,10 @@ class RFISTA(CompositeSolver):
 
     def method(self, composite: Composite, multipliers: DualPoint, options: Options) -> Method[Any]:
         """R-FISTA; refuses constraints by name."""
+        from convexnn_solvers.method_memory import check_first_order
         from convexnn_solvers.rfista import rfista_method
 
+        check_first_order(self.name(), composite, options.memory)
         return rfista_method(composite)
 
 
@@ -75,7 +77,9 @@ class AugmentedLagrangian(CompositeSolver):
     def method(self, composite: Composite, multipliers: DualPoint, options: Options) -> Method[Any]:
         """The augmented Lagrangian, started from these multipliers."""
         from convexnn_solvers.augmented_lagrangian import augmented_lagrangian_method
+        from convexnn_solvers.method_memory import check_first_order
 
+        check_first_order(self.name(), composite, options.memory)
         on_cpu = str(composite.backend.device) == "cpu"
         return augmented_lagrangian_method(composite, project_cones=on_cpu, warm=multipliers)
 
@@ -93,9 +97,12 @@ class SemismoothNewton(CompositeSolver):
     def method(self, composite: Composite, multipliers: DualPoint, options: Options) -> Method[Any]:
         """The method; refuses by name what is not a gated program."""
         from convexnn_solvers.gated_structure import gated_structure
+        from convexnn_solvers.method_memory import check_newton
         from convexnn_solvers.semismooth_newton import semismooth_newton_method
 
-        return semismooth_newton_method(gated_structure(composite), options.tol, warm=multipliers)
+        structure = gated_structure(composite)
+        check_newton(structure, options.memory)
+        return semismooth_newton_method(structure, options.tol, warm=multipliers)
 
 
 class BlockDescent(CompositeSolver):
@@ -111,8 +118,11 @@ class BlockDescent(CompositeSolver):
         """The method; refuses by name what is not such a gated program."""
         from convexnn_solvers.block_descent import block_descent_method
         from convexnn_solvers.gated_structure import gated_structure
+        from convexnn_solvers.method_memory import check_descent
 
-        return block_descent_method(gated_structure(composite), options.tol)
+        structure = gated_structure(composite)
+        check_descent(structure, options.memory)
+        return block_descent_method(structure, options.tol)
 
 
 class ADMM(CompositeSolver):
