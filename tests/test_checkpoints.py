@@ -16,6 +16,7 @@ import pytest
 
 import convexnn_models as cnn
 from convexnn_solvers import (
+    ADMM,
     RFISTA,
     AugmentedLagrangian,
     Auto,
@@ -25,6 +26,12 @@ from convexnn_solvers import (
     Status,
     certificate,
 )
+from convexnn_solvers.admm import AdmmState, admm_method
+from convexnn_solvers.admm_iteration import AdmmPolicy
+from convexnn_solvers.admm_working_set import AdmmEngine
+from convexnn_solvers.backends import numpy_backend
+from convexnn_solvers.compiler import compile_problem
+from convexnn_solvers.gated_structure import gated_structure
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.standard_normal((40, 4)), RNG.standard_normal(40)
@@ -76,6 +83,12 @@ def ctrl_c(info: Progress) -> None:
         signal.raise_signal(signal.SIGINT)
 
 
+def interrupt(info: Progress) -> None:
+    if info.iteration >= 30:
+        signal.raise_signal(signal.SIGINT)
+
+
+LOOKING: dict[str, Any] = {"callback": lambda info: False}
 ENDS: dict[str, dict[str, Any]] = {
     "Ctrl-C": {"callback": ctrl_c, "max_iter": 150},
     "a limit between two looks": {"max_iter": 47},
@@ -105,6 +118,57 @@ def test_interrupted_and_resumed_history_is_that_of_the_whole_solve(
     seconds = [row["seconds"] for row in resumed["history"]]
     assert seconds == sorted(seconds)
     assert resumed["certificate"].primal == pytest.approx(whole["certificate"].primal, rel=1e-12)
+
+
+def three_outputs() -> Any:
+    targets = np.stack([np.sin(k + Y) for k in range(3)], axis=1)
+    return cnn.gated_relu(X, GATES, outputs=3, output_bias=True).problem(targets, 0.002)
+
+
+def labels() -> Any:
+    return cnn.gated_relu(X, GATES).problem(np.sign(Y), 0.01, loss="logistic")
+
+
+ADMMS = {
+    "float64": (three_outputs, ADMM()),
+    "torch float32": (three_outputs, ADMM(backend="torch", dtype="float32")),
+    "logistic": (labels, ADMM()),
+}
+
+
+@pytest.mark.parametrize("case", ADMMS)
+@pytest.mark.parametrize("end", [13, 27, "Ctrl-C"])
+def test_admm_goes_on_exactly_where_it_was(end: int | str, case: str, tmp_path: Path) -> None:
+    """With looks at the same iterations, which its own gap would not ask for."""
+    make, solver = ADMMS[case]
+    if "torch" in case:
+        pytest.importorskip("array_api_compat")
+    file = tmp_path / "solve.npz"
+    stop: dict[str, Any] = {"callback": interrupt} if end == "Ctrl-C" else {"max_iter": end, **LOOKING}
+    whole = solve(make(), solver, tol=0.0, max_iter=60, **LOOKING)
+    first = solve(make(), solver, tol=0.0, checkpoint=file, **stop)
+    assert first["iterations"] < whole["iterations"]
+    resumed = solve(make(), solver, tol=0.0, max_iter=60, checkpoint=file, resume=True, **LOOKING)
+    assert len(whole["history"]) >= 6
+    for key in ("iteration", "primal", "dual", "relative_gap"):
+        assert [row[key] for row in resumed["history"]] == [row[key] for row in whole["history"]]
+
+
+def test_admm_goes_on_with_its_set_of_gates() -> None:
+    """Round by round, from a state in the middle of one."""
+    exact = compile_problem(three_outputs(), numpy_backend()).composite()
+    method = admm_method(exact, gated_structure(exact), 1e-8)
+    start = np.concatenate(method.structure.blocks(exact.zeros()))
+    engine = AdmmEngine(method.problem, start, AdmmPolicy(), 12, first=3)
+    for _ in range(60):
+        engine.step(1e-8)
+    assert engine.rounds > 1
+    other = method.unpacked(method.packed(AdmmState(engine, 1e-8))).engine
+    for _ in range(140):
+        engine.step(1e-8)
+        other.step(1e-8)
+        assert other.working_set.tolist() == engine.working_set.tolist()
+        assert (other.rounds, other.gap) == (engine.rounds, engine.gap)
 
 
 @pytest.mark.parametrize(

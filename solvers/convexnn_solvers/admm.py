@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from convexnn_solvers.admm_iteration import AdmmPolicy, AdmmProblem
 from convexnn_solvers.admm_working_set import AdmmEngine
 from convexnn_solvers.affine import UnsupportedProblem
 from convexnn_solvers.backends import Backend, Float64Array, numpy_backend
-from convexnn_solvers.composite import Composite, Point
+from convexnn_solvers.checkpoint import Arrays
+from convexnn_solvers.composite import Composite, DualPoint, Point
 from convexnn_solvers.gated_program import GatedProgram, Scaling, scaled
 from convexnn_solvers.gated_structure import GatedStructure
 from convexnn_solvers.iterate import Candidate
@@ -28,9 +32,9 @@ _FEWEST = 100
 _SHRINK, _MOST_REFUSALS = 0.3, 4
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class AdmmState:
-    """The engine, changed in place, and the relative gap to reach before the next certificate."""
+    """The engine and the relative gap to reach before the next certificate."""
 
     engine: AdmmEngine
     goal: float
@@ -52,6 +56,7 @@ class AdmmMethod:
     most: int
     tol: float
     policy: AdmmPolicy
+    warm: DualPoint | None = None
     name: str = "ADMM"
     judges_itself: bool = True
 
@@ -67,20 +72,24 @@ class AdmmMethod:
         return bool(n**2 <= products * d * program.gates * program.outputs)
 
     def start(self, x: Point) -> AdmmState:
-        """The engine at a point of the composite."""
+        """The engine at a point of the composite, and at the dual point that an earlier solve left."""
         backend = self.problem.backend
         held = tuple(backend.to_numpy(array) for array in x)
         blocks = np.concatenate(self.structure.blocks(held)) / self.scaling.point
-        return AdmmState(AdmmEngine(self.problem, blocks, self.policy, self.most), _MARGIN * self.tol)
+        parts = None if self.warm is None else self.structure.directions(self.warm)
+        dual = None if parts is None else np.hstack(parts) / self.scaling.dual
+        engine = AdmmEngine(self.problem, blocks, self.policy, self.most, dual=dual)
+        return AdmmState(engine, _MARGIN * self.tol)
 
     def step(self, state: AdmmState) -> AdmmState:
         """One iteration; if the goal was reached and did not do, towards a smaller one."""
-        if state.engine.gap <= state.goal:
-            state.goal *= _SHRINK
-            state.refusals += 1
-        if not state.engine.gap <= state.goal:
-            state.engine.step(state.goal)
-        return state
+        goal, refusals, engine = state.goal, state.refusals, state.engine
+        if engine.gap <= goal:
+            goal, refusals = goal * _SHRINK, refusals + 1
+        if not engine.gap <= goal:
+            engine = engine.copied()
+            engine.step(goal)
+        return AdmmState(engine, goal, refusals)
 
     def residual(self, state: AdmmState) -> float:
         """The relative gap of the latest look; NaN ends the solve."""
@@ -92,7 +101,7 @@ class AdmmMethod:
 
     def candidate(self, state: AdmmState) -> Candidate:
         """The best point and the best dual point."""
-        engine = state.engine
+        engine = state.engine.copied()
         engine.look_now()
         bounds, scaling = engine.bounds, self.scaling
         outputs = len(self.structure.programs)
@@ -108,6 +117,18 @@ class AdmmMethod:
         """None: the problem has no constraints."""
         return ()
 
+    def packed(self, state: AdmmState) -> Arrays:
+        """The whole state; a factor is made anew from its penalty."""
+        arrays = {f"engine.{name}": array for name, array in state.engine.packed().items()}
+        return arrays | {"goal": np.asarray([state.goal, state.refusals])}
+
+    def unpacked(self, arrays: Mapping[str, NDArray[Any]]) -> AdmmState:
+        """The state that was packed."""
+        held = {name.removeprefix("engine."): a for name, a in arrays.items() if name != "goal"}
+        engine = AdmmEngine(self.problem, held["point"], self.policy, self.most, held=held)
+        goal, refusals = (float(value) for value in arrays["goal"])
+        return AdmmState(engine, goal, int(refusals))
+
 
 def admm_method(
     composite: Composite,
@@ -116,12 +137,13 @@ def admm_method(
     memory: float | None = None,
     policy: AdmmPolicy | None = None,
     single: bool = False,
+    warm: DualPoint | None = None,
 ) -> AdmmMethod:
     """The method for a problem that is a gated program without cones.
 
     ``structure`` was read from the problem in float64 with NumPy, ``composite`` is the same on the backend
-    where the method works; ``single``: it works in float32 with NumPy instead. Raises UnsupportedProblem for
-    cones, and for what does not fit into ``memory``.
+    where the method works; ``single``: it works in float32 with NumPy instead. ``warm``: the dual point
+    that an earlier solve left. Raises UnsupportedProblem for cones, and for what does not fit.
     """
     programs = structure.programs
     if programs[0].stored is not None:
@@ -139,7 +161,7 @@ def admm_method(
     inside, scaling = scaled(joint)
     taus = np.stack([program.weights for program in programs]) / scaling.features / scaling.targets
     problem = AdmmProblem(inside, taus, backend, plan, backend.asarray(inside.X))
-    return AdmmMethod(structure, problem, scaling, most, tol, policy or AdmmPolicy())
+    return AdmmMethod(structure, problem, scaling, most, tol, policy or AdmmPolicy(), warm)
 
 
 def _joined(fits: list[Fit]) -> Fit:

@@ -16,11 +16,15 @@ After Boyd, Parikh, Chu, Peleato and Eckstein (2011), sections 3.4.1, 3.4.3 and 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from convexnn_solvers.backends import Array, Backend, Float64Array
+from convexnn_solvers.checkpoint import Arrays
 from convexnn_solvers.gated_program import GatedProgram, Indices
 from convexnn_solvers.gram_factor import gram_factor
 from convexnn_solvers.memory_plan import Plan
@@ -104,11 +108,17 @@ class Bounds:
     offset: Float64Array
 
 
+#: What the next steps and looks depend on, besides the problem and the penalty.
+_STATE = ("Z", "V", "_S", "_products", "_before", "_rest", "_p", "_q")
+
+
 class AdmmIteration:
     """The iteration on a fixed set of gates; arrays live on the backend.
 
     ``Z`` and ``V`` (c, d, B) are the point and its scaled multiplier. Nothing is copied between host and
-    device by :meth:`step`; :meth:`look` brings over a few arrays of the size of the predictions.
+    device by :meth:`step`; :meth:`look` brings over a few arrays of the size of the predictions. Arrays are
+    replaced, never changed, so that a shallow copy stays as it is; only the factor goes along with the
+    latest. ``held`` is what :meth:`packed` gave: then everything else is taken from there.
     """
 
     def __init__(
@@ -118,6 +128,7 @@ class AdmmIteration:
         policy: AdmmPolicy | None = None,
         rho: float | None = None,
         dual: Float64Array | None = None,
+        held: Mapping[str, NDArray[Any]] | None = None,
     ) -> None:
         self.problem, self.policy = problem, policy or AdmmPolicy()
         program, backend = problem.program, problem.backend
@@ -130,8 +141,28 @@ class AdmmIteration:
         self._weight = 1.0 if self._prox is None else self._prox.weight
         self._work = self._work_of_a_step() / max(float(program.X.shape[0]) ** 3 / 3.0, 1.0)
         self._since = 0.0
-        self.Z = backend.asarray(point)
-        self._begin(rho, dual)
+        if self._prox is None:
+            assert isinstance(self._fit, SquaredFit)
+            self._target = backend.asarray(self._fit.Y)
+        if held is None:
+            self.Z = backend.asarray(point)
+            self._begin(rho, dual)
+        else:
+            self._restore(held)
+
+    def packed(self) -> Arrays:
+        """The state as arrays in float64."""
+        there = {name: getattr(self, name) for name in _STATE if hasattr(self, name)}
+        arrays: Arrays = {name: self.problem.backend.to_numpy(array) for name, array in there.items()}
+        return arrays | {"penalty": np.asarray([self._shift, self._since])}
+
+    def _restore(self, held: Mapping[str, NDArray[Any]]) -> None:
+        for name in _STATE:
+            if name in held:
+                setattr(self, name, self.problem.backend.asarray(held[name]))
+        shift, since = (float(value) for value in held["penalty"])
+        self._refactor(self._weight * shift)
+        self._since = since
 
     def _begin(self, rho: float | None, dual: Float64Array | None) -> None:
         """Multipliers that go with the point: those of a feasible dual point."""
@@ -149,9 +180,6 @@ class AdmmIteration:
         if self._prox is not None:
             self._p = backend.asarray(prediction + fitted.offset)
             self._q = backend.asarray(-scale * W / self._weight)
-        else:
-            assert isinstance(self._fit, SquaredFit)
-            self._target = backend.asarray(self._fit.Y)
 
     def _first_penalty(self) -> float:
         """``tau / |z|`` for a typical group z of weights: of P groups that explain all of the targets.
@@ -185,6 +213,12 @@ class AdmmIteration:
 
     def look(self) -> Bounds:
         """The bounds of now; changes the penalty when the residuals ask for it."""
+        found = self.peek()
+        self._balance()
+        return found
+
+    def peek(self) -> Bounds:
+        """The bounds of now; changes nothing."""
         to_numpy = self.problem.backend.to_numpy
         prediction = to_numpy(self._forward(self.Z))
         if self._prox is None:
@@ -193,9 +227,7 @@ class AdmmIteration:
             W, factor = -self._weight * to_numpy(self._q), 1.0
             W = W - W.mean(axis=0) if self._fit.centred else W
             products = self._adjoint(self.problem.backend.asarray(W))
-        self.bounds = self._bounds(prediction, W, products, factor)
-        self._balance()
-        return self.bounds
+        return self._bounds(prediction, W, products, factor)
 
     def _bounds(self, prediction: Float64Array, W: Float64Array, products: Array, factor: float) -> Bounds:
         """Primal value of Z and the best dual value on the ray of ``W``; ``A^T W = factor products``."""

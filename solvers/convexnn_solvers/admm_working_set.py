@@ -8,12 +8,17 @@ pay where few of many gates are active, or where all of them do not fit.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from copy import copy
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from convexnn_solvers.admm_iteration import AdmmIteration, AdmmPolicy, AdmmProblem, Bounds
 from convexnn_solvers.backends import Array, Float64Array
+from convexnn_solvers.checkpoint import Arrays
 from convexnn_solvers.gated_program import Indices
 from convexnn_solvers.newton_duals import relative_gap
 from convexnn_solvers.operators import GateArrays, GatedOperator
@@ -29,12 +34,16 @@ _IDLE_ROUNDS = 6
 # A round that leaves more than this share of the gap had too few gates.
 _SLOW = 0.5
 _NOTHING = Bounds(np.inf, -np.inf, np.zeros((0, 0)), np.zeros(0))
+# What a checkpoint keeps of an engine as numbers.
+_COUNTS = ("iterations", "rounds", "failed", "_improved", "_in_round", "_next_look", "_idle", "_growing")
+_GAPS = ("_best_gap", "_before", "_gap_before")
 
 
 class AdmmEngine:
     """The iteration, its looks and its sets of gates; ``gap`` is over all gates.
 
-    ``most``: the largest set of gates that memory allows.
+    ``most``: the largest set of gates that memory allows; ``dual``: a dual point (n, c) to start from,
+    feasible or not; ``held`` is what :meth:`packed` gave.
     """
 
     def __init__(
@@ -44,6 +53,8 @@ class AdmmEngine:
         policy: AdmmPolicy,
         most: int,
         first: int | None = None,
+        dual: Float64Array | None = None,
+        held: Mapping[str, NDArray[Any]] | None = None,
     ) -> None:
         self.problem, self.policy = problem, policy
         self.iterations = self.rounds = 0
@@ -60,9 +71,40 @@ class AdmmEngine:
         if count >= _FROM and not self._growing:
             self._growing = self._ratio() <= _LARGEST_RATIO
         self._first = min(_FIRST if first is None else first, most)
-        self._W: Float64Array | None = None
+        self._W = dual
         self._gates: Indices = np.arange(0 if self._growing else count)
-        self._begin_round(None)
+        if held is None:
+            self._begin_round(None)
+        else:
+            self._restore(held)
+
+    def copied(self) -> AdmmEngine:
+        """The same state; steps of the copy leave this one as it is, and end its own."""
+        other = copy(self)
+        other._iteration = copy(self._iteration)
+        return other
+
+    def packed(self) -> Arrays:
+        """The state as arrays."""
+        arrays: Arrays = {f"iteration.{name}": a for name, a in self._iteration.packed().items()}
+        for name, bounds in (("best", self._best), ("inner", self._inner)):
+            arrays[f"{name}.values"] = np.asarray([bounds.primal, bounds.dual])
+            arrays[f"{name}.dual"], arrays[f"{name}.offset"] = bounds.dual_point, bounds.offset
+        arrays["counts"] = np.asarray([int(getattr(self, name)) for name in _COUNTS])
+        arrays["gaps"] = np.asarray([float(getattr(self, name)) for name in _GAPS])
+        arrays["point"], arrays["gates"] = self.point, self._gates
+        return arrays if self._W is None else arrays | {"W": self._W}
+
+    def _restore(self, held: Mapping[str, NDArray[Any]]) -> None:
+        for name, value in zip(_COUNTS, held["counts"], strict=True):
+            setattr(self, name, int(value))
+        for name, value in zip(_GAPS, held["gaps"], strict=True):
+            setattr(self, name, float(value))
+        self._best, self._inner = (_unpacked(held, name) for name in ("best", "inner"))
+        self._point, self._gates, self._W = held["point"], held["gates"], held.get("W")
+        inside = self.problem if self._whole else self.problem.restricted(self._gates)
+        iteration = {name.removeprefix("iteration."): a for name, a in held.items() if "iteration." in name}
+        self._iteration = AdmmIteration(inside, self._point, self.policy, held=iteration)
 
     @property
     def gap(self) -> float:
@@ -105,9 +147,9 @@ class AdmmEngine:
             self.failed = True
 
     def look_now(self) -> None:
-        """Bring the bounds up to date."""
+        """Bring the bounds up to date, and leave the penalty as it is."""
         if self._in_round > 0 and not self.failed:
-            self._offer(self._iteration.look())
+            self._offer(self._iteration.peek())
 
     def _look(self, tol: float) -> None:
         found = self._iteration.look()
@@ -217,3 +259,8 @@ class AdmmEngine:
         whole = np.zeros(self.problem.program.point_shape)
         whole[:, :, self._blocks(gates)] = point
         return whole
+
+
+def _unpacked(held: Mapping[str, NDArray[Any]], name: str) -> Bounds:
+    primal, dual = (float(value) for value in held[f"{name}.values"])
+    return Bounds(primal, dual, held[f"{name}.dual"], held[f"{name}.offset"])

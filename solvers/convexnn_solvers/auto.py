@@ -81,7 +81,7 @@ def engines(
             yield Engine("BlockDescent", reason, lambda: descent)
             before = "BlockDescent made too little progress"
         obstacle = foreign or _too_large(structure)
-        admm = _admm(composite, structure, strength, obstacle, options)
+        admm = _admm(composite, structure, strength, obstacle, options, multipliers)
         if isinstance(admm, Engine):
             yield replace(admm, reason=before or admm.reason)
             before = "ADMM got no further"
@@ -115,6 +115,7 @@ def _admm(
     strength: float | None,
     obstacle: str | None,
     options: Options,
+    warm: DualPoint,
 ) -> Engine | str:
     """ADMM where Newton's method cannot work, or takes longer; else why not."""
     reason = _one_factor_pays(structure, strength, options.tol)
@@ -127,7 +128,7 @@ def _admm(
     if reason is None:
         return "SemismoothNewton is faster than ADMM"
     try:
-        method = admm_method(composite, structure, options.tol, options.memory, single=single)
+        method = admm_method(composite, structure, options.tol, options.memory, single=single, warm=warm)
     except UnsupportedProblem as error:
         return str(error)
     if not method.affordable:

@@ -148,7 +148,7 @@ class ADMM(CompositeSolver):
         from convexnn_solvers.auto import Engine
         from convexnn_solvers.gated_structure import gated_structure
 
-        method = admm_method(composite, gated_structure(exact), options.tol, options.memory)
+        method = admm_method(composite, gated_structure(exact), options.tol, options.memory, warm=multipliers)
         return iter([Engine(self.name(), "asked for by name", lambda: method)])
 
 
