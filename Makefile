@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Where optional larger data sets lie; tests that need them are skipped, with a reason, where they do not.
 export CONVEXNN_DATA ?= $(abspath ../shared/data)
 
-.PHONY: demo test lint format clean bench bench-full growth bench-path bench-out-of-core bench-polynomial bench-mnist bench-gpu mutants
+.PHONY: demo test lint format clean bench bench-full growth bench-path bench-floor bench-out-of-core bench-polynomial bench-mnist bench-gpu mutants
 
 demo: $(VENV)/demo.stamp  ## train on real data, certify, prune, compare solvers (output/)
 	$(BIN)/python examples/demo.py
@@ -46,6 +46,9 @@ growth: $(VENV)/demo.stamp  ## time and memory against samples, features and gat
 
 bench-path: $(VENV)/demo.stamp  ## a regularisation path beside its smallest regularisation alone
 	$(BIN)/python -m benchmarks.path_cost
+
+bench-floor: $(VENV)/demo.stamp  ## where the time goes, and what the arithmetic alone would take
+	$(BIN)/python -m benchmarks.floor
 
 bench-out-of-core: $(VENV)/bench.stamp  ## 1 GB of features on disk, 600 MB of memory
 	$(BIN)/python -m benchmarks.out_of_core

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import growth, path_cost, polynomial
+from benchmarks import floor, growth, path_cost, polynomial
 from benchmarks.cases import Case, grid, instance
 from benchmarks.contestants import contestants
 from benchmarks.referee import TARGETS, Referee
@@ -20,7 +20,7 @@ from benchmarks.run import Schedule, best_gap, run, seconds_to
 from benchmarks.scalings import from_groups, gated_features, scnn_terms
 from benchmarks.store import Store
 from benchmarks.workers import Run
-from convexnn_solvers import SemismoothNewton
+from convexnn_solvers import SemismoothNewton, block_features
 
 GATED = Case("tiny", "gated", 6, 0.1)
 RELU = Case("tiny", "relu", 6, 0.1)
@@ -212,6 +212,15 @@ def test_path_cost_certifies_every_point_of_its_path(formulation: str) -> None:
     cost = path_cost.measure(given, [given.reg, 0.3 * given.reg, 0.1 * given.reg], 1e-4, 1)
     assert cost.worst_gap <= 1e-4
     assert cost.ratio == cost.path / cost.alone
+
+
+def test_the_floor_counts_every_part_and_puts_back_what_it_changed() -> None:
+    before = block_features.GatedFeatures.forward
+    tally = floor.profile(Case("tiny", "relu", 10, 0.1), 1e-6)
+    assert block_features.GatedFeatures.forward is before
+    assert tally.operations > 0.0
+    assert {"products", "systems", "projections", "certificate"} <= set(tally.seconds)
+    assert floor.rate() > 1e6
 
 
 def test_growth_measures_and_fits_exponents() -> None:

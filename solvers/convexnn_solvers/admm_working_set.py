@@ -25,6 +25,8 @@ from convexnn_solvers.operators import GateArrays, GatedOperator
 
 # A set of gates is worth its factorisations from so many gates on, and only at large weights.
 _FROM, _LARGEST_RATIO = 1500, 50.0
+# ... and where a factorisation, n^3 / 3 operations, costs no more than so many iterations, 4 n d P c each.
+_MOST_ITERATIONS = 25
 # The first set, its growth over the gates in use, and the share of the gap at which a round ends.
 _FIRST, _GROWTH, _SHARE = 200, 2.0, 0.2
 # Looks come after so many iterations, then as a share of all iterations of the round, up to a number.
@@ -68,7 +70,7 @@ class AdmmEngine:
         self._idle, self._gap_before = 0, np.inf
         count = problem.program.gates
         self._growing = count > most or first is not None
-        if count >= _FROM and not self._growing:
+        if count >= _FROM and not self._growing and self._factors_are_cheap:
             self._growing = self._ratio() <= _LARGEST_RATIO
         self._first = min(_FIRST if first is None else first, most)
         self._W = dual
@@ -198,11 +200,19 @@ class AdmmEngine:
         self._inner = _NOTHING
         inside = self.problem if self._whole else self.problem.restricted(self._gates)
         point = self.point[:, :, self._blocks(self._gates)]
+        if self.rounds > 0:
+            del self._iteration  # its matrix first
         self._iteration = AdmmIteration(inside, point, self.policy, rho, self._W)
         self._in_round, self._next_look = 0, _LOOK
         self.rounds += 1
         if self.rounds == 1:
             self._offer(self._iteration.bounds)
+
+    @property
+    def _factors_are_cheap(self) -> bool:
+        program = self.problem.program
+        n, d = program.X.shape
+        return bool(n**2 <= 12 * _MOST_ITERATIONS * d * program.gates * program.outputs)
 
     def _ratio(self) -> float:
         """The largest weight at which anything is active, over the smallest there is."""
