@@ -10,13 +10,13 @@ import math
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.checkpoint import Arrays, Keeper, Resumable, whole_point
-from convexnn_solvers.composite import Composite, Point
+from convexnn_solvers.composite import Composite, DualPoint, Point
 from convexnn_solvers.result import Result
 from convexnn_solvers.status import Status
 from convexnn_solvers.watch import Candidate as Candidate
@@ -64,6 +64,16 @@ class Method(Protocol[State]):
         ...
 
 
+@runtime_checkable
+class StartsFromDuals(Protocol):
+    """A method that judges itself from its first step on, with the dual point that an earlier solve left."""
+
+    @property
+    def warm(self) -> DualPoint | None:
+        """That point, perhaps an empty one; None: it is not asked for."""
+        ...
+
+
 def iterate(
     method: Method[State],
     composite: Composite,
@@ -76,8 +86,8 @@ def iterate(
     """Run a method until the certified gap or a limit ends it.
 
     The best of ``starts`` is where the method begins. They are certified first, and an optimal one ends the
-    solve without a step, unless the method judges itself and will say so; ``again``: they are what another
-    method got, which has to be kept. ``composite`` is the method's own; ``judge`` may work on another
+    solve without a step, unless the method starts from duals too and will say so; ``again``: they are what
+    another method got, which has to be kept. ``composite`` is the method's own; ``judge`` may work on another
     backend. What a ``keeper`` found is where the solve goes on instead.
     """
     watch = Watch(judge, limits, composite.sign, method.name, starts[0].point)
@@ -87,7 +97,8 @@ def iterate(
     saved = None if keeper is None else keeper.taken()
     try:
         periodic = not method.judges_itself or limits.verbose or limits.callback is not None
-        verdict = watch.look_at_starts(starts, periodic or again) if saved is None else watch.take_up(saved)
+        certify = periodic or again or not isinstance(method, StartsFromDuals) or method.warm is None
+        verdict = watch.look_at_starts(starts, certify) if saved is None else watch.take_up(saved)
         if verdict is None:
             if saved is None:
                 state = method.start(tuple(composite.backend.asarray(a) for a in watch.start))
