@@ -27,9 +27,9 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     seen: list[Any] = []
     original = compiler.compile_problem
 
-    def counted(problem: Any, backend: Any) -> Any:
+    def counted(problem: Any, *rest: Any) -> Any:
         seen.append(problem)
-        return original(problem, backend)
+        return original(problem, *rest)
 
     monkeypatch.setattr(compiler, "compile_problem", counted)
     return seen
