@@ -218,3 +218,25 @@ def test_residuals_are_those_of_the_best_free_variable(bounded: bool) -> None:
     offset = 4.0 if bounded else float(best)
     np.testing.assert_allclose(theta, -expit(-labels * (scores + offset)) / 20, rtol=1e-6)
     assert abs(best - 4.0) > 1.0
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", ["maximum", "linear"])
+def test_directions_that_no_scale_makes_feasible_are_moved_until_they_are(name: str, seed: int) -> None:
+    """Zero is no dual point of a maximum, nor of a linear term larger than its penalty."""
+    rng = np.random.default_rng(seed)
+    X, y = rng.standard_normal((12, 3)), rng.standard_normal(12)
+    w = cp.Variable(3)
+    objectives: dict[str, Any] = {
+        "maximum": cp.max(X @ w - y) + 0.5 * cp.norm1(w),
+        "linear": cp.sum_squares(X @ w - y) / 24 + 0.3 * cp.norm(w) + np.array([0.2, 0.5, -0.3]) @ w,
+    }
+    problem: Any = cp.Problem(cp.Minimize(objectives[name]))
+    problem.solve(solver=cp.CLARABEL)
+    best, optimum = float(problem.value), np.array(w.value)
+    for distance in (0.0, 0.1, 1.0):
+        w.value = optimum + distance * rng.standard_normal(3)
+        proof = certificate(problem)
+        assert proof.dual is not None
+        assert proof.dual <= best + 1e-7
+        assert distance > 0.0 or proof.dual >= best - 1e-6
