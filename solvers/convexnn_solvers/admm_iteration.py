@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from convexnn_solvers.backends import Array, Backend, Float64Array
 from convexnn_solvers.checkpoint import Arrays
 from convexnn_solvers.gated_program import GatedProgram, Indices
-from convexnn_solvers.gram_factor import gram_factor
+from convexnn_solvers.gram_factor import GramFactor, gram_factor
 from convexnn_solvers.memory_plan import Plan
 from convexnn_solvers.newton_fits import SquaredFit
 from convexnn_solvers.operators import GateArrays, GatedOperator
@@ -135,7 +135,9 @@ class AdmmIteration:
         self._xp, self._fit = backend.xp, program.fit
         gates = problem.load()
         self._map = GatedOperator(gates, program.outputs, program.slope)
-        self._factor = gram_factor(gates, program.slope, len(program.signs), program.fit.centred)
+        self._held = [
+            gram_factor(gates, program.slope, len(program.signs), program.fit.centred)
+        ]  # shared with copies, see release
         self._taus = backend.asarray(problem.taus)
         self._prox = prediction_prox(program.fit, backend)
         self._weight = 1.0 if self._prox is None else self._prox.weight
@@ -149,6 +151,14 @@ class AdmmIteration:
             self._begin(rho, dual)
         else:
             self._restore(held)
+
+    @property
+    def _factor(self) -> GramFactor:
+        return self._held[0]
+
+    def release(self) -> None:
+        """Give the matrix back, also for copies that were left behind: none of them can step any more."""
+        self._held.clear()
 
     def packed(self) -> Arrays:
         """The state as arrays in float64."""

@@ -201,7 +201,7 @@ class AdmmEngine:
         inside = self.problem if self._whole else self.problem.restricted(self._gates)
         point = self.point[:, :, self._blocks(self._gates)]
         if self.rounds > 0:
-            del self._iteration  # its matrix first
+            self._iteration.release()  # its matrix first
         self._iteration = AdmmIteration(inside, point, self.policy, rho, self._W)
         self._in_round, self._next_look = 0, _LOOK
         self.rounds += 1
