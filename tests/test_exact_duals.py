@@ -102,3 +102,15 @@ def test_a_dual_point_proves_its_bound_exactly(loss: str, penalty: str) -> None:
                 in_balls(penalty, z)
                 value = -sum((t * v for t, v in zip(theta, exact(-b), strict=True)), Fraction(0))
                 assert Fraction(found.dual) <= value
+
+
+@pytest.mark.parametrize("shortfall", [1e-13, 2e-13])
+def test_a_maximum_barely_steeper_than_the_penalty_has_no_bound(shortfall: float) -> None:
+    # Unbounded below by so little that the sum of a thousand duals cannot tell: a dual's sum may miss WEIGHT.
+    x = cp.Variable()
+    b = np.random.default_rng(0).random(1000)
+    flat = WEIGHT * (1.0 - shortfall)
+    problem = cp.Problem(cp.Minimize(WEIGHT * cp.max(x * np.ones(1000) - b) + flat * cp.abs(x)))
+    x.value = -1.0
+    inside = flat * (1.0 - 6e-14)
+    assert certificate(problem, [DualPoint((np.full(1000, -inside / 1000),))]).dual is None

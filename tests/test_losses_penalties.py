@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import cvxpy as cp
@@ -20,9 +21,10 @@ from convexnn_solvers.losses import (
     Square,
     SquaredHinge,
     SumSquares,
-    Tilted,
 )
+from convexnn_solvers.nonsmooth_losses import Maximum
 from convexnn_solvers.penalties import AbsoluteValue, GroupNorm, NuclearNorm, Penalty
+from convexnn_solvers.tilted import Tilted
 
 SHAPE = (5, 3)
 huber: Any = cp.huber
@@ -282,3 +284,20 @@ def test_penalties_agree_on_torch(name: str) -> None:
             np.testing.assert_allclose(backend.to_numpy(there), penalty.prox(Z, t, np), atol=1e-12)
             norms = backend.to_numpy(penalty.norms(backend.asarray(Z), backend.xp))
             np.testing.assert_allclose(norms, penalty.norms(Z, np), atol=1e-12)
+
+
+@pytest.mark.parametrize("axis", [None, 0, 1])
+@pytest.mark.parametrize("kind", ["max", "log_sum_exp", "tilted"])
+def test_points_that_sums_let_pass_are_shifted_into_the_domain_exactly(kind: str, axis: int | None) -> None:
+    rng = np.random.default_rng(3)
+    weight: Any = 0.3 if axis is None else 0.1 + rng.random(SHAPE[1 - axis])
+    plain: Any = Maximum(axis) if kind == "max" else LogSumExp(axis)
+    loss: Any = Tilted(plain, TILT) if kind == "tilted" else plain
+    tilt = TILT if kind == "tilted" else np.zeros(SHAPE)
+    point = plain.nearest(rng.random(SHAPE), weight) * (1.0 + 1e-15) + tilt
+    assert np.isfinite(loss.conjugate(point, weight))
+    shift = loss.shift(point, weight)
+    assert 0.0 < np.abs(shift).max() < 1e-14
+    exact = np.vectorize(Fraction, otypes=[object])
+    left = np.sum(exact(point) + exact(shift) - exact(tilt), axis=axis) - exact(weight)
+    assert np.max(np.abs(left)) < 1e-29

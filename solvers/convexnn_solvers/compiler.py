@@ -24,10 +24,10 @@ from convexnn_solvers.backends import Array, Backend, Float64Array
 from convexnn_solvers.composite import Composite, ConstraintTerm, LossTerm, PenaltyTerm
 from convexnn_solvers.constraints import read_constraints
 from convexnn_solvers.loading import Loader
-from convexnn_solvers.losses import Tilted
 from convexnn_solvers.operators import MemoryPlan
 from convexnn_solvers.penalty_layout import ProximalPenalty, arranged
 from convexnn_solvers.terms import LossReading, PenaltyReading, convex_atoms, read_atom
+from convexnn_solvers.tilted import Tilted
 from convexnn_solvers.variables import implied_constraints, read_variable
 
 

@@ -197,7 +197,7 @@ class DualBounds:
         # The rounding of the adjoint is measured: the same product in other numbers rounds otherwise.
         third = _float64(adjoint(tuple(None if v is None else v / 3.0 for v in cotangents)))
         error = self.norms.unprojected(tuple(a - 3.0 * b for a, b in zip(image, third, strict=True)))
-        error = 4.0 * error + self._missed_image(direction.thetas)
+        error = 4.0 * error + self._missed_image(direction.thetas, image)
         hints: Multipliers = tuple(None for _ in image)
         exact = {v: m for v, m in self.norms.exact.items() if direction.multipliers[m] is not None}
         if exact:
@@ -206,17 +206,27 @@ class DualBounds:
             hints = tuple(h if v in exact else None for v, h in enumerate(pulled))
         return _Direction(direction.thetas, direction.multipliers, image, hints, error)
 
-    def _missed_image(self, thetas: Arrays) -> float:
-        """What moving the thetas all the way into domains without an inside can add to a quotient."""
-        missed = [
-            term.loss.missed(-theta) if isinstance(term.loss, ThinDomain) else None
-            for term, theta in zip(self.composite.losses, thetas, strict=True)
-        ]
-        if all(m is None or not m.any() for m in missed):
+    def _missed_image(self, thetas: Arrays, image: Arrays) -> float:
+        """What moving the thetas all the way into domains without an inside adds to a quotient.
+
+        At a scale the move lies between those of the thetas and of zero.
+        """
+        if not any(isinstance(term.loss, ThinDomain) for term in self.composite.losses):
             return 0.0
-        rng, none = np.random.default_rng(0), (None for _ in self.composite.constraints)
-        signed = tuple(None if m is None else m * rng.choice([-1.0, 1.0], m.shape) for m in missed)
-        return self.norms.unprojected(_float64(self.composite.affine.adjoint((*signed, *none))))
+        missed = self._moved(thetas)
+        if not self._fixed:
+            missed += self._moved(tuple(0.0 * t for t in thetas)) * (1.0 + self.norms.unprojected(image))
+        return missed
+
+    def _moved(self, thetas: Arrays) -> float:
+        shifts = tuple(
+            -term.loss.shift(-theta, term.weight) if isinstance(term.loss, ThinDomain) else None
+            for term, theta in zip(self.composite.losses, thetas, strict=True)
+        )
+        if all(shift is None or not shift.any() for shift in shifts):
+            return 0.0
+        none = (None for _ in self.composite.constraints)
+        return self.norms.unprojected(_float64(self.composite.affine.adjoint((*shifts, *none))))
 
     def _feasible_scales(self, ray: _Direction) -> tuple[float, float] | None:
         """An interval of scales of which both ends, and therefore all, are feasible; None if none was found.

@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from convexnn_solvers.backends import Array, Float64Array
-from convexnn_solvers.norm_balls import nearest_on_simplex, rounding
+from convexnn_solvers.norm_balls import nearest_on_simplex, rounding, to_exact_sum
 
 
 class Loss(Protocol):
@@ -57,6 +57,10 @@ class ThinDomain(Protocol):
 
     def missed(self, v: Float64Array) -> Float64Array:
         """How far each entry of ``v`` may be from a point of the domain; bounds pay for it."""
+        ...
+
+    def shift(self, v: Float64Array, weight: Any) -> Float64Array:
+        """What takes a point that the conjugate lets pass all the way into the domain, from exact sums."""
         ...
 
     def nearest(self, v: Float64Array, weight: Any) -> Float64Array:
@@ -285,59 +289,12 @@ class LogSumExp:
         """What the sums of groups may be rounded, entry by entry."""
         return self._slack(v) * np.abs(v)
 
+    def shift(self, v: Float64Array, weight: Any) -> Float64Array:
+        """A multiple of each group."""
+        return to_exact_sum(v, weight, self.axis)
+
     def _slack(self, v: Float64Array) -> float:
         return 2.0 * rounding(v.size if self.axis is None else v.shape[self.axis])
 
     def _top(self, q: Array, xp: Any) -> Array:
         return xp.max(q) if self.axis is None else xp.max(q, axis=self.axis, keepdims=True)
-
-
-@dataclass(frozen=True, eq=False)
-class Tilted:
-    """``w f(q) + <tilt, q>``: a loss with a linear term of the same argument, as in cross-entropy."""
-
-    loss: Loss
-    tilt: Array
-
-    @property
-    def name(self) -> str:
-        """The word that messages use."""
-        return self.loss.name
-
-    @property
-    def quadratic(self) -> bool:
-        """A linear term changes no curvature."""
-        return self.loss.quadratic
-
-    @property
-    def curvature(self) -> float:
-        """A linear term changes no curvature."""
-        return self.loss.curvature
-
-    def value(self, q: Array, weight: Array, xp: Any) -> Array:
-        """``sum(weight * f(q)) + <tilt, q>``."""
-        return self.loss.value(q, weight, xp) + xp.sum(self.tilt * q)
-
-    def gradient(self, q: Array, weight: Array, xp: Any) -> Array:
-        """The loss's gradient plus the tilt."""
-        return self.loss.gradient(q, weight, xp) + self.tilt
-
-    def conjugate(self, v: Float64Array, weight: Any) -> float:
-        """The loss's conjugate at ``v - tilt``; for NumPy tilts."""
-        moved = v - np.asarray(self.tilt, dtype=np.float64)
-        if isinstance(self.loss, ThinDomain):  # what only the tilt's digits keep outside is inside
-            inside = self.loss.nearest(moved, weight)
-            moved = inside if np.all(np.abs(inside - moved) <= self.missed(v)) else moved
-        return self.loss.conjugate(moved, weight)
-
-    def missed(self, v: Float64Array) -> Float64Array:
-        """As the loss's, and the rounding of the difference of ``v`` and the tilt."""
-        tilt = np.asarray(self.tilt, dtype=np.float64)
-        if not isinstance(self.loss, ThinDomain):
-            return np.zeros_like(v)
-        return self.loss.missed(v - tilt) + self.loss.missed(tilt + 0.0 * v)
-
-    def nearest(self, v: Float64Array, weight: Any) -> Float64Array:
-        """The shifted domain's nearest point; for NumPy tilts."""
-        tilt = np.asarray(self.tilt, dtype=np.float64)
-        return np.asarray(tilt + self.loss.nearest(v - tilt, weight), dtype=np.float64)

@@ -18,7 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from convexnn_solvers.backends import Array, Float64Array
-from convexnn_solvers.norm_balls import nearest_in_l1_ball, nearest_on_simplex, rounding
+from convexnn_solvers.norm_balls import nearest_in_l1_ball, nearest_on_simplex, rounding, to_exact_sum
 from convexnn_solvers.penalties import GroupNorm, NuclearNorm
 
 
@@ -188,6 +188,10 @@ class Maximum:
     def missed(self, v: Float64Array) -> Float64Array:
         """What the sums of groups may be rounded, entry by entry."""
         return self._slack(v) * np.abs(v)
+
+    def shift(self, v: Float64Array, weight: Any) -> Float64Array:
+        """A multiple of each group."""
+        return to_exact_sum(v, weight, self.axis)
 
     def _slack(self, v: Float64Array) -> float:
         return 2.0 * rounding(group_size(v.shape, self.axis))

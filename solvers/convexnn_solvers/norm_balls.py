@@ -3,11 +3,12 @@ the proximal maps, of maxima and norms. Groups lie along one axis of an array, o
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
-from convexnn_solvers.backends import Array
+from convexnn_solvers.backends import Array, Float64Array
 
 _EPS = float(np.finfo(np.float64).eps)
 
@@ -26,6 +27,16 @@ def nearest_on_simplex(v: Array, total: Any, axis: int | None, xp: Any = np) -> 
     sums = xp.sum(found, axis=1, keepdims=True)  # exact sums, where rounding left others
     found = found * xp.where(sums > 0.0, wanted / xp.where(sums > 0.0, sums, 1.0), 1.0)
     return _from_rows(found, v, axis, xp)
+
+
+def to_exact_sum(v: Float64Array, total: Any, axis: int | None) -> Float64Array:
+    """The multiple of each group that, added to it, gives it the sum ``total``; sums are exact."""
+    rows = _as_rows(v, axis, np)
+    wanted = np.broadcast_to(np.reshape(np.asarray(total, dtype=np.float64), (-1,)), (len(rows),))
+    left = np.array([math.fsum((w, *(-row))) for row, w in zip(rows, wanted, strict=True)])
+    sums = np.sum(rows, axis=1)
+    share = np.where(sums > 0.0, left / np.where(sums > 0.0, sums, 1.0), 0.0)
+    return np.asarray(_from_rows(rows * share[:, None], v, axis, np), dtype=np.float64)
 
 
 def _simplex_threshold(rows: Array, total: Array, xp: Any) -> Array:
