@@ -274,6 +274,36 @@ def test_dual_norms_are_suprema(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PENALTIES)
+def test_groups_are_those_whose_norms_change(name: str) -> None:
+    penalty, _, groups = PENALTIES[name]
+    Z = samples(17)[2]
+    labels, before = penalty.groups(SHAPE), np.ravel(penalty.norms(Z, np))
+    assert labels.shape == SHAPE
+    assert set(np.unique(labels)) == set(range(int(np.prod(groups))))
+    assert penalty.entrywise == (len(np.unique(labels)) == Z.size)
+    for index in np.ndindex(*SHAPE):
+        moved = Z.copy()
+        moved[index] += 1.0
+        changed = np.flatnonzero(np.ravel(penalty.norms(moved, np)) != before)
+        assert changed.tolist() == [labels[index]]
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+def test_a_union_has_the_norms_of_its_parts(name: str) -> None:
+    penalty, _, _ = PENALTIES[name]
+    Z = np.stack([samples(18)[2], np.random.default_rng(19).standard_normal(SHAPE)])
+    places = np.arange(Z.size).reshape(Z.shape)
+    united = penalty.union([places[0], places[1]])
+    if name in ("columns", "rows"):  # norms along an axis of several matrices are not those of one
+        assert united is None
+        return
+    assert united is not None
+    whole, positions = united
+    norms = np.ravel(whole.norms(Z.ravel()[positions], np))
+    np.testing.assert_allclose(norms, np.ravel([penalty.norms(z, np) for z in Z]), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", PENALTIES)
 def test_penalties_agree_on_torch(name: str) -> None:
     pytest.importorskip("torch")
     backend = torch_backend()

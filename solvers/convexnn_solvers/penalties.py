@@ -6,10 +6,17 @@ user's units: the term is ``sum(weight * norms(view))``.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from convexnn_solvers.backends import Array
+
+Positions = NDArray[np.int64]
 
 
 class Penalty(Protocol):
@@ -18,6 +25,19 @@ class Penalty(Protocol):
     @property
     def name(self) -> str:
         """The word that messages use."""
+        ...
+
+    @property
+    def entrywise(self) -> bool:
+        """Whether every entry is a group: then any bounds may clip it, and it lies inside other penalties."""
+        ...
+
+    def groups(self, shape: tuple[int, ...]) -> Positions:
+        """The number of the group of every entry of a view of this shape."""
+        ...
+
+    def union(self, positions: Sequence[Positions]) -> tuple[Penalty, Positions] | None:
+        """One penalty for parts of a variable that have this one each, and its view; None: there is none."""
         ...
 
     def norms(self, view: Array, xp: Any) -> Array:
@@ -39,6 +59,20 @@ class GroupNorm:
 
     axis: int | None = 0
     name: str = "group norm"
+    entrywise: bool = False
+
+    def groups(self, shape: tuple[int, ...]) -> Positions:
+        if self.axis is None:
+            return np.zeros(shape, dtype=np.int64)
+        others = shape[: self.axis] + shape[self.axis + 1 :]
+        numbers = np.arange(math.prod(others)).reshape(others)
+        return np.broadcast_to(np.expand_dims(numbers, self.axis), shape)
+
+    def union(self, positions: Sequence[Positions]) -> tuple[Penalty, Positions] | None:
+        """Norms of as many entries each are those of the rows of a matrix."""
+        if self.axis is not None or len({p.size for p in positions}) > 1:
+            return None
+        return GroupNorm(1), np.stack([np.ravel(p) for p in positions])
 
     def norms(self, view: Array, xp: Any) -> Array:
         if self.axis is None:
@@ -61,6 +95,13 @@ class AbsoluteValue:
     """Absolute values of the entries (``norm1``, ``abs``); every entry is a group."""
 
     name: str = "l1 norm"
+    entrywise: bool = True
+
+    def groups(self, shape: tuple[int, ...]) -> Positions:
+        return np.arange(math.prod(shape)).reshape(shape)
+
+    def union(self, positions: Sequence[Positions]) -> tuple[Penalty, Positions] | None:
+        return self, np.concatenate([np.ravel(p) for p in positions])
 
     def norms(self, view: Array, xp: Any) -> Array:
         return xp.abs(view)
@@ -77,6 +118,16 @@ class NuclearNorm:
     """The sum of the singular values of a matrix, or of every matrix of a stack (CVXPY's ``normNuc``)."""
 
     name: str = "nuclear norm"
+    entrywise: bool = False
+
+    def groups(self, shape: tuple[int, ...]) -> Positions:
+        """One for every matrix."""
+        matrices = shape[:-2]
+        return np.broadcast_to(np.arange(math.prod(matrices)).reshape(*matrices, 1, 1), shape)
+
+    def union(self, positions: Sequence[Positions]) -> tuple[Penalty, Positions] | None:
+        """Matrices of one shape are a stack."""
+        return (self, np.stack(positions)) if len({p.shape for p in positions}) == 1 else None
 
     def norms(self, view: Array, xp: Any) -> Array:
         return xp.sum(xp.linalg.svdvals(view), axis=-1)

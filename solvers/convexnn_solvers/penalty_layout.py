@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convexnn_solvers.backends import Float64Array
-from convexnn_solvers.penalties import AbsoluteValue, GroupNorm, NuclearNorm, Penalty
+from convexnn_solvers.penalties import GroupNorm, NuclearNorm, Penalty
 from convexnn_solvers.terms import LossReading, PenaltyReading
 from convexnn_solvers.variables import is_general_box, read_variable
 
@@ -35,7 +35,7 @@ class ProximalPenalty:
         groups = [r.weigh(w) for r, w in zip(self.readings, weights, strict=True)]
         if len(groups) == 1:
             return groups[0]
-        if isinstance(self.penalty, AbsoluteValue):
+        if self.penalty.entrywise:
             spread = [
                 np.broadcast_to(g, r.positions.shape) for g, r in zip(groups, self.readings, strict=True)
             ]
@@ -61,8 +61,7 @@ def arranged(
 
 def _fits(reading: PenaltyReading, before: Sequence[PenaltyReading], in_cones: Collection[int]) -> bool:
     """Whether the proximal map of a variable can take a penalty around those ``before``."""
-    entrywise = isinstance(reading.penalty, AbsoluteValue)
-    if not entrywise and is_general_box(read_variable(reading.variable)):
+    if not reading.penalty.entrywise and is_general_box(read_variable(reading.variable)):
         return False
     labels = _labels(reading)
     for other in before:
@@ -89,53 +88,39 @@ def _nested(inner: Labels, outer: Labels, first: PenaltyReading, second: Penalty
 def _labels(reading: PenaltyReading) -> Labels:
     """The group of every entry of the variable, -1 where the penalty does not reach."""
     labels = np.full(reading.variable.size, -1)
-    shape = reading.positions.shape
-    penalty = reading.penalty
-    if isinstance(penalty, AbsoluteValue):
-        groups = np.arange(reading.positions.size).reshape(shape)
-    elif isinstance(penalty, GroupNorm) and penalty.axis is not None:
-        others = tuple(np.delete(shape, penalty.axis).tolist())
-        numbers = np.expand_dims(np.arange(int(np.prod(others))).reshape(others), penalty.axis)
-        groups = np.broadcast_to(numbers, shape)
-    else:
-        groups = np.zeros(shape, dtype=np.int64)
-    labels[reading.positions.ravel()] = groups.ravel()
+    labels[reading.positions.ravel()] = reading.penalty.groups(reading.positions.shape).ravel()
     return labels
 
 
 def _size(reading: PenaltyReading) -> tuple[int, int]:
     """Inner penalties before outer ones: entries, then groups by their size."""
-    if isinstance(reading.penalty, AbsoluteValue):
+    if reading.penalty.entrywise:
         return 0, 0
     labels = _labels(reading)
     return 1, int(np.max(np.bincount(labels[labels >= 0]), initial=0))
 
 
 def _merged(kept: Sequence[PenaltyReading]) -> list[ProximalPenalty]:
-    """Equal penalties of disjoint entries of equal number as one, in the order of the first."""
-    groups: dict[object, list[PenaltyReading]] = {}
-    for k, reading in enumerate(kept):
-        key: object = k
-        if reading.positions.size < reading.variable.size:
-            kind = reading.penalty
-            if isinstance(kind, AbsoluteValue):
-                key = (reading.variable.id, kind)
-            elif kind == GroupNorm(None):
-                key = (reading.variable.id, kind, reading.positions.size)
-            elif isinstance(kind, NuclearNorm):
-                key = (reading.variable.id, kind, reading.positions.shape)
-        groups.setdefault(key, []).append(reading)
-    found = []
-    for members in groups.values():
-        positions, penalty = [r.positions for r in members], members[0].penalty
-        if len(members) == 1:
-            found.append(ProximalPenalty((members[0],), penalty, positions[0]))
-        elif isinstance(penalty, AbsoluteValue):
-            flat = np.concatenate([np.ravel(p) for p in positions])
-            found.append(ProximalPenalty(tuple(members), penalty, flat))
-        elif isinstance(penalty, NuclearNorm):
-            found.append(ProximalPenalty(tuple(members), penalty, np.stack(positions)))
+    """Equal penalties of parts of a variable as one where that is one, in the order of the first."""
+    groups: list[list[PenaltyReading]] = []
+    places: dict[tuple[int, Penalty], list[int]] = {}
+    for reading in kept:
+        if reading.positions.size == reading.variable.size:
+            groups.append([reading])
+            continue
+        alike = places.setdefault((reading.variable.id, reading.penalty), [])
+        for k in alike:
+            if reading.penalty.union([groups[k][0].positions, reading.positions]) is not None:
+                groups[k].append(reading)
+                break
         else:
-            stacked = np.stack([np.ravel(p) for p in positions])
-            found.append(ProximalPenalty(tuple(members), GroupNorm(1), stacked))
-    return found
+            alike.append(len(groups))
+            groups.append([reading])
+    return [_united(tuple(members)) for members in groups]
+
+
+def _united(members: tuple[PenaltyReading, ...]) -> ProximalPenalty:
+    first = members[0]
+    united = first.penalty.union([r.positions for r in members]) if len(members) > 1 else None
+    penalty, positions = united or (first.penalty, first.positions)
+    return ProximalPenalty(members, penalty, positions)

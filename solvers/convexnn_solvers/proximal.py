@@ -22,7 +22,6 @@ from convexnn_solvers.composite import Composite, ConstraintTerm, PenaltyTerm, P
 from convexnn_solvers.cones import ActiveRows, no_active_rows
 from convexnn_solvers.dual_norms import ConeColumns, column_groups
 from convexnn_solvers.dual_values import cone_multipliers
-from convexnn_solvers.penalties import AbsoluteValue
 
 
 class ConeProjector:
@@ -96,13 +95,12 @@ class VariableProx:
                 small = term.penalty.norms(term.view(v), self.backend.xp) <= step * term.weight
                 removed = self.backend.to_numpy(small) > 0.0
             v = self._projected(v, removed)
-        inner = [isinstance(term.penalty, AbsoluteValue) for term in self.terms]
-        for term, entrywise in zip(self.terms, inner, strict=True):
-            if entrywise:
+        for term in self.terms:
+            if term.penalty.entrywise:
                 v = self._shrunk(term, v, step)
         v = self._inside(v)  # entry by entry clipping comes last, and before everything else
-        for term, entrywise in zip(self.terms, inner, strict=True):
-            if not entrywise:
+        for term in self.terms:
+            if not term.penalty.entrywise:
                 v = self._shrunk(term, v, step)
         return v
 
@@ -188,7 +186,7 @@ def _groups(constraint: ConstraintTerm, terms: Sequence[PenaltyTerm]) -> Indices
 
 def _check_bounds(variable: VariableBlock, term: PenaltyTerm) -> None:
     """Entrywise penalties allow any bounds, group norms those that are zero or infinite."""
-    if isinstance(term.penalty, AbsoluteValue):
+    if term.penalty.entrywise:
         return
     for bound in (variable.lower, variable.upper):
         if bound is not None and not np.all((bound == 0.0) | np.isinf(bound)):
