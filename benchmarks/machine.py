@@ -54,4 +54,5 @@ def described(found: dict[str, Any]) -> str:
     """One paragraph for a report."""
     versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
     place = f"{found['processor']}, {found['cores']} cores, {found['system']}"
-    return f"{place}, Python {found['python']}; {versions}; commit {found.get('commit', 'unknown')}."
+    commit, remark = found.get("commit", "unknown"), found.get("remark", "")
+    return f"{place}, Python {found['python']}; {versions}; commit {commit}. {remark}".rstrip()

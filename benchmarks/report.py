@@ -172,7 +172,7 @@ def _profile(by_target: dict[float, list[Outcome]], cap: float, path: Path) -> N
             fastest: dict[Case, float] = {}
             for o in chosen:
                 fastest[o.case] = min(fastest.get(o.case, np.inf), o.seconds or np.inf)
-            for name in _names(chosen):
+            for name in _names([o for o in chosen if o.seconds is not None or o.timed_out]):
                 mine = [o for o in chosen if o.contestant == name]
                 factors = sorted(o.seconds / fastest[o.case] for o in mine if o.seconds is not None)
                 shares = np.arange(1, len(factors) + 1) / max(len(fastest), 1)
@@ -198,6 +198,7 @@ def _speedups(found: Sequence[Outcome], cap: float, path: Path) -> None:
             axis.text(ratio.value, place, f" {ratio}", va="center", fontsize=8)
         axis.set_yticks(range(len(bars)), [name for name, _ in bars])
         axis.axvline(1.0, color="black", linewidth=0.8)
+        axis.set_xlim(right=20.0 * max((ratio.value for _, ratio in bars), default=1.0))  # room for the words
         axis.set(xscale="log", title=f"{title}: time over that of {OURS[0]}, gap {TARGETS[-1]:g}")
     _save(plt, figure, path)
 

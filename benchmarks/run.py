@@ -136,6 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start nothing new after these")
     parser.add_argument("--memory", type=float, default=12.0, help="GB per process")
     parser.add_argument("--every-reg", action="store_true", help="run also where a larger reg timed out")
+    parser.add_argument("--remark", default="", help="what readers should know, such as other work meanwhile")
     parser.add_argument("--out", type=Path, default=Path("output/bench.json"))
     given = parser.parse_args(arguments)
     cases = _selected(grid(given.full), given)
@@ -148,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         every_reg=given.every_reg,
         deadline=time.perf_counter() + 60.0 * given.minutes,
     )
-    complete = run(schedule, Store(given.out, given.cap), given.lanes)
+    complete = run(schedule, Store(given.out, given.cap, given.remark), given.lanes)
     print("complete" if complete else "out of time: the same command goes on from here", given.out)
     return 0
 

@@ -17,10 +17,10 @@ from benchmarks.workers import Run
 class Store:
     """Runs by case and contestant, on disk; safe to use from several threads."""
 
-    def __init__(self, path: Path, cap: float) -> None:
+    def __init__(self, path: Path, cap: float, remark: str = "") -> None:
         self.path = path
         self._lock = threading.Lock()
-        fresh = {"machine": machine(), "cap": cap, "rows": {}}
+        fresh = {"machine": {**machine(), "remark": remark}, "cap": cap, "rows": {}}
         self.content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else fresh
         if self.content["cap"] != cap:
             raise ValueError(
