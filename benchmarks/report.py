@@ -198,8 +198,12 @@ def _speedups(found: Sequence[Outcome], cap: float, path: Path) -> None:
             axis.text(ratio.value, place, f" {ratio}", va="center", fontsize=8)
         axis.set_yticks(range(len(bars)), [name for name, _ in bars])
         axis.axvline(1.0, color="black", linewidth=0.8)
-        axis.set_xlim(right=20.0 * max((ratio.value for _, ratio in bars), default=1.0))  # room for the words
-        axis.set(xscale="log", title=f"{title}: time over that of {OURS[0]}, gap {TARGETS[-1]:g}")
+        right = 20.0 * max((ratio.value for _, ratio in bars), default=1.0)  # room for the words
+        axis.set(
+            xscale="log",
+            xlim=(0.7, right),
+            title=f"{title}: time over that of {OURS[0]}, gap {TARGETS[-1]:g}",
+        )
     _save(plt, figure, path)
 
 
