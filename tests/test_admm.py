@@ -230,13 +230,13 @@ def test_a_growing_set_of_gates_finds_the_optimum_over_all(outputs: int, shared:
 
 def test_a_round_gives_its_matrix_back_before_the_next_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two matrices of 20 000 samples took 3.4 GB."""
-    alive: list[weakref.ref[AdmmIteration]] = []
+    factors: list[weakref.ref[Any]] = []
 
     class Counted(AdmmIteration):
         def __init__(self, *arguments: Any) -> None:
-            assert all(other() is None for other in alive)
-            alive.append(weakref.ref(self))
+            assert all(factor() is None for factor in factors)
             super().__init__(*arguments)
+            factors.append(weakref.ref(self._factor))
 
     monkeypatch.setattr(admm_working_set, "AdmmIteration", Counted)
     problem, _ = problem_of(plant(5, cones=False, shape=(30, 4, 60)))
@@ -246,7 +246,7 @@ def test_a_round_gives_its_matrix_back_before_the_next_is_made(monkeypatch: pyte
     engine = AdmmEngine(method.problem, start, AdmmPolicy(), 60, first=4)
     while engine.gap > 1e-6 and not engine.stalled:
         engine.step(1e-6)
-    assert len(alive) == engine.rounds > 1
+    assert len(factors) == engine.rounds > 1
 
 
 def test_few_gates_suffice_when_few_are_active() -> None:

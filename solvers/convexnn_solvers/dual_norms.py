@@ -315,16 +315,12 @@ def column_groups(term: PenaltyTerm, columns: ConeColumns) -> Indices | None:
 
 def unpenalised(composite: Composite, index: int) -> NDArray[np.bool_]:
     """The entries of a variable that no penalty of positive weight reaches."""
-    shape = composite.variables[index].shape
-    left = np.ones(shape)
+    block = composite.variables[index]
+    left = np.ones(block.shape, dtype=bool)
     for term in composite.penalties:
         if term.variable == index:
-            view = term.view(np.ones(shape))
-            positive = np.asarray(term.weight, dtype=np.float64) > 0.0
-            # The proximal map at a weight that removes everything, where there is a weight.
-            large = np.where(positive, 4.0 * np.sqrt(view.size) + 4.0, 0.0)
-            left = left - term.unview(view) + term.unview(term.penalty.prox(view, large, np))
-    return np.asarray(left > 0.5)
+            left &= ~_reach(term, block)
+    return left
 
 
 def free_entries(variable: VariableBlock, mask: NDArray[np.bool_]) -> NDArray[np.int8]:
@@ -346,5 +342,9 @@ def _outermost(terms: list[PenaltyTerm], block: VariableBlock) -> tuple[NDArray[
 
 
 def _reach(term: PenaltyTerm, block: VariableBlock) -> NDArray[np.bool_]:
-    """The entries of the variable that are in a penalty's view."""
-    return np.asarray(term.unview(np.ones_like(term.view(np.zeros(block.shape)))) > 0.5)
+    """The entries of the variable that a penalty reaches with a positive weight."""
+    view = term.view(np.ones(block.shape))
+    positive = np.asarray(term.weight, dtype=np.float64) > 0.0
+    # The proximal map at a weight that removes everything, where there is a weight.
+    large = np.where(positive, 4.0 * np.sqrt(view.size) + 4.0, 0.0)
+    return np.asarray(term.unview(view) - term.unview(term.penalty.prox(view, large, np)) > 0.5)

@@ -87,10 +87,10 @@ class Smooth:
         """
         xp = self.composite.backend.xp
         eps = _ROUNDING * float(xp.finfo(self.composite.backend.dtype).eps)
-        return eps * eps * max(abs(float(self.composite.smooth_value(x, outputs))), self._at_zero)
+        return eps * eps * max(abs(float(self.composite.smooth_value(x, outputs))), self.at_zero)
 
     @cached_property
-    def _at_zero(self) -> float:
+    def at_zero(self) -> float:
         """The smooth part at zero, where the outputs are the offsets; 0 where that is not finite."""
         zeros = self.composite.zeros()
         value = abs(float(self.composite.smooth_value(zeros, self.composite.affine.forward(zeros))))
@@ -265,6 +265,9 @@ class AcceleratedGradient:
     def start(self, x: Point) -> Descent:
         """The first step length is the inverse of the estimated Lipschitz constant."""
         lipschitz = self.smooth.lipschitz()
+        _ = (
+            self.smooth.at_zero
+        )  # here, since processes that share the gates send no more than one product a step
         return descend_from(self.smooth, x, 1.0 / lipschitz if lipschitz > 0.0 else 1.0)
 
     def step(self, state: Descent) -> Descent:
