@@ -6,7 +6,7 @@ from sklearn.datasets import load_diabetes
 from sklearn.preprocessing import scale
 
 import convexnn_models as cnn
-from convexnn_solvers import AugmentedLagrangian, certificate
+from convexnn_solvers import Auto, certificate
 
 X, y = load_diabetes(return_X_y=True)
 X, y = scale(X), scale(y)
@@ -14,7 +14,7 @@ X, y = scale(X), scale(y)
 gates = cnn.sample_gates(X, 20, seed=0, bias=True)  # 20 activation patterns of the data
 model = cnn.relu(X, gates, bias=True)  # the convex program of networks with these patterns
 problem = model.problem(y, reg=0.05)  # an ordinary cp.Problem
-problem.solve(solver=AugmentedLagrangian())
+problem.solve(solver=Auto())
 print(certificate(problem))  # how far this is from the optimum, proved
 
 network = cnn.recover(model)  # an ordinary ReLU network

@@ -6,7 +6,7 @@ import cvxpy as cp
 import numpy as np
 
 import convexnn_models as cnn
-from convexnn_solvers import AugmentedLagrangian, certificate
+from convexnn_solvers import Auto, certificate
 
 rng = np.random.default_rng(0)
 X = rng.standard_normal((60, 3))
@@ -17,7 +17,7 @@ model = cnn.relu(X, cnn.sample_gates(X, 15, seed=0))
 
 robust = trust @ cp.huber(model.prediction - y) / len(y)
 problem = cp.Problem(cp.Minimize(robust + 0.01 * model.penalty), model.constraints)
-problem.solve(solver=AugmentedLagrangian())
+problem.solve(solver=Auto())
 print(f"robust:          {certificate(problem)}")
 print(f"average error without the outliers {np.abs(model.prediction.value - y)[3:].mean():.2f}")
 

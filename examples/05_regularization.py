@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 import convexnn_models as cnn
-from convexnn_solvers import RFISTA, certificate
+from convexnn_solvers import Auto, certificate
 
 rng = np.random.default_rng(0)
 X = rng.standard_normal((200, 10))
@@ -16,7 +16,7 @@ largest = cnn.lambda_max(model, y)  # from here on the zero network is optimal
 problem = model.problem(y, reg=largest)
 for share in (1.0, 0.5, 0.2, 0.1, 0.05):
     model.reg.value = share * largest
-    problem.solve(solver=RFISTA())
+    problem.solve(solver=Auto())
     proof = certificate(problem)
     width = cnn.recover(model).width
     steps = problem.solver_stats.num_iters

@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 
 import convexnn_models as cnn
 from convexnn_models.datasets import load_mnist
-from convexnn_solvers import RFISTA, AugmentedLagrangian, certificate
+from convexnn_solvers import Auto, certificate
 
 images, labels = load_digits(return_X_y=True)
 chosen = np.flatnonzero((labels == 3) | (labels == 8))
@@ -33,7 +33,7 @@ def accuracy(network: cnn.ConvolutionalNetwork | cnn.PolynomialNetwork) -> str:
 gates = cnn.sample_gates(cnn.stacked_patches(patches[train]), 12, seed=1)
 model = cnn.convolutional(patches[train], gates, cells=windows, relu=False, output_bias=True)
 problem = model.problem(y[train], reg=1e-3)
-problem.solve(solver=RFISTA(), tol=1e-4)
+problem.solve(solver=Auto(), tol=1e-4)
 filters = cnn.recover(model)
 print(certificate(problem))
 print(f"{filters}\n  {accuracy(filters)}")
@@ -41,7 +41,7 @@ print(f"{filters}\n  {accuracy(filters)}")
 # ReLU filters on the same patterns: every filter is held to its pattern by a cone.
 relu = cnn.convolutional(patches[train], gates, cells=cnn.global_pooling(36), output_bias=True)
 problem = relu.problem(y[train], reg=5e-3)
-problem.solve(solver=AugmentedLagrangian(), tol=1e-4)
+problem.solve(solver=Auto(), tol=1e-4)
 print(f"{certificate(problem)}\n{cnn.recover(relu)}\n  {accuracy(cnn.recover(relu))}")
 
 # Filters with a quadratic activation: the global optimum over all filters, nothing sampled.
@@ -61,5 +61,5 @@ if folder and (Path(folder) / "mnist.npz").is_file():
     gates = cnn.sample_gates(cnn.stacked_patches(patches[train]), 20, seed=0)
     model = cnn.convolutional(patches[train], gates, cells=windows, relu=False, output_bias=True)
     problem = model.problem(y[train], reg=3e-2)
-    problem.solve(solver=RFISTA(), tol=1e-4)
+    problem.solve(solver=Auto(), tol=1e-4)
     print(f"MNIST\n{certificate(problem)}\n  {accuracy(cnn.recover(model))}")
