@@ -44,9 +44,10 @@ Made by `python benchmarks/polynomial.py` (`make bench-polynomial`).
 
 n = {samples} samples, activation 0.09 t^2 + 0.5 t + 0.47, reg = {reg:g}; planted data. One process and one
 thread a run. Reached: the relative gap, certified in the same way for all from the point that the solver
-left, is at most {gap:g}. The ratio is theirs over ours; a run that was ended counts as the cap of {cap:g} s,
-and a ratio of a run that did not reach the gap is a lower bound (`>=`). SCS is tried at
-tolerances of 1e-7, 1e-8 and 1e-9 until it reaches the gap, each time from cold, and only the last try counts.
+left, is at most {gap:g}. The ratio is theirs over ours; a run that was ended at the cap of {cap:g} s counts
+as that, a ratio of a run that did not reach the gap is a lower bound (`>=`), and one that failed has none.
+SCS is tried at tolerances of 1e-7, 1e-8 and 1e-9 until it reaches the gap, each time from cold, and only the
+last try counts.
 
 | width | solver | seconds | ratio | objective | certified gap | reached | status |
 |---|---|---|---|---|---|---|---|
@@ -92,8 +93,11 @@ def capped_run(solver: str, attempt: int, samples: int, width: int, reg: float, 
     except subprocess.TimeoutExpired:
         return ended
     except subprocess.CalledProcessError as error:
-        last = error.stderr.strip().splitlines()[-1:] or ["ended by the system"]
-        return {"seconds": cap, "status": last[0][:60]}
+        killed = f"ended by signal {-error.returncode}" + (
+            ": out of memory?" if error.returncode == -9 else ""
+        )
+        last = [killed] if error.returncode < 0 else error.stderr.strip().splitlines()[-1:]
+        return {"failed": True, "status": (last or ["failed"])[0][:60]}
     found = dict(json.loads(done.stdout))
     return found if found["seconds"] <= cap else ended
 
@@ -133,6 +137,8 @@ class Results:
         own = self.find(row["width"], OWN)
         reached = self.reached(row)
         ratio = "-"
+        if row.get("failed"):  # neither a time nor a time-out
+            return str(row["width"]), row["solver"], "-", ratio, "-", "-", "no", row["status"]
         if own is not None and self.reached(own):
             ratio = f"{'' if reached else '>='}{row['seconds'] / own['seconds']:.1f}"
         value, gap = (f"{row['value']:.9f}", f"{row['gap']:.1e}") if "value" in row else ("-", "-")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -256,3 +257,16 @@ def test_polynomial_runs_are_kept_and_a_time_out_makes_a_bound(tmp_path: Path) -
     assert (tmp_path / "p.md").read_text().count("| 3 |") == 3
     with pytest.raises(ValueError, match="another file"):
         polynomial.Results(path, {**settings, "cap": 5.0})
+
+
+def test_a_polynomial_run_that_was_killed_is_no_time_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*arguments: Any, **options: Any) -> Any:
+        raise subprocess.CalledProcessError(-9, "python", stderr="")
+
+    monkeypatch.setattr(subprocess, "run", killed)
+    results = polynomial.Results(tmp_path / "p.json", {"samples": 9, "reg": 1.0, "cap": 60.0, "gap": 1e-6})
+    for row in polynomial.rows(results, [3]):
+        assert results.cells(row)[2:4] == ("-", "-")
+        assert "out of memory" in results.cells(row)[7]
