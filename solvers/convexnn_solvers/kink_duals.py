@@ -9,7 +9,6 @@ for a bound, no more.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,7 +27,8 @@ _STEP = 1e-5
 # A point from an interior-point solver is corrected together with its dual point, so many times.
 _ROUNDS = 4
 _MAX_ITERATIONS = 1000
-_SECONDS = 2.0
+# Multiplications of all rounds together, seconds on a CPU; counted and not timed, so that bounds repeat.
+_WORK = 2e9
 
 
 def kink_duals(
@@ -67,9 +67,8 @@ class _Conditions:
                 face = term.loss.face(np.asarray(outputs[k]), term.weight, _KINK)
                 self.faces[k], self.subgradients[k] = face, face.middle
         negative = (None if m is None else -m for m in mu)
-        started = time.perf_counter()
         slopes = composite.affine.adjoint((*self.subgradients, *negative))
-        self.iterations = _affordable(time.perf_counter() - started)
+        self.iterations = _affordable(sum(q.size for q in outputs), sum(v.size for v in x))
         size = max(float(np.max(np.abs(v), initial=0.0)) for v in x)
         self.unit = size / (max((float(np.max(t.weight)) for t in composite.penalties), default=0.0) or 1.0)
         parts = zip(x, slopes, composite.linear, self._penalty_gradients(), composite.variables, strict=True)
@@ -136,6 +135,6 @@ class _Conditions:
         return np.concatenate([face.along(np.asarray(outputs[k])).ravel() for k, face in self.faces.items()])
 
 
-def _affordable(seconds: float) -> int:
-    """Iterations of a round, of two products each, that keep all rounds within a few seconds."""
-    return int(min(_MAX_ITERATIONS, max(1.0, _SECONDS / (2.0 * _ROUNDS * max(seconds, 1e-9)))))
+def _affordable(rows: int, columns: int) -> int:
+    """Iterations of a round, each of two products with a matrix of this shape."""
+    return int(min(_MAX_ITERATIONS, max(1.0, _WORK / (2.0 * _ROUNDS * max(rows * columns, 1)))))
