@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,11 @@ from convexnn_solvers.admm_iteration import AdmmPolicy
 from convexnn_solvers.admm_working_set import AdmmEngine
 from convexnn_solvers.backends import numpy_backend
 from convexnn_solvers.compiler import compile_problem
+from convexnn_solvers.gate_working_set import WorkingSetNewton, WorkingSetPolicy
+from convexnn_solvers.gated_method import GatedMethod
+from convexnn_solvers.gated_program import scaled
 from convexnn_solvers.gated_structure import gated_structure
+from convexnn_solvers.newton_start import NewtonStart
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.standard_normal((40, 4)), RNG.standard_normal(40)
@@ -171,19 +177,87 @@ def test_admm_goes_on_with_its_set_of_gates() -> None:
         assert (other.rounds, other.gap) == (engine.rounds, engine.gap)
 
 
+def huber() -> Any:
+    return cnn.gated_relu(X, GATES, output_bias=True).problem(Y, 0.001, loss="huber")
+
+
+def two_relu_outputs() -> Any:
+    targets = np.stack([np.sin(k + Y) for k in range(2)], axis=1)
+    return cnn.relu(X, GATES, outputs=2, grouping="per-output").problem(targets, 0.01)
+
+
+IN_PLACE: dict[str, tuple[Any, Any, tuple[int | str, ...]]] = {
+    "block descent": (gated, BlockDescent(), (1, 6, "Ctrl-C")),
+    "block descent, Huber": (huber, BlockDescent(), (3, "Ctrl-C")),
+    "Newton": (three_outputs, SemismoothNewton(), (1, 6, 11, "Ctrl-C")),
+    "Newton, Huber": (huber, SemismoothNewton(), (7, "Ctrl-C")),
+    "Newton, logistic": (labels, SemismoothNewton(), (5,)),
+    "Newton, cones": (relu, SemismoothNewton(), (2, 9, "Ctrl-C")),
+    "Newton, one program per output": (two_relu_outputs, SemismoothNewton(), (4, 13)),
+}
+
+
 @pytest.mark.parametrize(
-    ("make", "solver"), [(relu, SemismoothNewton(tol=1e-9)), (gated, BlockDescent(tol=1e-9))]
+    ("case", "end"), [(case, end) for case, (_, _, ends) in IN_PLACE.items() for end in ends]
 )
-def test_other_methods_go_on_from_their_best_point_with_their_history(
-    make: Any, solver: Any, tmp_path: Path
+def test_methods_that_change_their_states_go_on_exactly_too(
+    end: int | str, case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Certified after every step. Ctrl-C comes when a step is half done."""
+    make, solver, _ = IN_PLACE[case]
+    often(monkeypatch)
     file = tmp_path / "solve.npz"
-    cold = solve(make(), solver)
-    first = solve(make(), solver, max_iter=cold["iterations"] // 2, checkpoint=file)
-    resumed = solve(make(), solver, checkpoint=file, resume=True)
-    assert resumed["status"] is Status.OPTIMAL
-    assert resumed["history"][: len(first["history"]) - 1] == first["history"][:-1]
-    assert resumed["certificate"].primal == pytest.approx(cold["certificate"].primal, rel=1e-8)
+    whole = solve(make(), solver, tol=1e-10, max_iter=25)
+    assert len(whole["history"]) >= 9
+    with monkeypatch.context() as patch:
+        if end == "Ctrl-C":
+            interrupt_a_step(patch, 5)
+        limit: dict[str, Any] = {} if end == "Ctrl-C" else {"max_iter": end}
+        first = solve(make(), solver, tol=1e-10, checkpoint=file, **limit)
+    assert first["iterations"] < whole["iterations"]
+    resumed = solve(make(), solver, tol=1e-10, max_iter=25, checkpoint=file, resume=True)
+    for key in ("iteration", "primal"):
+        assert [row[key] for row in resumed["history"]] == [row[key] for row in whole["history"]]
+    # The best bound of the file is computed anew, from a dual point that has been scaled before.
+    ours, theirs = ([row["dual"] for row in extra["history"]] for extra in (resumed, whole))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-14)
+
+
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A certificate after every step of a gated method."""
+    monkeypatch.setattr(GatedMethod, "wants_look", lambda self, state: True)
+
+
+def interrupt_a_step(patch: pytest.MonkeyPatch, number: int) -> None:
+    """Ctrl-C when a gated method has made this step, and its state is not what it was."""
+    step, steps = GatedMethod.step, itertools.count(1)
+
+    def interrupted(self: GatedMethod, state: Any) -> Any:
+        done = step(self, state)
+        if next(steps) == number:
+            raise KeyboardInterrupt
+        return done
+
+    patch.setattr(GatedMethod, "step", interrupted)
+
+
+@pytest.mark.parametrize("cones", [False, True])
+def test_newton_goes_on_with_its_set_of_gates(cones: bool) -> None:
+    """Round by round, from a state in the middle of one."""
+    exact = compile_problem((relu if cones else gated)(), numpy_backend()).composite()
+    program, _ = scaled(gated_structure(exact).programs[0])
+    engine = WorkingSetNewton(program, sets=WorkingSetPolicy(first=2, growth=1.0))
+    for _ in range(6):
+        engine.step(1e-10)
+    assert engine.rounds > 1
+    other = WorkingSetNewton(replace(program, kept={}), start=NewtonStart(held=engine.packed()))
+    other.sets = engine.sets
+    for _ in range(30):
+        engine.step(1e-10)
+        other.step(1e-10)
+        assert other.working_set.tolist() == engine.working_set.tolist()
+        assert (other.rounds, other.gap) == (engine.rounds, engine.gap)
+    assert engine.newton_steps > 20
 
 
 @pytest.mark.parametrize("other", [lambda: gated(Y[::-1]), lambda: gated(reg=0.02), relu, constrained])

@@ -10,10 +10,11 @@ import pytest
 
 import convexnn_models as cnn
 from convexnn_solvers import SemismoothNewton, certificate
-from convexnn_solvers.dual_newton import DualNewton, NewtonPolicy, NewtonStart
+from convexnn_solvers.dual_newton import DualNewton
 from convexnn_solvers.gate_working_set import WorkingSetNewton, WorkingSetPolicy, newton_engine
 from convexnn_solvers.gated_program import GatedProgram, block_norms, scaled
 from convexnn_solvers.newton_fits import SquaredFit
+from convexnn_solvers.newton_start import NewtonPolicy, NewtonStart
 
 SMALL = WorkingSetPolicy(first=4)
 

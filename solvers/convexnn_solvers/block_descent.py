@@ -21,9 +21,15 @@ from convexnn_solvers.gated_program import GatedProgram, Indices, block_norms
 from convexnn_solvers.gated_structure import GatedStructure
 from convexnn_solvers.newton_duals import best_multiple, relative_gap
 from convexnn_solvers.newton_fits import SquaredFit
+from convexnn_solvers.packing import Arrays, Held, below, packed_attributes, part, restore_attributes
 
 # Samples x features x gates from which loading machine code pays.
 _COMPILED_FROM = 100_000
+# What a checkpoint keeps, besides the sweeps on a working set.
+_STATE = (
+    "sweeps", "rounds", "primal", "dual", "point", "dual_point", "offset", "working_set",
+    "_xi", "_best_gap", "_best_sweep", "_gap_before", "_cycles",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,27 +53,55 @@ class BlockDescent:
     """The method on one program; ``primal`` and ``dual`` are the best bounds so far, in its own units.
 
     ``dual_point`` is the feasible W = -xi that goes with ``dual``; ``offset`` goes with ``point`` (c, d, B).
+    ``held`` is what :meth:`packed` gave: then everything is taken from there.
     """
 
     dual_rows: tuple[ActiveRows, ...] = ()
 
+    point: Float64Array
+    primal: float
+    offset: Float64Array
+    _xi: Float64Array
+
     def __init__(
-        self, program: GatedProgram, policy: DescentPolicy | None = None, start: Float64Array | None = None
+        self,
+        program: GatedProgram,
+        policy: DescentPolicy | None = None,
+        start: Float64Array | None = None,
+        held: Held | None = None,
     ) -> None:
         self.program = program
         self.policy = policy or DescentPolicy()
         self.sweeps = self.rounds = 0
         self.dual, self.dual_point = -np.inf, np.zeros(program.fit.shape)
-        self.point = np.zeros(program.point_shape) if start is None else start.copy()
-        fitted = program.fit.at(program.forward(self.point))
-        self.primal = fitted.value + float(program.weights @ block_norms(self.point))
-        self.offset, self._xi = fitted.offset, fitted.xi
         self._bases: dict[int, GateBasis] = {}
         self._sweep = compiled_sweep(program)
         self._best_gap, self._best_sweep = np.inf, 0
         self.working_set: Indices = np.zeros(0, dtype=np.intp)
         self._inner: BlockSweeps | None = None
+        if held is None:
+            self._begin(np.zeros(program.point_shape) if start is None else start.copy())
+        else:
+            self._restore(held)
+
+    def _begin(self, point: Float64Array) -> None:
+        self.point = point
+        fitted = self.program.fit.at(self.program.forward(point))
+        self.primal = fitted.value + float(self.program.weights @ block_norms(point))
+        self.offset, self._xi = fitted.offset, fitted.xi
         self._begin_round()
+
+    def packed(self) -> Arrays:
+        """The state as arrays; bases are made anew."""
+        arrays = packed_attributes(self, _STATE)
+        return arrays if self._inner is None else arrays | below("inner", self._inner.packed())
+
+    def _restore(self, held: Held) -> None:
+        restore_attributes(self, _STATE, held)
+        inner = part("inner", held)
+        if inner:
+            self._inner = self._prepared()
+            self._inner.restore(inner)
 
     @property
     def gap(self) -> float:
@@ -92,6 +126,12 @@ class BlockDescent:
         if not self._inner.gap > goal or self._cycles >= self.policy.cycles or self.stalled:
             self._begin_round()
 
+    @property
+    def _blocks(self) -> Indices:
+        """The blocks of the working set among all blocks."""
+        starts = [k * self.program.gates for k in range(len(self.program.signs))]
+        return np.concatenate([start + self.working_set for start in starts])
+
     def _take_over(self, inner: BlockSweeps) -> None:
         """The point of the working set, in the numbering of all gates."""
         self._xi = inner.xi
@@ -112,8 +152,6 @@ class BlockDescent:
         self._gap_before, self._cycles = self.gap, 0
         self.rounds += 1
         self.working_set = self._chosen(found.ratios, slow)
-        starts = [k * self.program.gates for k in range(len(self.program.signs))]
-        self._blocks: Indices = np.concatenate([start + self.working_set for start in starts])
         self._inner = None  # made when it is needed: the gap may be small enough
 
     def _prepared(self) -> BlockSweeps:
@@ -156,7 +194,10 @@ def block_descent_method(
     def begin(program: GatedProgram, point: Float64Array, dual: Float64Array | None) -> ProgramSolver:
         return BlockDescent(program, policy, point)
 
-    return GatedMethod(structure, tol, begin, "block descent")
+    def resume(program: GatedProgram, held: Held) -> ProgramSolver:
+        return BlockDescent(program, policy, held=held)
+
+    return GatedMethod(structure, tol, begin, resume, "block descent")
 
 
 def compiled_sweep(program: GatedProgram) -> Sweep | None:

@@ -41,6 +41,11 @@ class BlockFeatures(Protocol):
         """Floating-point operations of :meth:`gram`."""
         ...
 
+    @property
+    def part(self) -> Float64Array:
+        """What is the blocks' own."""
+        ...
+
     def select(self, blocks: Indices) -> BlockFeatures:
         """Those of some blocks, repeated if need be."""
         ...
@@ -100,6 +105,11 @@ class GatedFeatures:
     def gram_work(self) -> float:
         """As there."""
         return 2.0 * float(self.X.shape[0] ** 2 * self.count)
+
+    @property
+    def part(self) -> Float64Array:
+        """As there."""
+        return self.slopes
 
     def select(self, blocks: Indices) -> GatedFeatures:
         """As there."""
@@ -172,6 +182,11 @@ class StoredFeatures:
     def gram_work(self) -> float:
         """As there."""
         return float(self.blocks.size) * float(self.blocks.shape[0])
+
+    @property
+    def part(self) -> Float64Array:
+        """As there."""
+        return self.blocks
 
     def select(self, blocks: Indices) -> StoredFeatures:
         """As there."""

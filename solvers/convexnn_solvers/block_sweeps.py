@@ -24,6 +24,7 @@ from convexnn_solvers.block_features import GatedFeatures
 from convexnn_solvers.gated_program import GatedProgram, Indices, block_norms
 from convexnn_solvers.newton_duals import best_multiple, relative_gap
 from convexnn_solvers.newton_fits import SquaredFit
+from convexnn_solvers.packing import Arrays, Held, packed_attributes, restore_attributes
 
 Sweep = Callable[..., None]
 
@@ -32,6 +33,8 @@ _CONVERGED = 1e-14
 # Sweeps of which the accelerated point is made, and the regularisation of its weights.
 _MEMORY = 6
 _RIDGE = 1e-12
+# What the next sweeps depend on, besides the program and its bases.
+_STATE = ("values", "residual", "_mean", "_outliers", "primal", "xi", "offset", "dual")
 
 
 @cache
@@ -119,6 +122,14 @@ class BlockSweeps:
         )
         self.dual = -np.inf
         self._refit()
+
+    def packed(self) -> Arrays:
+        """The state as arrays."""
+        return packed_attributes(self, _STATE)
+
+    def restore(self, held: Held) -> None:
+        """Go on from what was packed."""
+        restore_attributes(self, _STATE, held)
 
     @property
     def point(self) -> Float64Array:

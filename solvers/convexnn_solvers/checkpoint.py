@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 
 from convexnn_solvers.backends import Array, Float64Array
 from convexnn_solvers.composite import Composite, Point
+from convexnn_solvers.packing import Arrays as Arrays
 from convexnn_solvers.result import HistoryRow
 
 State = TypeVar("State")
-Arrays = dict[str, NDArray[Any]]
 
 _FORMAT = 1
 # Two readings of one problem agree this well at a random point, whatever the machine.
@@ -43,6 +43,16 @@ class Resumable(Protocol[State]):
 
     def unpacked(self, arrays: Mapping[str, NDArray[Any]]) -> State:
         """The state that :meth:`packed` was given."""
+        ...
+
+
+@runtime_checkable
+class StepsInPlace(Resumable[State], Protocol[State]):
+    """One whose steps change the state they are given: it is packed before each step, where that is kept."""
+
+    @property
+    def steps_in_place(self) -> bool:
+        """True."""
         ...
 
 

@@ -11,82 +11,35 @@ the program and ``-xi``, scaled, one of the dual, so the duality gap is known wi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from convexnn_solvers.active_sets import ActiveRows
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.block_features import BlockFeatures
-from convexnn_solvers.gated_program import GatedProgram, Indices, block_norms, small
-from convexnn_solvers.newton_blocks import BlockProx, ConeProx, PlainProx
+from convexnn_solvers.gated_program import GatedProgram, Indices, block_norms
+from convexnn_solvers.newton_blocks import (
+    BlockProx,
+    ConeProx,
+    PlainProx,
+    packed_rows,
+    unpacked_blocks,
+    unpacked_rows,
+)
 from convexnn_solvers.newton_duals import best_multiple, relative_gap
 from convexnn_solvers.newton_fits import LineFunction
 from convexnn_solvers.newton_operator import newton_operator
 from convexnn_solvers.newton_outliers import Outliers
-from convexnn_solvers.newton_system import NewtonSystems
+from convexnn_solvers.newton_start import NewtonPolicy, NewtonStart, kept_features, kept_systems
+from convexnn_solvers.packing import Arrays, Held, below, packed_attributes, part, restore_attributes
 
 _EPS = float(np.finfo(np.float64).eps)
 # A better start than this does not begin with a larger penalty.
 _CLOSEST = 1e-6
-
-
-@dataclass(frozen=True)
-class NewtonPolicy:
-    """The numbers that steer the method; the defaults were chosen by counting Newton steps.
-
-    ``sigma``: first penalty, for programs scaled to size one, over the square root of the gap at the
-    start (at such a gap a cold start would have come to such a penalty); it grows by ``growth`` after an
-    inner problem of at most ``few`` steps and shrinks by half after ``many``, up to ``largest_sigma``.
-    ``inner``: an inner problem is solved when its gradient is at most ``inner / sqrt(sigma)`` times the
-    change of the point, or after ``inner_limit`` steps. ``forcing``: relative residual of the linear
-    systems. ``damping``: with cones, the curvature that is added to the Newton matrix after a shortened
-    step, as a share of the largest that leaving the active rows can add; ``damping_growth`` and
-    ``damping_decay`` after short and full steps. ``patience``: so many steps without a better gap are a
-    stall.
-    """
-
-    sigma: float = 10.0
-    growth: float = 3.0
-    largest_sigma: float = 1e8
-    few: int = 8
-    many: int = 20
-    inner: float = 5.0
-    inner_limit: int = 40
-    forcing: float = 1e-2
-    damping: float = 1e-5
-    damping_growth: float = 3.0
-    damping_decay: float = 0.5
-    patience: int = 300
-
-
-@dataclass(frozen=True, eq=False)
-class NewtonStart:
-    """Where to start: a point (c, d, B), a dual variable ``xi`` (n, c), a penalty; None: by default.
-
-    ``cones``: projections on the cones of the program, with what is known of their active rows;
-    ``systems``: the solver of linear systems of a program with the same features and fit.
-    """
-
-    point: Float64Array | None = None
-    xi: Float64Array | None = None
-    sigma: float | None = None
-    cones: ConeProx | None = None
-    systems: NewtonSystems | None = None
-
-
-def kept_systems(program: GatedProgram) -> NewtonSystems:
-    """The program's solver of linear systems: that of an earlier solve where it is small enough to keep."""
-    if small(program.fit.shape[0], program.fit.shape[0]):
-        return program.once("systems", lambda: NewtonSystems(program))
-    return NewtonSystems(program)
-
-
-def kept_features(program: GatedProgram) -> BlockFeatures:
-    """The features of all gates."""
-    if program.stored is None and small(*program.patterns.shape):
-        return program.once("features", lambda: program.features(slice(None)))
-    return program.features(slice(None))
+# What a checkpoint keeps as it is.
+_STATE = (
+    "newton_steps", "primal", "dual", "dual_point", "offset", "sigma", "_U", "_xi", "_products",
+    "_inner_steps", "_damping", "_best_gap", "_best_step",
+)  # fmt: skip
 
 
 class DualNewton:
@@ -120,6 +73,17 @@ class DualNewton:
         self.dual_point = np.zeros(self._fit.shape)
         self.dual_rows: tuple[ActiveRows, ...] = ()
         self._best_gap, self._best_step = np.inf, 0
+        self._prox: BlockProx = PlainProx()
+        if self._dual_prox is not None:
+            cones = self._dual_prox
+            self._prox = program.once("cones", lambda: cones.restricted(np.arange(program.blocks)))
+        if first.held is None:
+            self._begin(first)
+        else:
+            self._restore(first.held)
+
+    def _begin(self, first: NewtonStart) -> None:
+        program = self.program
         self._U = np.zeros(program.point_shape) if first.point is None else first.point.copy()
         active = np.flatnonzero(np.any(self._U != 0.0, axis=(0, 1)))
         prediction = program.forward(self._U)
@@ -134,12 +98,35 @@ class DualNewton:
             # The dual point of another regularisation fits best when it is feasible for this one.
             self._xi, self._products = scale * self._xi, scale * self._products
         closeness = np.sqrt(np.clip(self.gap, _CLOSEST, 1.0))
-        self._prox: BlockProx = PlainProx()
-        if self._dual_prox is not None:
-            cones = self._dual_prox
-            self._prox = program.once("cones", lambda: cones.restricted(np.arange(program.blocks)))
         self.sigma = float(self.policy.sigma / closeness) if first.sigma is None else first.sigma
         self._set_products(self._products)
+
+    def packed(self) -> Arrays:
+        """The state as arrays; a factor is made anew from its operator."""
+        arrays = packed_attributes(self, _STATE)
+        blocks, values = self._best_blocks
+        arrays |= {"best.blocks": blocks, "best.values": values}
+        arrays |= below("dual rows", packed_rows(self.dual_rows)) | below("active", self._active.packed())
+        arrays |= below("systems", self.systems.packed())
+        if self._outliers is not None:
+            arrays["outliers"] = self._outliers.held
+        for name, prox in (("prox", self._prox), ("dual prox", self._dual_prox)):
+            if isinstance(prox, ConeProx):
+                arrays |= below(name, prox.packed())
+        return arrays
+
+    def _restore(self, held: Held) -> None:
+        restore_attributes(self, _STATE, held)
+        self._best_blocks = held["best.blocks"], held["best.values"]
+        self.dual_rows = unpacked_rows(part("dual rows", held))
+        self.systems.restore(part("systems", held))
+        if self._outliers is not None:
+            self._outliers.restore(held["outliers"])
+        for name, prox in (("prox", self._prox), ("dual prox", self._dual_prox)):
+            if isinstance(prox, ConeProx):
+                prox.restore(part(name, held))
+        self._set_shifted()
+        self._active = unpacked_blocks(part("active", held))
 
     @property
     def gap(self) -> float:
@@ -310,9 +297,12 @@ class DualNewton:
     def _set_products(self, products: Float64Array) -> None:
         """``A^T xi``, and with it the argument of the proximal map and its active blocks."""
         self._products = products
-        self._shifted = self._U - self.sigma * self.program.by_block(products)
-        self._thresholds = self.sigma * self.program.weights
+        self._set_shifted()
         self._active = self._prox.at(self._shifted, self._thresholds)
+
+    def _set_shifted(self) -> None:
+        self._shifted = self._U - self.sigma * self.program.by_block(self._products)
+        self._thresholds = self.sigma * self.program.weights
 
     def _centred(self, x: Float64Array) -> Float64Array:
         return x - x.mean(axis=0) if self._fit.centred else x

@@ -15,10 +15,12 @@ import numpy as np
 
 from convexnn_solvers.active_sets import ActiveRows
 from convexnn_solvers.backends import Float64Array
-from convexnn_solvers.dual_newton import DualNewton, NewtonPolicy, NewtonStart, kept_systems
+from convexnn_solvers.dual_newton import DualNewton
 from convexnn_solvers.gated_program import GatedProgram, Indices, block_norms
-from convexnn_solvers.newton_blocks import ConeProx
+from convexnn_solvers.newton_blocks import ConeProx, packed_rows, unpacked_rows
 from convexnn_solvers.newton_duals import best_multiple, relative_gap
+from convexnn_solvers.newton_start import NewtonPolicy, NewtonStart, kept_systems
+from convexnn_solvers.packing import Arrays, Held, below, packed_attributes, part, restore_attributes
 
 # Measured: below so many gates a working set gains nothing; with cones it gains at large weights only.
 _PLAIN_FROM = 1000
@@ -26,6 +28,11 @@ _CONES_FROM = 500
 _LARGEST_RATIO = 200.0
 # Bytes of the slopes of all gates, which the method without a working set keeps in memory.
 _MEMORY = 5e8
+# What a checkpoint keeps as it is.
+_STATE = (
+    "newton_steps", "rounds", "primal", "dual", "dual_point", "offset", "working_set",
+    "_U", "_xi", "_best_gap", "_best_step", "_gap_before",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,14 +69,34 @@ class WorkingSetNewton:
         self._cones = program.once("dual cones", lambda: ConeProx(program)) if program.cones else None
         self._systems = kept_systems(program)
         self._best_gap, self._best_step = np.inf, 0
-        point = None if start is None else start.point
+        self.working_set: Indices = np.zeros(0, dtype=np.intp)
+        held = None if start is None else start.held
+        if held is None:
+            self._begin(start or NewtonStart())
+        else:
+            self._restore(held)
+
+    def _begin(self, start: NewtonStart) -> None:
+        program, point = self.program, start.point
         self._U = np.zeros(program.point_shape) if point is None else point.copy()
         fitted = program.fit.at(program.forward(self._U))
         self.primal = fitted.value + float(program.weights @ block_norms(self._U))
         self.offset = fitted.offset
-        self._xi = fitted.xi if start is None or start.xi is None else start.xi
-        self.working_set: Indices = np.zeros(0, dtype=np.intp)
+        self._xi = fitted.xi if start.xi is None else start.xi
         self._begin_round()
+
+    def packed(self) -> Arrays:
+        """The state as arrays."""
+        arrays = packed_attributes(self, _STATE) | below("inner", self._inner.packed())
+        arrays |= below("dual rows", packed_rows(self.dual_rows))
+        return arrays if self._cones is None else arrays | below("cones", self._cones.packed())
+
+    def _restore(self, held: Held) -> None:
+        restore_attributes(self, _STATE, held)
+        self.dual_rows = unpacked_rows(part("dual rows", held))
+        if self._cones is not None:
+            self._cones.restore(part("cones", held))
+        self._begin_inner(part("inner", held))
 
     @property
     def gap(self) -> float:
@@ -120,13 +147,23 @@ class WorkingSetNewton:
             self._best_gap, self._best_step = self.gap, self.newton_steps
         self.rounds += 1
         self.working_set = self._chosen(found.ratios, slow)
+        self._begin_inner()
+
+    @property
+    def _blocks(self) -> Indices:
+        """The blocks of the working set among all blocks."""
         starts = [k * self.program.gates for k in range(len(self.program.signs))]
-        self._blocks: Indices = np.concatenate([start + self.working_set for start in starts])
+        return np.concatenate([start + self.working_set for start in starts])
+
+    def _begin_inner(self, held: Held | None = None) -> None:
+        """The method on the working set, from where we are or from what it packed."""
+        blocks = self._blocks
         start = NewtonStart(
-            point=self._U[:, :, self._blocks],
+            point=self._U[:, :, blocks],
             xi=self._xi,
-            cones=None if self._cones is None else self._cones.restricted(self._blocks),
+            cones=None if self._cones is None else self._cones.restricted(blocks),
             systems=self._systems,
+            held=held,
         )
         self._inner = DualNewton(self.program.restricted(self.working_set), self.policy, start)
 

@@ -14,6 +14,7 @@ from convexnn_solvers.cones import ActiveRows
 from convexnn_solvers.gated_program import GatedProgram, Scaling, scaled
 from convexnn_solvers.gated_structure import GatedStructure
 from convexnn_solvers.iterate import Candidate
+from convexnn_solvers.packing import Arrays, Held, below, part
 from convexnn_solvers.status import Status
 
 # The loop is asked for a certificate when our own gap is this share of the tolerance, and then by steps.
@@ -59,9 +60,15 @@ class ProgramSolver(Protocol):
         """One step towards a gap of ``tol``; none if it is reached."""
         ...
 
+    def packed(self) -> Arrays:
+        """Everything that the next steps depend on, copied."""
+        ...
+
 
 #: Starts a solver on a scaled program at a point (c, d, B), and at a dual point W (n, c) where one is known.
 Begin = Callable[[GatedProgram, Float64Array, Float64Array | None], ProgramSolver]
+#: Goes on with a solver on a scaled program from what it packed.
+Resume = Callable[[GatedProgram, Held], ProgramSolver]
 
 
 @dataclass(eq=False)
@@ -95,9 +102,11 @@ class GatedMethod:
     structure: GatedStructure
     tol: float
     begin: Begin
+    resume: Resume
     name: str
     warm: DualPoint | None = None
     judges_itself: bool = True
+    steps_in_place: bool = True
 
     def start(self, x: Point) -> GatedState:
         """The solvers at a point of the composite."""
@@ -151,6 +160,20 @@ class GatedMethod:
         )
         stalled = state.failed or any(solver.stalled for solver, _ in pairs)
         return Candidate(point, (duals,), Status.STALLED if stalled else None)
+
+    def packed(self, state: GatedState) -> Arrays:
+        """The goal and the solvers."""
+        arrays: Arrays = {"goal": np.asarray(state.goal), "failed": np.asarray(state.failed)}
+        for k, solver in enumerate(state.solvers):
+            arrays |= below(f"{k}", solver.packed())
+        return arrays
+
+    def unpacked(self, arrays: Held) -> GatedState:
+        """The state that was packed."""
+        pairs = [scaled(program) for program in self.structure.programs]
+        solvers = [self.resume(inside, part(f"{k}", arrays)) for k, (inside, _) in enumerate(pairs)]
+        scalings = [scaling for _, scaling in pairs]
+        return GatedState(solvers, scalings, float(arrays["goal"]), bool(arrays["failed"]))
 
     def multipliers(self, state: GatedState) -> tuple[Float64Array, ...]:
         """None of its own: those of pattern cones follow from the dual point."""

@@ -15,8 +15,9 @@ from typing import Generic, Protocol, TypeVar, runtime_checkable
 import numpy as np
 
 from convexnn_solvers.backends import Float64Array
-from convexnn_solvers.checkpoint import Arrays, Keeper, Resumable, whole_point
+from convexnn_solvers.checkpoint import Arrays, Keeper, Resumable, StepsInPlace, whole_point
 from convexnn_solvers.composite import Composite, DualPoint, Point
+from convexnn_solvers.packing import below, part
 from convexnn_solvers.result import Result
 from convexnn_solvers.status import Status
 from convexnn_solvers.watch import Candidate as Candidate
@@ -107,7 +108,8 @@ def iterate(
                 state = _state_from(saved, method, composite)
             while verdict is None:
                 if keeper is not None:
-                    mark = _Mark(iteration, next_look, state, copy(watch), len(watch.history))
+                    left: Arrays | None = method.packed(state) if isinstance(method, StepsInPlace) else None
+                    mark = _Mark(iteration, next_look, state, copy(watch), len(watch.history), left)
                     if keeper.due():
                         keeper.write(mark.packed(method))
                 watch.break_silence(iteration)
@@ -136,13 +138,17 @@ def iterate(
 
 @dataclass(frozen=True, eq=False)
 class _Mark(Generic[State]):
-    """The loop between two iterations; what a limit or an interrupt then looks at is not part of it."""
+    """The loop between two iterations; what a limit or an interrupt then looks at is not part of it.
+
+    ``left``: the state as arrays, of a method whose steps change it.
+    """
 
     iteration: int
     next_look: int
     state: State
     watch: Watch
     looks: int
+    left: Arrays | None
 
     def packed(self, method: Method[State]) -> Arrays:
         """Everything as arrays. A method whose states cannot be packed leaves its best point."""
@@ -151,14 +157,14 @@ class _Mark(Generic[State]):
             **self.watch.packed(self.looks),
         }
         if isinstance(method, Resumable):
-            state: Arrays = method.packed(self.state)
-            return arrays | {f"state.{name}": array for name, array in state.items()}
+            state: Arrays = method.packed(self.state) if self.left is None else self.left
+            return arrays | below("state", state)
         candidate = method.candidate(self.state)
         return arrays | packed_candidate("candidate", candidate.point, candidate.duals)
 
 
 def _state_from(saved: Arrays, method: Method[State], composite: Composite) -> State:
-    state = {name.removeprefix("state."): a for name, a in saved.items() if name.startswith("state.")}
+    state = part("state", saved)
     if isinstance(method, Resumable) and state:
         resumed: State = method.unpacked(state)
         return resumed

@@ -13,7 +13,7 @@ Arrays are (c, d, m): outputs, features, blocks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Protocol
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.cones import ActiveRows, PatternCones, no_active_rows
 from convexnn_solvers.gated_program import GatedProgram, Indices, block_norms
+from convexnn_solvers.packing import Arrays, Held
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +63,31 @@ class ActiveBlocks:
         """``sum_b 1/2 (||P(Z_b)|| - t_b)_+^2``, whose gradient in Z is the proximal map."""
         excess = self.norms - self.thresholds
         return 0.5 * float(excess @ excess)
+
+    def packed(self) -> Arrays:
+        """Everything as arrays."""
+        fields = {"blocks": self.blocks, "projected": self.projected}
+        fields |= {"norms": self.norms, "thresholds": self.thresholds}
+        return fields | {f"rows.{k}": rows for k, rows in enumerate(self.rows)}
+
+
+def unpacked_blocks(held: Held) -> ActiveBlocks:
+    """The inverse of :meth:`ActiveBlocks.packed`."""
+    rows = tuple(held[f"rows.{k}"] for k in range(sum(name.startswith("rows.") for name in held)))
+    return ActiveBlocks(held["blocks"], held["projected"], held["norms"], held["thresholds"], rows)
+
+
+def packed_rows(rows: Sequence[ActiveRows]) -> Arrays:
+    """Active rows of every output as arrays."""
+    return {f"rows.{k}": active.rows for k, active in enumerate(rows)} | {
+        f"multipliers.{k}": active.multipliers for k, active in enumerate(rows)
+    }
+
+
+def unpacked_rows(held: Held) -> tuple[ActiveRows, ...]:
+    """The inverse of :func:`packed_rows`."""
+    count = sum(name.startswith("rows.") for name in held)
+    return tuple(ActiveRows(held[f"rows.{k}"], held[f"multipliers.{k}"]) for k in range(count))
 
 
 LineFunction = Callable[[float], tuple[float, float]]
@@ -120,6 +146,14 @@ class ConeProx:
         other._warm = [active.take(blocks) for active in self._warm]
         other._polar = self._polar[:, :, blocks]
         return other
+
+    def packed(self) -> Arrays:
+        """What is known from the calls before, as arrays."""
+        return packed_rows(self._warm) | {"polar": self._polar.copy()}
+
+    def restore(self, held: Held) -> None:
+        """Go on from what was packed."""
+        self._warm, self._polar = list(unpacked_rows(held)), held["polar"].copy()
 
     def at(self, Z: Float64Array, thresholds: Float64Array) -> ActiveBlocks:
         """The active blocks of ``Z`` (c, d, B); projects only blocks that may be active."""

@@ -17,16 +17,21 @@ import numpy as np
 from scipy.linalg import blas
 
 from convexnn_solvers.backends import Float64Array
-from convexnn_solvers.block_features import BlockFeatures
+from convexnn_solvers.block_features import BlockFeatures, GatedFeatures, StoredFeatures
 from convexnn_solvers.gated_program import GatedProgram
-from convexnn_solvers.newton_blocks import ActiveBlocks, Jacobian, jacobian
+from convexnn_solvers.newton_blocks import ActiveBlocks, Jacobian, jacobian, unpacked_blocks
+from convexnn_solvers.packing import Arrays, Held, below, part
 
 
 @dataclass(frozen=True, eq=False)
 class NewtonOperator:
-    """``x -> h o x + sigma A J A^T x`` on (n, c) arrays, by products with the features."""
+    """``x -> h o x + sigma A J A^T x`` on (n, c) arrays, by products with the features.
+
+    ``features`` are those of the ``active`` blocks.
+    """
 
     features: BlockFeatures
+    active: ActiveBlocks
     jacobian: Jacobian
     sigma: float
     diagonal: Float64Array
@@ -83,4 +88,19 @@ def newton_operator(
     diagonal: Float64Array,
 ) -> NewtonOperator:
     """The operator of the Newton step; ``features`` are those of the active blocks."""
-    return NewtonOperator(features, jacobian(program, active), sigma, diagonal)
+    return NewtonOperator(features, active, jacobian(program, active), sigma, diagonal)
+
+
+def packed_operator(operator: NewtonOperator) -> Arrays:
+    """What :func:`unpacked_operator` needs besides the program."""
+    features = operator.features.part
+    arrays = {"sigma": np.asarray(operator.sigma), "diagonal": operator.diagonal, "features": features}
+    return arrays | below("active", operator.active.packed())
+
+
+def unpacked_operator(program: GatedProgram, held: Held) -> NewtonOperator:
+    """The operator that was packed, of this program or of one with fewer gates."""
+    own = held["features"]
+    features = GatedFeatures(program.X, own) if program.stored is None else StoredFeatures(own)
+    active = unpacked_blocks(part("active", held))
+    return newton_operator(program, active, features, float(held["sigma"]), held["diagonal"])

@@ -30,6 +30,15 @@ class Outliers:
         self._bend = bend
         self._s = np.zeros(shape)
 
+    @property
+    def held(self) -> Float64Array:
+        """The outliers (n, c) that were accepted."""
+        return self._s
+
+    def restore(self, held: Float64Array) -> None:
+        """Go on from these."""
+        self._s = held
+
     def at(self, xi: Float64Array, sigma: float) -> OutlierStep:
         """The proximal point of ``s - sigma xi``."""
         shifted = self._s - sigma * xi

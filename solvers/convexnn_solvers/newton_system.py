@@ -18,7 +18,13 @@ from scipy.linalg import blas, lapack
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.block_features import outer
 from convexnn_solvers.gated_program import GatedProgram
-from convexnn_solvers.newton_operator import NewtonOperator, SharedOperator
+from convexnn_solvers.newton_operator import (
+    NewtonOperator,
+    SharedOperator,
+    packed_operator,
+    unpacked_operator,
+)
+from convexnn_solvers.packing import Arrays, Held
 
 Solve = Callable[[Float64Array], Float64Array]
 Operator = NewtonOperator | SharedOperator
@@ -63,6 +69,7 @@ class NewtonSystems:
         self._base: Float64Array | None = None
         self._factor: Solve | None = None
         self._factor_work = 0.0
+        self._origin: NewtonOperator | None = None
 
     def solve(self, operator: NewtonOperator, right: Float64Array, rtol: float) -> Float64Array:
         """``x`` with ``||operator(x) - right|| <= rtol ||right||``, or as good as the iteration limit allows.
@@ -80,10 +87,24 @@ class NewtonSystems:
             )
             if converged:
                 return x
-        self._factor, self._factor_work = self._new_factor(operator, written)
-        self.counts.factorisations += 1
+        self._refactor(operator, written)
         x, _ = self._iterate(applied, right, x, rtol, self._limits.iterations)
         return x
+
+    def packed(self) -> Arrays:
+        """The operator of the latest factor: enough to make it anew."""
+        return {} if self._origin is None else packed_operator(self._origin)
+
+    def restore(self, held: Held) -> None:
+        """The factor that was there when this was packed."""
+        if held:
+            origin = unpacked_operator(self._program, held)
+            self._refactor(origin, self._written_out(origin))
+
+    def _refactor(self, operator: NewtonOperator, written: SharedOperator | None) -> None:
+        self._factor, self._factor_work = self._new_factor(operator, written)
+        self._origin = operator
+        self.counts.factorisations += 1
 
     def _written_out(self, operator: NewtonOperator) -> SharedOperator | None:
         """The matrix written out where several outputs share it and that pays within one system."""

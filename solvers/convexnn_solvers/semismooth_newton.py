@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.composite import DualPoint
-from convexnn_solvers.dual_newton import NewtonPolicy, NewtonStart
 from convexnn_solvers.gate_working_set import newton_engine
 from convexnn_solvers.gated_method import GatedMethod, ProgramSolver
 from convexnn_solvers.gated_program import GatedProgram
 from convexnn_solvers.gated_structure import GatedStructure
+from convexnn_solvers.newton_start import NewtonPolicy, NewtonStart
+from convexnn_solvers.packing import Held
 
 
 def semismooth_newton_method(
@@ -26,4 +27,7 @@ def semismooth_newton_method(
         start = NewtonStart(point=point, xi=None if dual is None else -dual)
         return newton_engine(program, policy or NewtonPolicy(), start)
 
-    return GatedMethod(structure, tol, begin, "semismooth Newton", warm)
+    def resume(program: GatedProgram, held: Held) -> ProgramSolver:
+        return newton_engine(program, policy or NewtonPolicy(), NewtonStart(held=held))
+
+    return GatedMethod(structure, tol, begin, resume, "semismooth Newton", warm)

@@ -158,7 +158,7 @@ class Watch:
         for candidate in found:
             if not all(np.isfinite(array).all() for array in candidate.point):
                 return Status.NOT_FINITE
-            self._keep(candidate.point, self.judge.certify(candidate.point, candidate.duals))
+            self._keep(candidate.point, self.judge.certify(candidate.point, candidate.duals, thorough=False))
         self.previous = whole_point("watch.previous", saved)
         return None
 

@@ -1,0 +1,72 @@
+"""What the semismooth Newton method is told and given: its policy, where to start, what is kept for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from convexnn_solvers.backends import Float64Array
+from convexnn_solvers.block_features import BlockFeatures
+from convexnn_solvers.gated_program import GatedProgram, small
+from convexnn_solvers.newton_blocks import ConeProx
+from convexnn_solvers.newton_system import NewtonSystems
+from convexnn_solvers.packing import Held
+
+
+@dataclass(frozen=True)
+class NewtonPolicy:
+    """The numbers that steer the method; the defaults were chosen by counting Newton steps.
+
+    ``sigma``: first penalty, for programs scaled to size one, over the square root of the gap at the
+    start (at such a gap a cold start would have come to such a penalty); it grows by ``growth`` after an
+    inner problem of at most ``few`` steps and shrinks by half after ``many``, up to ``largest_sigma``.
+    ``inner``: an inner problem is solved when its gradient is at most ``inner / sqrt(sigma)`` times the
+    change of the point, or after ``inner_limit`` steps. ``forcing``: relative residual of the linear
+    systems. ``damping``: with cones, the curvature that is added to the Newton matrix after a shortened
+    step, as a share of the largest that leaving the active rows can add; ``damping_growth`` and
+    ``damping_decay`` after short and full steps. ``patience``: so many steps without a better gap are a
+    stall.
+    """
+
+    sigma: float = 10.0
+    growth: float = 3.0
+    largest_sigma: float = 1e8
+    few: int = 8
+    many: int = 20
+    inner: float = 5.0
+    inner_limit: int = 40
+    forcing: float = 1e-2
+    damping: float = 1e-5
+    damping_growth: float = 3.0
+    damping_decay: float = 0.5
+    patience: int = 300
+
+
+@dataclass(frozen=True, eq=False)
+class NewtonStart:
+    """Where to start: a point (c, d, B), a dual variable ``xi`` (n, c), a penalty; None: by default.
+
+    ``cones``: projections on the cones of the program, with what is known of their active rows;
+    ``systems``: the solver of linear systems of a program with the same features and fit. ``held``: what the
+    method packed, on the same program; then everything else is taken from there.
+    """
+
+    point: Float64Array | None = None
+    xi: Float64Array | None = None
+    sigma: float | None = None
+    cones: ConeProx | None = None
+    systems: NewtonSystems | None = None
+    held: Held | None = None
+
+
+def kept_systems(program: GatedProgram) -> NewtonSystems:
+    """The program's solver of linear systems: that of an earlier solve where it is small enough to keep."""
+    if small(program.fit.shape[0], program.fit.shape[0]):
+        return program.once("systems", lambda: NewtonSystems(program))
+    return NewtonSystems(program)
+
+
+def kept_features(program: GatedProgram) -> BlockFeatures:
+    """The features of all gates."""
+    if program.stored is None and small(*program.patterns.shape):
+        return program.once("features", lambda: program.features(slice(None)))
+    return program.features(slice(None))
