@@ -19,8 +19,6 @@ from cvxpy.tests.solver_test_helpers import (
     lp_7,
     lp_bound_attr,
     qp_bound_attr,
-    sdp_1,
-    sdp_2,
 )
 
 from convexnn_solvers import AugmentedLagrangian
@@ -62,24 +60,12 @@ ABOUT_OTHERS = {
     "StandardTestLPs.test_lp_7",
     "StandardTestQPs.test_qp_bound_attr",
 }
-# Semidefinite programs without any strongly convex term: the value is right to four digits within seconds,
-# but the certificate does not reach that accuracy, so that they end at a limit.
-UNFINISHED = {f"StandardTestSDPs.test_{name}" for name in ("sdp_1min", "sdp_1max", "sdp_2")}
-PASSED = [name for name in TESTS if name not in {*REFUSED, *ABOUT_OTHERS, *UNFINISHED}]
+PASSED = [name for name in TESTS if name not in {*REFUSED, *ABOUT_OTHERS}]
 
 
 @pytest.mark.parametrize("name", PASSED)
 def test_standard_problems_are_solved(name: str) -> None:
     TESTS[name](AugmentedLagrangian(tol=1e-6))
-
-
-@pytest.mark.filterwarnings("ignore:Solution may be inaccurate")
-@pytest.mark.parametrize("make", [lambda: sdp_1("min"), lambda: sdp_1("max"), sdp_2])
-def test_hard_semidefinite_programs_end_at_a_limit_with_the_right_value(make: Callable[[], Any]) -> None:
-    helper = make()
-    helper.solve(AugmentedLagrangian(tol=1e-6, max_iter=1500))
-    assert helper.prob.status == "user_limit"
-    helper.verify_objective(2)
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -188,3 +188,23 @@ def test_envelopes_are_consistent(term: Split, weight: Any) -> None:
         np.testing.assert_allclose(rows * envelope.updated(old, delta, np), -gradient, atol=1e-13)
         change = envelope.gradient(new, delta, np) - gradient
         assert np.linalg.norm(change) <= 1.7 * envelope.curvature * np.linalg.norm(new - old) * (1 + 1e-12)
+
+
+@pytest.mark.parametrize(("term", "weight"), SPLITS)
+@pytest.mark.parametrize("size", [1e-1, 1e-3, 1e-5, 1e-7, 1e-9])
+def test_bregman_distances_of_short_steps_are_no_rounding(term: Split, weight: Any, size: float) -> None:
+    """They lie between the two bounds of any convex function with such a gradient, however short the step.
+
+    Rounding above the upper one would shorten the steps of R-FISTA without end.
+    """
+    rng = np.random.default_rng(0)
+    rows = np.asarray(term.even(np.exp2(rng.integers(-1, 2, SHAPE))))
+    envelope = Envelope(term, weight, rng.standard_normal(SHAPE), rows)
+    delta = np.asarray(1.7)
+    lipschitz = 1.7 * envelope.curvature
+    for old in samples(10)[2:]:
+        new = old + size * rng.standard_normal(SHAPE)
+        change = envelope.gradient(new, delta, np) - envelope.gradient(old, delta, np)
+        distance = float(envelope.bregman(new, old, delta, np))
+        assert distance >= float(np.sum(change**2)) / (2.0 * lipschitz) * (1.0 - 1e-5)
+        assert distance <= 0.5 * lipschitz * float(np.sum((new - old) ** 2)) * (1.0 + 1e-5)

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from convexnn_solvers.backends import Array, Float64Array
 from convexnn_solvers.constraint_cones import Cone
 
-# Differences of values below this many rounding errors count as zero.
+# Differences of values below this many rounding errors of their terms are those.
 _ROUNDING = 64.0
 
 
@@ -90,14 +90,20 @@ class Envelope:
         return weight * self.rows * self._parted(q, weight, xp)[1]
 
     def bregman(self, new: Array, old: Array, weight: Array, xp: Any) -> Array:
-        """The Bregman distance as a sum of two that are never negative: of ``G`` and of the square."""
+        """The Bregman distance as a sum of two that are never negative: of ``G`` and of the square.
+
+        Where that of ``G`` drowns in the rounding of its terms (on a curved cone ``z`` and ``p - R z`` are
+        orthogonal in the sum, not entry by entry), half the symmetrised distance stands in for it.
+        """
         (z, rest), (z_new, rest_new) = (self._parted(q, weight, xp) for q in (old, new))
         values = [self.term.value(y, self.term_weight, xp) for y in (z_new, z)]
-        slope = xp.sum(weight * self.rows * rest * (z_new - z))
-        excess = values[0] - values[1] - slope
+        slopes = weight * self.rows * rest
+        excess = values[0] - values[1] - xp.sum(slopes * (z_new - z))
         eps = float(xp.finfo(new.dtype).eps)
-        size = abs(values[0]) + abs(values[1]) + abs(slope)
-        excess = excess if float(excess) > _ROUNDING * eps * float(size) else 0.0 * excess
+        size = abs(values[0]) + abs(values[1]) + xp.sum(xp.abs(slopes) * (xp.abs(z_new) + xp.abs(z)))
+        if not float(excess) > _ROUNDING * eps * float(size):
+            turned = 0.5 * xp.sum(weight * self.rows * (rest_new - rest) * (z_new - z))
+            excess = xp.clip(turned, 0.0, None)
         return excess + 0.5 * weight * xp.sum((rest_new - rest) ** 2)
 
     def conjugate(self, v: Float64Array, weight: Any) -> float:

@@ -90,13 +90,17 @@ class FreeVariables:
         return bool(np.all(np.abs(self.residual(thetas, multipliers)) <= tolerance * size))
 
     def _term_sizes(self, thetas: Arrays, multipliers: Sequence[Float64Array | None]) -> Float64Array:
-        """The sums of the absolute values of the terms of :meth:`residual`."""
+        """The sums of the absolute values of the terms of :meth:`residual`.
+
+        Multipliers of cones that tie entries together round all of them by a share of the largest.
+        """
         size = np.abs(self.linear)
         for columns, theta in zip(self.losses, thetas, strict=True):
             size = size + np.abs(columns).T @ np.abs(theta.ravel())
-        for columns, mu in zip(self.constraints, multipliers, strict=True):
+        terms = zip(self.composite.constraints, self.constraints, multipliers, strict=True)
+        for term, columns, mu in terms:
             if mu is not None:
-                size = size + np.abs(columns).T @ np.abs(mu.ravel())
+                size = size + np.abs(columns).T @ term.cone.even(np.abs(mu)).ravel()
         return size
 
     def leak(self, thetas: Arrays, multipliers: Sequence[Float64Array | None]) -> float:
@@ -196,7 +200,7 @@ class FreeVariables:
 
         t = np.zeros(self.linear.size)
         point, gap = moved(t)
-        unit = 1e-7 / self._largest_entries()
+        unit, finer = 1e-7 / self._largest_entries(), 2
         for _ in range(_NEWTON_STEPS):
             if self.satisfied(*point, tolerance=_EXACT):
                 break
@@ -211,7 +215,11 @@ class FreeVariables:
                     break
                 length *= 0.5
             else:
-                break
+                if not finer or self.satisfied(*point):
+                    break
+                # Differences that reach beyond the projections' next kink mislead: closer ones do not.
+                unit, finer = 1e-2 * unit, finer - 1
+                continue
             t, point, gap = t + length * step, trial, left
         return point
 
