@@ -42,7 +42,7 @@ bench-full: $(VENV)/bench.stamp  ## the whole grid, which may take days
 	$(BIN)/python -m benchmarks.report output/bench-full.json --folder benchmarks/full
 
 growth: $(VENV)/demo.stamp  ## time and memory against samples, features and gates (output/): about half an hour
-	$(BIN)/python -m benchmarks.growth --minutes 30 --out output
+	$(BIN)/python -m benchmarks.growth --minutes 30 --out output --report benchmarks/growth.md
 
 bench-path: $(VENV)/demo.stamp  ## a regularisation path beside its smallest regularisation alone
 	$(BIN)/python -m benchmarks.path_cost

@@ -1,7 +1,8 @@
 """``python -m benchmarks.growth``: time and peak memory against samples, features and gates, one at a time.
 
 Planted data (see ``cases``), the gated program, every solve from cold to a certified relative gap in a
-process of its own. Prints a table and the exponents of least-squares lines in logarithms, and draws a figure.
+process of its own. Prints a table and the exponents of least-squares lines in logarithms, and draws a figure;
+``--report`` makes a page of all that.
 ``--minutes`` starts nothing after that time and shortens the last solve: what is left out is named.
 """
 
@@ -18,11 +19,31 @@ from typing import Any
 import numpy as np
 
 from benchmarks.cases import planted_data
+from benchmarks.machine import described, machine
 from benchmarks.workers import limit_threads
 from convexnn_models import gated_relu, lambda_max, sample_gates
 from convexnn_solvers import Auto, compare
 
 TARGET = 1e-3
+_REPORT = """# How time and memory grow
+
+Made by `python -m benchmarks.growth` (`make growth`).
+
+{machine}
+
+C-GReLU on planted data, squared loss, one thread, `Auto(tol={target:g})` from cold in a process of its own
+for every row. `ratio` is the regularisation over the smallest one whose optimum is zero; `gap` the certified
+relative gap at the returned point; `MB` the peak above a process that only imports CVXPY. One size grows at
+a time.
+
+![time and memory]({figure})
+
+| grows | exponent of seconds | exponent of MB |
+|---|---|---|
+{exponents}
+| grows | samples | features | gates | ratio | seconds | compile seconds | MB | gap |
+|---|---|---|---|---|---|---|---|---|
+{rows}"""
 
 
 @dataclass(frozen=True)
@@ -168,12 +189,29 @@ def draw(found: Sequence[Measured], axes: Sequence[str], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
+def page(found: Sequence[Measured], axes: Sequence[str], figure: str) -> str:
+    """All of it in Markdown."""
+    order = [*axes, "large"]
+    rows = sorted(found, key=lambda row: order.index(row.axis))
+    lines = ["| " + " | ".join(line(row).split()) + " |\n" for row in rows]
+    slopes = [f"| {axis} | {' | '.join(_slopes(found, axis).values())} |\n" for axis in axes]
+    head = described(machine())
+    return _REPORT.format(
+        machine=head, target=TARGET, figure=figure, exponents="".join(slopes), rows="".join(lines)
+    )
+
+
+def _slopes(found: Sequence[Measured], axis: str) -> dict[str, str]:
+    return {name: "-" if s is None else f"{s:.2f}" for name, s in fitted(found, axis).items()}
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=900.0, help="time limit of every solve")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start nothing new after these")
     parser.add_argument("--out", type=Path, default=Path("output"), help="folder for growth.json, growth.png")
+    parser.add_argument("--report", type=Path, help="the page to write; its figure goes beside it")
     parser.add_argument("--tiny", action="store_true", help="sizes that take seconds, to see that it works")
     chosen = parser.parse_args()
     limit_threads()
@@ -184,12 +222,15 @@ def main() -> None:
     budget = Budget(chosen.seconds, time.perf_counter() + 60.0 * chosen.minutes)
     found = run(axes, base, () if chosen.tiny else LARGE, budget)
     for axis in axes:
-        slopes = fitted(found, axis)
-        shown = ", ".join(f"{n}: {'-' if s is None else f'{s:.2f}'}" for n, s in slopes.items())
-        print(f"exponents in {axis}: {shown}")
+        print(f"exponents in {axis}: {', '.join(f'{n}: {s}' for n, s in _slopes(found, axis).items())}")
     chosen.out.mkdir(parents=True, exist_ok=True)
     (chosen.out / "growth.json").write_text(json.dumps([asdict(row) for row in found], indent=1))
     draw(found, list(axes), chosen.out / "growth.png")
+    if chosen.report is not None:
+        chosen.report.parent.mkdir(parents=True, exist_ok=True)
+        figure = chosen.report.with_suffix(".png")
+        draw(found, list(axes), figure)
+        chosen.report.write_text(page(found, list(axes), figure.name))
 
 
 if __name__ == "__main__":

@@ -234,6 +234,9 @@ def test_growth_measures_and_fits_exponents() -> None:
         assert row.gap is not None
         assert row.gap <= growth.TARGET
     assert growth.fitted(found, "samples")["seconds"] is not None
+    text = growth.page(found, ["samples"], "growth.png")
+    assert "\n| samples | 40 | 3 | 8 | 0.1 |" in text
+    assert text.count("\n| samples |") == 3  # two rows, and the exponents
 
 
 def test_polynomial_runs_are_kept_and_a_time_out_makes_a_bound(tmp_path: Path) -> None:
