@@ -98,6 +98,7 @@ def profile(case: Case, tol: float) -> Tally:
         (newton_system, "_woodbury", "systems", lambda W, _: float(W.shape[0] * W.shape[1] ** 2)),
         (newton_system, "_factorised", "systems", lambda H: H.shape[0] ** 3 / 3.0),
         (PatternCones, "project", "projections", None),
+        (PatternCones, "project_in_place", "projections", None),
         (Certifier, "__init__", "certificate", None),
         (Certifier, "certify", "certificate", None),
         (DualNewton, "step", "line search and bookkeeping", None),

@@ -1,8 +1,9 @@
 """The active-set method for one block after the other, in machine code; needs numba.
 
 Batched NumPy pays for padding and for the few blocks that need many steps; compiled loops keep one
-orthonormal basis per block and change it a row at a time. Blocks that meet a dependent row, or too many
-steps, are handed back unfinished, with what they have, to the method that can deal with them.
+orthonormal basis per block, change it a row at a time, and find it again when the same block comes back.
+Blocks that meet a dependent row, or too many steps, are handed back unfinished, with what they have, to the
+method that can deal with them.
 """
 
 from __future__ import annotations
@@ -14,10 +15,19 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from convexnn_solvers.cone_factors import ConeFactors
+
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _Floats = NDArray[np.float64]
+_Indices = NDArray[np.intp]
 #: A row of booleans (or one of them, which has no common static type).
 _Bits = Any
+
+# Among the rows that were violated at the latest pass over all rows, one enters while it is violated by this
+# share of what was the most then: on what is left, a new pass knows better.
+_ENOUGH = 0.1
+# A row that loses no more than this share of its length to the basis is orthogonal to it in one pass.
+_ONE_PASS = 0.5
 
 
 def _compiled(function: _Function) -> _Function:
@@ -30,28 +40,30 @@ def _compiled(function: _Function) -> _Function:
 def project_blocks(
     unit: _Floats,
     bits: NDArray[np.bool_],
+    gates: _Indices,
     points: _Floats,
+    blocks: _Indices,
     tolerance: float,
     dependent: float,
-    rows: NDArray[np.intp],
+    rows: _Indices,
     rho: _Floats,
     projected: _Floats,
     finished: NDArray[np.bool_],
+    factors: ConeFactors,
 ) -> None:
-    """Lawson-Hanson for every block, in place.
+    """Lawson-Hanson for m of B blocks, in place.
 
-    ``unit`` (n, d) holds unit (or zero) rows, ``bits`` (m, n) their signs per block, ``points`` (m, d);
-    ``rows`` (m, k), padded with -1, and ``rho`` (m, k) are the warm start and the result; ``projected``
-    (m, d) and ``finished`` (m,) are results.
+    ``unit`` (n, d) holds unit (or zero) rows, ``bits`` (P, n) their signs per gate; ``points`` (m, d) of
+    length about one, ``gates`` (m,) and ``blocks`` (m,): which of the B blocks they are. ``rows`` (B, k),
+    padded with -1, and ``rho`` (B, k) are the warm start and the result; ``projected`` (m, d) and
+    ``finished`` (m,) are results.
     """
-    m, d = points.shape
-    capacity = min(rows.shape[1], unit.shape[0])
-    basis, triangle = np.empty((capacity, d)), np.empty((capacity, capacity))
-    x, coefficients = np.empty(capacity), np.empty(capacity)
-    for b in range(m):
-        finished[b] = _project_one(
-            unit, bits[b], points[b], tolerance, dependent, rows[b], rho[b], projected[b],
-            basis, triangle, x, coefficients,
+    violated = np.empty(unit.shape[0], dtype=np.intp)
+    for j in range(gates.size):
+        b = blocks[j]
+        finished[j] = _project_one(
+            unit, bits[gates[j]], points[j], tolerance, dependent, b, rows[b], rho[b], projected[j],
+            factors, violated,
         )  # fmt: skip
 
 
@@ -62,62 +74,91 @@ def _project_one(
     z: _Floats,
     tolerance: float,
     dependent: float,
-    rows: NDArray[np.intp],
+    block: int,
+    rows: _Indices,
     rho: _Floats,
     u: _Floats,
-    basis: _Floats,
-    triangle: _Floats,
-    x: _Floats,
-    coefficients: _Floats,
+    factors: ConeFactors,
+    violated: _Indices,
 ) -> bool:
-    """One block; see :func:`project_blocks`. The scratch arrays may hold anything."""
-    capacity = basis.shape[0]
+    """One block; see :func:`project_blocks`.
+
+    Rows that enter are sought among those ``violated`` at the latest pass over all rows first; only a pass
+    over all rows that finds none ends the search.
+    """
+    slot = block % factors.block.size
+    basis, triangle = factors.basis[slot], factors.triangle[slot]
+    coefficients, x = factors.coefficients, factors.solution
+    capacity = min(rows.size, unit.shape[0])
     count = 0
-    for a in range(capacity):  # the warm start, without what depends on the rows before
-        if rows[a] < 0:
-            break
-        row, value = rows[a], rho[a]
-        if _append(unit[row], bits[row], z, dependent, basis, triangle, coefficients, count):
-            rows[count], rho[count] = row, value
+    if factors.block[slot] == block:
+        while count < capacity and rows[count] >= 0:
+            coefficients[count] = _product(basis[count], z)
             count += 1
-    for _ in range(6 * capacity + 30):
-        negative = _back_substitute(triangle, coefficients, x, count)
-        if negative:
-            first = _step_back(rows, rho, x, count)
-            kept = first
-            for a in range(first, count):
-                if rho[a] <= 0.0:
-                    continue
-                row, value = rows[a], rho[a]
-                if not _append(unit[row], bits[row], z, dependent, basis, triangle, coefficients, kept):
-                    continue
-                rows[kept], rho[kept] = row, value
-                kept += 1
-            count = kept
+    else:
+        for a in range(capacity):  # the warm start, without what depends on the rows before
+            if rows[a] < 0:
+                break
+            row, value = rows[a], rho[a]
+            if _append(unit[row], bits[row], z, dependent, basis, triangle, coefficients, count):
+                rows[count], rho[count] = row, value
+                count += 1
+    factors.block[slot] = block
+    known, enough, done = 0, 0.0, False
+    for _ in range(8 * capacity + 40):
+        if _back_substitute(triangle, coefficients, x, count):
+            count = _step_back(rows, rho, x, triangle, coefficients, basis, count)
             continue
         for a in range(count):
             rho[a] = x[a]
         _residual(z, basis, coefficients, u, count)
-        worst, row = _most_violated(unit, bits, u)
-        if worst >= -tolerance:
-            _close(rows, rho, count)
-            return True
-        if count == capacity:
+        worst, row = _lowest(unit, bits, u, violated, known)
+        if worst >= -enough:
+            known = _all_violated(unit, bits, u, tolerance, factors, slot, block, violated)
+            worst, row = _lowest(unit, bits, u, violated, known)
+            enough = max(tolerance, -_ENOUGH * worst)
+            done = worst >= -tolerance
+        if done or count == capacity:
             break
         if not _append(unit[row], bits[row], z, dependent, basis, triangle, coefficients, count):
             break
         rows[count], rho[count] = row, 0.0
         count += 1
-    _close(rows, rho, count)
-    return False
-
-
-@_compiled
-def _close(rows: NDArray[np.intp], rho: _Floats, count: int) -> None:
-    """Nothing after the first ``count`` active rows."""
     for a in range(count, rows.size):
         rows[a] = -1
         rho[a] = 0.0
+    return done
+
+
+@_compiled
+def polar_directions(
+    unit: _Floats,
+    bits: NDArray[np.bool_],
+    gates: _Indices,
+    blocks: _Indices,
+    rows: _Indices,
+    rho: _Floats,
+    polar: _Floats,
+) -> None:
+    """``polar[b] = B_b^T rho_b`` for the given blocks b and their gates."""
+    for j in range(blocks.size):
+        b = blocks[j]
+        polar[b] = 0.0
+        for a in range(rows.shape[1]):
+            i = rows[b, a]
+            if i < 0:
+                break
+            weight = rho[b, a] if bits[gates[j], i] else -rho[b, a]
+            for k in range(unit.shape[1]):
+                polar[b, k] += weight * unit[i, k]
+
+
+@_compiled
+def _product(a: _Floats, b: _Floats) -> float:
+    value = 0.0
+    for i in range(a.size):
+        value += a[i] * b[i]
+    return value
 
 
 @_compiled
@@ -131,32 +172,30 @@ def _append(
     coefficients: _Floats,
     count: int,
 ) -> bool:
-    """Orthogonalise a signed row twice against the basis and append it; False if it depends on the basis."""
+    """Orthogonalise a signed row against the basis and append it; False if it depends on the basis."""
     new = basis[count]
     sign = 1.0 if positive else -1.0
     for i in range(new.size):
         new[i] = sign * row[i]
     for a in range(count):
         triangle[a, count] = 0.0
+    length, before = 0.0, 1.0
     for _ in range(2):
         for a in range(count):
-            product = 0.0
-            for i in range(new.size):
-                product += basis[a, i] * new[i]
+            product = _product(basis[a], new)
             triangle[a, count] += product
             for i in range(new.size):
                 new[i] -= product * basis[a, i]
-    length = 0.0
-    for i in range(new.size):
-        length += new[i] * new[i]
-    length = np.sqrt(length)
+        length = np.sqrt(_product(new, new))
+        if length > _ONE_PASS * before:
+            break
+        before = length
     if length < dependent:
         return False
     triangle[count, count] = length
-    coefficients[count] = 0.0
     for i in range(new.size):
         new[i] /= length
-        coefficients[count] += new[i] * z[i]
+    coefficients[count] = _product(new, z)
     return True
 
 
@@ -174,20 +213,75 @@ def _back_substitute(triangle: _Floats, coefficients: _Floats, x: _Floats, count
 
 
 @_compiled
-def _step_back(rows: NDArray[np.intp], rho: _Floats, x: _Floats, count: int) -> int:
-    """Move ``rho`` towards ``x`` until the first entry is zero; the position of the first zero."""
-    length = 1.0
+def _step_back(
+    rows: _Indices,
+    rho: _Floats,
+    x: _Floats,
+    triangle: _Floats,
+    coefficients: _Floats,
+    basis: _Floats,
+    count: int,
+) -> int:
+    """Drop rows whose multipliers in ``x`` are not positive; how many rows are left.
+
+    All of them at once where that is progress, else those that are zero first on the way from ``rho``.
+    """
+    before, after = 0.0, 0.0
     for a in range(count):
-        if x[a] <= 0.0:
-            ratio = rho[a] / (rho[a] - x[a]) if rho[a] > x[a] else 0.0
-            length = min(length, ratio)
-    first = count
+        held, clipped = coefficients[a], coefficients[a]
+        for k in range(a, count):
+            held += triangle[a, k] * rho[k]
+            clipped += triangle[a, k] * max(x[k], 0.0)
+        before += held * held
+        after += clipped * clipped
+    if after < before * (1.0 - 1e-12):
+        for a in range(count):
+            rho[a] = max(x[a], 0.0)
+    else:
+        length = 1.0
+        for a in range(count):
+            if x[a] <= 0.0:
+                ratio = rho[a] / (rho[a] - x[a]) if rho[a] > x[a] else 0.0
+                length = min(length, ratio)
+        for a in range(count):
+            blocked = x[a] <= 0.0 and rho[a] <= length * (rho[a] - x[a]) * (1.0 + 1e-12)
+            rho[a] = 0.0 if blocked else max(rho[a] + length * (x[a] - rho[a]), 0.0)
     for a in range(count - 1, -1, -1):
-        blocked = x[a] <= 0.0 and rho[a] <= length * (rho[a] - x[a]) * (1.0 + 1e-12)
-        rho[a] = 0.0 if blocked else max(rho[a] + length * (x[a] - rho[a]), 0.0)
         if rho[a] <= 0.0:
-            first = a
-    return first
+            _remove(a, rows, rho, triangle, coefficients, basis, count)
+            count -= 1
+    return count
+
+
+@_compiled
+def _remove(
+    position: int,
+    rows: _Indices,
+    rho: _Floats,
+    triangle: _Floats,
+    coefficients: _Floats,
+    basis: _Floats,
+    count: int,
+) -> None:
+    """Take one row out of the factors: rotations make what follows it triangular again."""
+    for k in range(position, count - 1):
+        rows[k], rho[k] = rows[k + 1], rho[k + 1]
+        for a in range(min(k + 2, count)):
+            triangle[a, k] = triangle[a, k + 1]
+    for a in range(position, count - 1):
+        length = np.hypot(triangle[a, a], triangle[a + 1, a])
+        cosine, sine = triangle[a, a] / length, triangle[a + 1, a] / length
+        for k in range(a, count - 1):
+            above, below = triangle[a, k], triangle[a + 1, k]
+            triangle[a, k] = cosine * above + sine * below
+            triangle[a + 1, k] = cosine * below - sine * above
+        for i in range(basis.shape[1]):
+            above, below = basis[a, i], basis[a + 1, i]
+            basis[a, i] = cosine * above + sine * below
+            basis[a + 1, i] = cosine * below - sine * above
+        above, below = coefficients[a], coefficients[a + 1]
+        coefficients[a] = cosine * above + sine * below
+        coefficients[a + 1] = cosine * below - sine * above
 
 
 @_compiled
@@ -199,22 +293,68 @@ def _residual(z: _Floats, basis: _Floats, coefficients: _Floats, u: _Floats, cou
         for i in range(u.size):
             u[i] -= coefficients[a] * basis[a, i]
     for a in range(count):
-        product = 0.0
-        for i in range(u.size):
-            product += basis[a, i] * u[i]
+        product = _product(basis[a], u)
         for i in range(u.size):
             u[i] -= product * basis[a, i]
 
 
 @_compiled
-def _most_violated(unit: _Floats, bits: _Bits, u: _Floats) -> tuple[float, int]:
-    """The lowest slack and its row."""
+def _lowest(unit: _Floats, bits: _Bits, u: _Floats, listed: _Indices, known: int) -> tuple[float, int]:
+    """The lowest slack among the first ``known`` rows of a list, if below zero, and its row."""
     worst, where = 0.0, -1
-    for i in range(unit.shape[0]):
-        slack = 0.0
-        for k in range(u.size):
-            slack += unit[i, k] * u[k]
-        slack = slack if bits[i] else -slack
-        if slack < worst:
-            worst, where = slack, i
+    for a in range(known):
+        i = listed[a]
+        value = _product(unit[i], u)
+        value = value if bits[i] else -value
+        if value < worst:
+            worst, where = value, i
     return worst, where
+
+
+@_compiled
+def _all_violated(
+    unit: _Floats,
+    bits: _Bits,
+    u: _Floats,
+    tolerance: float,
+    factors: ConeFactors,
+    slot: int,
+    block: int,
+    violated: _Indices,
+) -> int:
+    """List the violated ones among all rows; how many they are.
+
+    Slacks known at another point c bound those at u: for unit rows and t > 0, ``slack(u) >= t slack(c) -
+    ||u - t c||``. Rows that this clears are not looked at.
+    """
+    slack, centre = factors.slack[slot], factors.centre[slot]
+    n, near = unit.shape[0], unit.shape[0]
+    if factors.seen[slot] == block:
+        along = _product(u, centre) / max(_product(centre, centre), 1e-300)
+        distance = 0.0
+        for i in range(u.size):
+            distance += (u[i] - along * centre[i]) ** 2
+        distance = np.sqrt(distance)
+        if along > 0.0:
+            near = 0
+            for i in range(n):
+                violated[near] = i
+                near += slack[i] * along < distance
+    known = 0
+    if near > n // 4:
+        np.dot(unit, u, slack)
+        centre[:] = u
+        factors.seen[slot] = block
+        for i in range(n):
+            slack[i] = slack[i] if bits[i] else -slack[i]
+            violated[known] = i
+            known += slack[i] < -tolerance
+        return known
+    for a in range(near):
+        i = violated[a]
+        value = _product(unit[i], u)
+        value = value if bits[i] else -value
+        if value < -tolerance:
+            violated[known] = i
+            known += 1
+    return known

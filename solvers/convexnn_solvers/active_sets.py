@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from convexnn_solvers.backends import Float64Array
+from convexnn_solvers.cone_factors import empty_factors
 
 Indices = NDArray[np.intp]
 
 _EPS = float(np.finfo(np.float64).eps)
 # Rows whose part outside the span of the active rows is smaller than this count as dependent on them.
-_DEPENDENT = 1e-12
+DEPENDENT = 1e-12
 # At most so many rows enter the active set of a block at once.
 _ENTERING = 4
 
@@ -52,23 +53,48 @@ def no_active_rows(blocks: int) -> ActiveRows:
     return ActiveRows(np.empty((blocks, 0), dtype=np.intp), np.empty((blocks, 0)))
 
 
-Kernel = Callable[..., None]
+@dataclass(frozen=True)
+class Kernel:
+    """The compiled functions of :mod:`convexnn_solvers.active_set_kernel`."""
+
+    project_blocks: Callable[..., None]
+    polar_directions: Callable[..., None]
 
 
 @cache
 def machine_code() -> Kernel | None:
-    """The compiled loops of :mod:`convexnn_solvers.active_set_kernel`; None where numba is not installed.
+    """The compiled loops; None where numba is not installed.
 
     They have run once when this returns, so that no later call compiles.
     """
     try:
-        from convexnn_solvers.active_set_kernel import project_blocks
+        from convexnn_solvers.active_set_kernel import polar_directions, project_blocks
     except ImportError:
         return None
-    one = np.ones((1, 1))
+    one, index = np.ones((1, 1)), np.zeros(1, dtype=np.intp)
     rows, bits = np.full((1, 1), -1, dtype=np.intp), np.ones((1, 1), dtype=np.bool_)
-    project_blocks(one, bits, one, 0.0, 0.0, rows, one.copy(), one.copy(), bits[0].copy())
-    return project_blocks
+    rho, projected = one.copy(), one.copy()
+    project_blocks(
+        one,
+        bits,
+        index,
+        one,
+        index,
+        0.0,
+        0.0,
+        rows,
+        rho,
+        projected,
+        bits[0].copy(),
+        empty_factors(1, 1, 1, 1),
+    )
+    polar_directions(one, bits, index, index, rows, rho, projected)
+    return Kernel(project_blocks, polar_directions)
+
+
+def slack_tolerance(features: int) -> float:
+    """The slack of unit rows at points of length one that rounding allows."""
+    return float(32.0 * _EPS * np.sqrt(max(features, 1)))
 
 
 class ActiveSetMethod:
@@ -85,7 +111,7 @@ class ActiveSetMethod:
     ) -> None:
         self.unit, self.bits, self.points, self.kernel = unit, bits, points, kernel
         self.capacity = min(unit.shape[0] - 1, unit.shape[1])
-        self.tolerance = 32.0 * _EPS * np.sqrt(max(unit.shape[1], 1))
+        self.tolerance = slack_tolerance(unit.shape[1])
 
     def run(self, rows: Indices, rho: Float64Array) -> tuple[Float64Array, ActiveRows]:
         """Projected points (m, d) and their active rows, from any start ``rho >= 0``."""
@@ -99,9 +125,10 @@ class ActiveSetMethod:
         self._drop(todo, self.rows >= 0, self.rho)
         if self.kernel is not None:
             finished = np.zeros(m, dtype=np.bool_)
-            self.kernel(
-                self.unit[:-1], self.bits, self.points, self.tolerance, _DEPENDENT,
+            self.kernel.project_blocks(
+                self.unit[:-1], self.bits, todo, self.points, todo, self.tolerance, DEPENDENT,
                 self.rows, self.rho, self.projected, finished,
+                empty_factors(1, len(self.unit) - 1, self.unit.shape[1], width),
             )  # fmt: skip
             todo = np.flatnonzero(~finished)
         for _ in range(10 * self.capacity + 20):
@@ -121,7 +148,7 @@ class ActiveSetMethod:
         active = self._signed_rows(todo, rows)
         Q, R = np.linalg.qr(active.transpose(0, 2, 1))
         diagonal = np.abs(np.diagonal(R, axis1=1, axis2=2))
-        dependent = listed & (diagonal < _DEPENDENT)
+        dependent = listed & (diagonal < DEPENDENT)
         Q = Q * listed[:, None, :]
         R = R + np.eye(k) * ~listed[:, None, :]
         singular = dependent.any(axis=1)
@@ -229,7 +256,7 @@ def _polished(
 ) -> tuple[Indices, Float64Array, Float64Array]:
     """Positions kept, multipliers and point of one block: least squares where it stays non-negative."""
     kept = np.flatnonzero(rho > 0.0)
-    solution, _, rank, _ = np.linalg.lstsq(active[kept].T, -z, rcond=_DEPENDENT)
+    solution, _, rank, _ = np.linalg.lstsq(active[kept].T, -z, rcond=DEPENDENT)
     if rank == kept.size and np.all(solution > 0.0):
         return kept, np.asarray(solution, np.float64), np.asarray(z + solution @ active[kept], np.float64)
     return kept, rho[kept], z + rho[kept] @ active[kept]

@@ -13,10 +13,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from convexnn_solvers.active_sets import (
+    DEPENDENT,
+    ActiveSetMethod,
+    Indices,
+    machine_code,
+    padded,
+    slack_tolerance,
+)
 from convexnn_solvers.active_sets import ActiveRows as ActiveRows
-from convexnn_solvers.active_sets import ActiveSetMethod, Indices, machine_code, padded
 from convexnn_solvers.active_sets import no_active_rows as no_active_rows
 from convexnn_solvers.backends import Float64Array
+from convexnn_solvers.cone_factors import ConeFactors
 
 # Samples x features x gates from which loading machine code pays.
 _COMPILED_FROM = 150_000
@@ -29,6 +37,22 @@ class Projection(ActiveRows):
     """Projected points (d, m), and the active rows that prove it: ``points = Z + B_j^T rho`` to rounding."""
 
     points: Float64Array
+
+
+@dataclass(frozen=True, eq=False)
+class RememberedRows:
+    """The latest projections of B blocks: active rows (B, k) padded with -1, and multipliers (B, k) in units
+    of unit rows and of points of length ``scale`` (B,); ``polar`` (B, d) is a positive multiple of
+    ``B^T rho``, or zero."""
+
+    rows: Indices
+    rho: Float64Array
+    scale: Float64Array
+    polar: Float64Array
+
+    def take(self, blocks: Indices) -> RememberedRows:
+        """A copy for some of the blocks."""
+        return RememberedRows(self.rows[blocks], self.rho[blocks], self.scale[blocks], self.polar[blocks])
 
 
 class PatternCones:
@@ -55,6 +79,7 @@ class PatternCones:
         self._kernel = machine_code() if large else None
         self._bits = np.ascontiguousarray(bits.T)
         self._norms = _row_norms(data)
+        self._unit_norms = np.append(self._norms, 1.0)
         unit = data / np.where(self._norms > 0.0, self._norms, 1.0)[:, None]
         # With fewer samples than features everything happens in the row space, of dimension at most n.
         self._basis: Float64Array | None = None
@@ -92,6 +117,45 @@ class PatternCones:
             ),
             points=_stacked([u for u, _ in parts], (0, points.shape[0]), np.float64).T,
         )
+
+    @property
+    def in_machine_code(self) -> bool:
+        """Whether :meth:`project_in_place` may be called."""
+        return self._kernel is not None and self._basis is None
+
+    @property
+    def unit_norms(self) -> Float64Array:
+        """Norms of the rows of X, and a one at the end for the padding -1 of active rows."""
+        return self._unit_norms
+
+    def project_in_place(
+        self,
+        points: Float64Array,
+        gates: Indices,
+        blocks: Indices,
+        active: RememberedRows,
+        factors: ConeFactors,
+    ) -> NDArray[np.bool_]:
+        """Project ``points`` (m, d), contiguous, of m of the blocks that ``active`` and ``factors`` know.
+
+        Everything is replaced by what was found; returned is which blocks (m,) are projected. Of the others
+        the active rows are only a warm start, and their points are as they were.
+        """
+        assert self._kernel is not None
+        scale = _row_norms(points)
+        unit_points = points / np.where(scale > 0.0, scale, 1.0)[:, None]
+        projected, finished = np.empty_like(points), np.zeros(blocks.size, dtype=np.bool_)
+        tolerance = slack_tolerance(points.shape[1])
+        self._kernel.project_blocks(
+            self._unit[:-1], self._bits, gates, unit_points, blocks, tolerance, DEPENDENT,
+            active.rows, active.rho, projected, finished, factors,
+        )  # fmt: skip
+        self._kernel.polar_directions(
+            self._unit[:-1], self._bits, gates, blocks, active.rows, active.rho, active.polar
+        )
+        active.scale[blocks] = scale
+        points[finished] = (projected * scale[:, None])[finished]
+        return finished
 
     def slack_violation(self, U: ArrayLike, gates: ArrayLike) -> Float64Array:
         """How far column b of ``U`` (d, m) leaves its cone: ``max_i -(2D-I)_ii x_i^T u / ||x_i||``, or 0."""
@@ -143,7 +207,7 @@ class PatternCones:
         scale = _row_norms(Z)
         unit_points = Z / np.where(scale > 0.0, scale, 1.0)[:, None]
         inner = unit_points if self._basis is None else unit_points @ self._basis
-        norms = np.append(self._norms, 1.0)
+        norms = self._unit_norms
         rows = _cleaned_rows(warm.rows, self._norms)
         start = np.where(rows >= 0, warm.multipliers, 0.0) * norms[rows]
         start = np.nan_to_num(start / np.where(scale > 0.0, scale, 1.0)[:, None])

@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convexnn_solvers.backends import Float64Array
-from convexnn_solvers.cones import ActiveRows, PatternCones, no_active_rows
+from convexnn_solvers.cone_memory import ConeMemory
+from convexnn_solvers.cones import ActiveRows, PatternCones
 from convexnn_solvers.gated_program import GatedProgram, Indices, block_norms
 from convexnn_solvers.packing import Arrays, Held
 
@@ -134,17 +135,14 @@ class ConeProx:
     """Blocks whose columns lie in pattern cones: exact projections, warm-started from the call before."""
 
     def __init__(self, program: GatedProgram) -> None:
-        self._gates = program.block_gates(np.arange(program.blocks))
-        self._cones = PatternCones(program.X, program.patterns)
-        self._warm = [no_active_rows(program.blocks) for _ in range(program.outputs)]
-        self._polar = np.zeros(program.point_shape)
+        cones = PatternCones(program.X, program.patterns)
+        gates = program.block_gates(np.arange(program.blocks))
+        self._columns = [ConeMemory(cones, gates) for _ in range(program.outputs)]
 
     def restricted(self, blocks: Indices) -> ConeProx:
         """Another one for some of the blocks, numbered anew, that starts from the same active rows."""
         other = copy(self)
-        other._gates = self._gates[blocks]
-        other._warm = [active.take(blocks) for active in self._warm]
-        other._polar = self._polar[:, :, blocks]
+        other._columns = [column.restricted(blocks) for column in self._columns]
         return other
 
     def packed(self) -> Arrays:
@@ -177,7 +175,7 @@ class ConeProx:
         the w of the latest projection of the same block rules out most blocks that are not active.
         """
         long = np.flatnonzero(block_norms(Z) > thresholds)
-        z, w = Z[:, :, long], self._polar[:, :, long]
+        z, w = Z[:, :, long], np.stack([column.polar[long].T for column in self._columns])
         squared = np.einsum("kib,kib->kb", w, w)
         aligned = np.minimum(np.einsum("kib,kib->kb", z, w), 0.0)
         bounds = block_norms(z - w * (aligned / np.where(squared > 0.0, squared, 1.0))[:, None, :])
@@ -185,16 +183,10 @@ class ConeProx:
 
     def project(self, Z: Float64Array, blocks: Indices) -> tuple[Float64Array, list[ActiveRows]]:
         """Projections (c, d, m) of the columns of ``Z`` on the cones of ``blocks``, and the active rows."""
-        gates = self._gates[blocks]
         projected = np.empty_like(Z)
-        rows: list[ActiveRows] = []
-        for k, points in enumerate(Z):
-            found = self._cones.project(points, gates, self._warm[k].take(blocks))
-            self._warm[k] = self._warm[k].replaced(blocks, found)
-            projected[k] = found.points
-            self._polar[k][:, blocks] = self._cones.combine(gates, found)
-            rows.append(found)
-        return projected, rows
+        for k, column in enumerate(self._columns):
+            projected[k] = column.project(Z[k], blocks)
+        return projected, [column.active(blocks) for column in self._columns]
 
     def along(self, Z: Float64Array, step: Float64Array, thresholds: Float64Array) -> LineFunction:
         """Length -> envelope and derivative; every call projects."""

@@ -1,0 +1,74 @@
+"""Projections of the same blocks on their pattern cones, again and again at points that move.
+
+What is remembered of a block only makes its next projection faster: its active rows, in machine code also
+their factors, and a polar direction that shows without any projection how short the next one must be.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from convexnn_solvers.active_sets import ActiveRows, Indices, padded
+from convexnn_solvers.backends import Float64Array
+from convexnn_solvers.cone_factors import ConeFactors, empty_factors
+from convexnn_solvers.cones import PatternCones, RememberedRows
+
+
+class ConeMemory:
+    """Blocks of one column each; ``gates`` (B,) are their gates."""
+
+    def __init__(self, cones: PatternCones, gates: Indices, active: RememberedRows | None = None) -> None:
+        self._cones, self._gates = cones, gates
+        self._n, self._d = int(cones.X.shape[0]), int(cones.X.shape[1])
+        self._capacity = max(min(self._n, self._d), 1)
+        self._active = active or RememberedRows(
+            np.full((gates.size, self._capacity), -1, dtype=np.intp),
+            np.zeros((gates.size, self._capacity)),
+            np.zeros(gates.size),
+            np.zeros((gates.size, self._d)),
+        )
+        self._factors: ConeFactors | None = None
+
+    @property
+    def polar(self) -> Float64Array:
+        """For every block a positive multiple of ``B^T rho`` of its latest projection, or zero, (B, d)."""
+        return self._active.polar
+
+    def restricted(self, blocks: Indices) -> ConeMemory:
+        """Another one for some of the blocks, numbered anew, that starts from the same active rows."""
+        return ConeMemory(self._cones, self._gates[blocks], self._active.take(blocks))
+
+    def project(self, Z: Float64Array, blocks: Indices) -> Float64Array:
+        """The columns of ``Z`` (d, m) on the cones of ``blocks``, no two of them the same."""
+        if not self._cones.in_machine_code:
+            return self._batched(Z, blocks)
+        if not np.isfinite(Z).all():
+            raise ValueError("the points hold NaN or infinite entries.")
+        if self._factors is None:
+            self._factors = empty_factors(self._gates.size, self._n, self._d, self._capacity)
+        points = np.array(Z.T, order="C")
+        finished = self._cones.project_in_place(
+            points, self._gates[blocks], blocks, self._active, self._factors
+        )
+        left = np.flatnonzero(~finished)
+        if left.size:
+            points[left] = self._batched(Z[:, left], blocks[left]).T
+            self._factors.block.fill(-1)  # the active rows of some are no longer theirs
+        return points.T
+
+    def active(self, blocks: Indices) -> ActiveRows:
+        """Active rows of the latest projections, and their multipliers."""
+        known = self._active.take(blocks)
+        count = int(np.max(np.sum(known.rows >= 0, axis=1), initial=0))
+        rows = known.rows[:, :count]
+        return ActiveRows(rows, known.rho[:, :count] * known.scale[:, None] / self._cones.unit_norms[rows])
+
+    def _batched(self, Z: Float64Array, blocks: Indices) -> Float64Array:
+        gates, known = self._gates[blocks], self._active
+        found = self._cones.project(Z, gates, self.active(blocks))
+        rows = padded(found.rows, -1, self._capacity)
+        known.rows[blocks] = rows
+        known.rho[blocks] = padded(found.multipliers, 0.0, self._capacity) * self._cones.unit_norms[rows]
+        known.scale[blocks] = 1.0
+        known.polar[blocks] = self._cones.combine(gates, found).T
+        return found.points

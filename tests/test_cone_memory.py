@@ -1,0 +1,106 @@
+"""Projections that remember the ones before are those of somebody who remembers nothing."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from convexnn_solvers import cone_factors
+from convexnn_solvers.cone_memory import ConeMemory
+from convexnn_solvers.cones import PatternCones
+
+Float = NDArray[np.float64]
+COMPILED = pytest.param(
+    True,
+    marks=pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="numba is not installed"),
+    id="machine code",
+)
+COUNT = 14
+
+
+def _repeated(rng: np.random.Generator) -> Float:
+    X = rng.standard_normal((12, 4))
+    return np.vstack([X, X, -2.0 * X, np.zeros((3, 4))])
+
+
+DATA: dict[str, Float] = {
+    "many samples": np.random.default_rng(0).standard_normal((300, 9)),
+    "repeated and zero rows": _repeated(np.random.default_rng(1)),
+    "rank-deficient": np.random.default_rng(2).standard_normal((40, 2))
+    @ np.random.default_rng(3).standard_normal((2, 5)),
+    "fewer samples than features": np.random.default_rng(4).standard_normal((4, 9)),
+    "bad scales": np.random.default_rng(5).standard_normal((30, 5))
+    * np.power(10.0, np.random.default_rng(6).uniform(-9, 9, size=(30, 1))),
+    "one feature": np.random.default_rng(7).standard_normal((9, 1)),
+}
+
+
+def moving_points(d: int, rng: np.random.Generator) -> Iterator[tuple[Float, NDArray[np.intp]]]:
+    """Points that stay, move a little, a lot, change their length and turn round; and whose they are."""
+    Z = rng.standard_normal((d, COUNT))
+    for size in (0.0, 1e-14, 1e-9, 1e-4, 1e-2, 0.1, 0.0, 1.0, 1e-3, 1e-3):
+        Z = Z + size * rng.standard_normal(Z.shape)
+        blocks = np.sort(rng.permutation(COUNT)[: rng.integers(1, COUNT + 1)])
+        yield Z[:, blocks] * np.power(10.0, rng.uniform(-6, 6, size=blocks.size)), blocks
+    yield -Z, np.arange(COUNT)
+    yield 0.0 * Z, np.arange(COUNT)
+
+
+@pytest.mark.parametrize("bytes_kept", [2.0**25, 3e4, 0.0], ids=["all", "some", "one"])
+@pytest.mark.parametrize("compiled", [False, COMPILED])
+@pytest.mark.parametrize("name", DATA)
+def test_projections_do_not_depend_on_what_is_remembered(
+    name: str, compiled: bool, bytes_kept: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cone_factors, "_MOST_BYTES", bytes_kept)
+    X, rng = DATA[name], np.random.default_rng(8)
+    patterns = X @ rng.standard_normal((X.shape[1], 5)) >= 0.0
+    gates = rng.integers(0, 5, size=COUNT)
+    forgetful = PatternCones(X, patterns, compiled=False)
+    memory = ConeMemory(PatternCones(X, patterns, compiled=compiled), gates)
+    for Z, blocks in moving_points(X.shape[1], rng):
+        given = Z.copy()
+        points, size = memory.project(Z, blocks), np.linalg.norm(Z, axis=0)
+        np.testing.assert_array_equal(Z, given)
+        expected = forgetful.project(Z, gates[blocks]).points
+        assert np.all(np.linalg.norm(points - expected, axis=0) <= 1e-11 * size)
+        assert np.all(forgetful.slack_violation(points, gates[blocks]) <= 1e-12 * size)
+        moved = forgetful.combine(gates[blocks], memory.active(blocks))
+        assert np.all(np.linalg.norm(Z + moved - points, axis=0) <= 1e-11 * size)
+        polar = memory.polar[blocks].T
+        aligned = np.sum(polar * moved, axis=0)
+        lengths = np.linalg.norm(polar, axis=0) * np.linalg.norm(moved, axis=0)
+        np.testing.assert_allclose(aligned, lengths, rtol=1e-12)
+    part = np.array([3, 5])
+    smaller = memory.restricted(part)
+    Z = rng.standard_normal((X.shape[1], 2))
+    expected = forgetful.project(Z, gates[part]).points
+    np.testing.assert_allclose(smaller.project(Z, np.arange(2)), expected, rtol=0.0, atol=1e-11)
+    np.testing.assert_allclose(memory.project(Z, part), expected, rtol=0.0, atol=1e-11)
+
+
+@pytest.mark.parametrize("compiled", [False, COMPILED])
+def test_answers_repeat_with_their_history(compiled: bool) -> None:
+    X = DATA["many samples"]
+    patterns = X @ np.random.default_rng(9).standard_normal((9, COUNT)) >= 0.0
+    runs: list[list[Float]] = []
+    for _ in range(2):
+        memory = ConeMemory(PatternCones(X, patterns, compiled=compiled), np.arange(COUNT))
+        runs.append([memory.project(Z, b) for Z, b in moving_points(9, np.random.default_rng(10))])
+    for first, second in zip(*runs, strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("compiled", [False, COMPILED])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_points_that_are_not_finite_are_refused(compiled: bool, value: float) -> None:
+    X = DATA["many samples"]
+    memory = ConeMemory(
+        PatternCones(X, np.ones((300, 1), dtype=np.bool_), compiled=compiled), np.zeros(1, int)
+    )
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        memory.project(np.full((9, 1), value), np.arange(1))
