@@ -56,10 +56,10 @@ bench-out-of-core: $(VENV)/bench.stamp  ## 1 GB of features on disk, 600 MB of m
 bench-polynomial: $(VENV)/demo.stamp  ## solve_polynomial beside Clarabel and SCS: about 35 minutes
 	$(BIN)/python -m benchmarks.polynomial --widths 50 100 200 --samples 1000 --cap 300 --report benchmarks/polynomial.md
 
-bench-mnist: $(VENV)/dev.stamp  ## 10 000 digits, 300 gates, 10 outputs beside SGD and Adam: minutes on 2 cores
+bench-mnist: $(VENV)/bench.stamp  ## 10 000 digits, 300 gates, 10 outputs beside scnn, SGD and Adam: minutes on 2 cores
 	$(BIN)/python examples/mnist.py --samples 10000 --gates 300 --reg 1e-3 --tol 0.1
 
-bench-gpu: $(VENV)/dev.stamp  ## answers and rates of a CUDA device; needs a CUDA build of torch
+bench-gpu: $(VENV)/bench.stamp  ## answers and rates of a CUDA device, beside scnn there; needs a CUDA build of torch
 	$(BIN)/python -m benchmarks.gpu --device cuda
 
 mutants: $(VENV)/mutants.stamp  ## do the tests notice small faults? at most 30 minutes on 2 cores

@@ -2,9 +2,9 @@
 
 First correctness: the gated map, its adjoint and a whole solve against NumPy in float64. Then the rate of a
 large matrix product is measured, and the forward and adjoint maps are judged by it: their operations are
-counted (2 n d P c each), and so are the bytes that they move at least. Last, one program is solved on the
-device and on the CPU to the same certified gap. ``--device cpu`` runs it
-all on torch's CPU, at a small size.
+counted (2 n d P c each), and so are the bytes that they move at least. Then one program is solved on the
+device and on the CPU to the same certified gap, and last, one with a group per output, as scnn has them, by
+scnn on the same device too. ``--device cpu`` runs it all on torch's CPU, at a small size.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from typing import Any
 import numpy as np
 
 import convexnn_models as cnn
+from benchmarks.cases import Case, Instance
+from benchmarks.peers import Scnn
+from benchmarks.referee import Referee
 from convexnn_solvers import ADMM
 from convexnn_solvers.backends import Backend, numpy_backend, torch_backend
 from convexnn_solvers.operators import GatedOperator, load_gates
@@ -28,6 +31,8 @@ SIDES = {"cpu": 1_000, "cuda": 16_384}
 # The program that is solved on both: the first n samples of the same.
 SOLVED = {"cpu": (500, 20, 50, 3), "cuda": (10_000, 784, 500, 10)}
 _REPEATS = 3
+# scnn gets so many times our time, and so many seconds at least.
+_TIMES, _LEAST_CAP = 100.0, 20.0
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,7 @@ def main() -> None:
             f"{timing.seconds:.3f} s   {timing.operations:.2e} operations   {timing.moved:.2e} bytes at least"
         )
     solve_on_both(chosen.device, chosen.dtype, chosen.tol)
+    beside_scnn(chosen.device, chosen.dtype, chosen.tol)
 
 
 def refuse_tf32(backend: Backend) -> None:
@@ -134,24 +140,65 @@ def seconds_of(work: Callable[[], Any], backend: Backend) -> float:
 
 def solve_on_both(device: str, dtype: str, tol: float) -> None:
     """One program on the device and with NumPy on the CPU."""
-    n, d, P, c = SOLVED[device]
-    X = np.random.default_rng(0).standard_normal((n, d)) / np.sqrt(d)
-    Y = np.maximum(X @ np.random.default_rng(1).standard_normal((d, c)), 0.0)
-    model = cnn.gated_relu(X, cnn.sample_gates(X, P), outputs=c)
+    X, Y = training_data(device)
+    model = cnn.gated_relu(X, cnn.sample_gates(X, SOLVED[device][2]), outputs=Y.shape[1])
     problem = model.problem(Y, 0.01 * cnn.lambda_max(model, Y))
-    print(f"\nn = {n}, d = {d}, P = {P}, c = {c} to a certified gap of {tol:g}:")
-    values = []
-    for solver in (
-        ADMM(tol=tol, device=device, dtype=dtype, backend="torch"),
-        ADMM(tol=tol, dtype=dtype, backend="numpy"),
-    ):
-        started = time.perf_counter()
-        values.append(problem.solve(solver=solver, warm_start=False))
-        seconds = time.perf_counter() - started
-        proof = problem.solver_stats.extra_stats["certificate"]
-        print(f"{solver!r:70s} {seconds:8.2f} s   {problem.solver_stats.num_iters} iterations   {proof}")
+    print(f"\n{_sizes(device)} to a certified gap of {tol:g}:")
+    on_device = ADMM(tol=tol, device=device, dtype=dtype, backend="torch")
+    values = [timed_solve(problem, solver)[0] for solver in (on_device, ADMM(tol=tol, dtype=dtype))]
     if abs(values[0] - values[1]) > 2.0 * tol * abs(values[1]):
         raise SystemExit("the device and the CPU disagree")
+
+
+def beside_scnn(device: str, dtype: str, tol: float) -> None:
+    """One group per output, by us and by scnn, both on the device (scnn with torch there too)."""
+    X, Y = training_data(device)
+    gates, c = cnn.sample_gates(X, SOLVED[device][2]), Y.shape[1]
+    model = cnn.gated_relu(X, gates, outputs=c, grouping="per-output")
+    reg = 0.01 * cnn.lambda_max(model, Y)
+    print(f"\n{_sizes(device)}, a group per output, to a certified gap of {tol:g}:")
+    _, seconds = timed_solve(
+        model.problem(Y, reg), ADMM(tol=tol, device=device, dtype=dtype, backend="torch")
+    )
+    case = Case("random", "gated", len(gates), 0.01)
+    numbers = Instance(case, X, Y, gates, c, "per-output", reg)
+    scnn = Scnn(device=device, dtype=dtype, torch=True)
+    reason = scnn.can_take(numbers)
+    if reason is not None:
+        print(f"scnn {reason} (pip install --no-deps pyscnn linalg-backends)")
+        return
+    # Its answers are judged after every fifth of more time, while its clock stands still.
+    referee = Referee(numbers, max(_LEAST_CAP, _TIMES * seconds), goal=tol, late=0.2)
+    scnn.solve(numbers, referee)
+    last = referee.samples[-1]
+    ratio = f"{last['seconds'] / seconds:.1f} times as long"
+    if not referee.reached(tol):
+        ratio = f"at least {ratio}: it was stopped"
+    gap = "unknown" if last["gap"] is None else f"{last['gap']:.2e}"
+    print(f"{'scnn':70s} {last['seconds']:8.2f} s   gap {gap}   {ratio}")
+
+
+def training_data(device: str) -> tuple[Any, Any]:
+    """Features (n, d) and targets (n, c) of random ReLU neurons."""
+    n, d, _, c = SOLVED[device]
+    X = np.random.default_rng(0).standard_normal((n, d)) / np.sqrt(d)
+    return X, np.maximum(X @ np.random.default_rng(1).standard_normal((d, c)), 0.0)
+
+
+def timed_solve(problem: Any, solver: ADMM) -> tuple[float, float]:
+    """The optimal value and the seconds of a solve from zero; prints them with the certificate."""
+    started = time.perf_counter()
+    value = problem.solve(solver=solver, warm_start=False)
+    seconds = time.perf_counter() - started
+    proof = problem.solver_stats.extra_stats["certificate"]
+    print(
+        f"{solver!r:70s} {seconds:8.2f} s   {problem.solver_stats.num_iters} iterations   {proof}", flush=True
+    )
+    return value, seconds
+
+
+def _sizes(device: str) -> str:
+    return "n = {}, d = {}, P = {}, c = {}".format(*SOLVED[device])
 
 
 def _error(exact: Any, found: Any) -> float:

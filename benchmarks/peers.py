@@ -7,7 +7,6 @@ starts anew for each. All in float64 (float32 cannot certify 1e-6).
 from __future__ import annotations
 
 import importlib
-import logging
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,78 +16,45 @@ import numpy as np
 
 from benchmarks.cases import Float64Array, Instance
 from benchmarks.referee import Referee
-from benchmarks.scalings import from_groups, gated_features, scnn_terms
+from benchmarks.scalings import from_groups, gated_features
+from benchmarks.scnn_run import Fetch, ScnnRun, load_scnn, missing
 from convexnn_solvers import DualPoint
 
 # Materialised features above this many bytes are declined.
 _MOST_BYTES = 4 * 2**30
 
 
-class _Enough(Exception):
-    """The referee has seen enough."""
-
-
 @dataclass(frozen=True)
 class Scnn:
-    """scnn 0.0.10: R-FISTA for gated programs, its augmented Lagrangian for ReLU programs."""
+    """scnn 0.0.10: R-FISTA for gated programs, its augmented Lagrangian for ReLU programs.
+
+    ``device``, ``dtype`` and ``torch`` as in :class:`benchmarks.scnn_run.ScnnRun`.
+    """
 
     name: str = "scnn"
+    device: str = "cpu"
+    dtype: str = "float64"
+    torch: bool = False
 
     def can_take(self, instance: Instance) -> str | None:
         """One group per output only."""
         if instance.outputs > 1 and instance.grouping != "per-output":
             return "has one group per output only"
-        return _missing("scnn.optimize")
+        return missing("scnn.optimize")
 
     def solve(self, instance: Instance, referee: Referee) -> None:
         """One run, without tolerance, until the referee has seen enough."""
-        lab, interface = importlib.import_module("lab"), importlib.import_module("scnn.private.interface")
-        public, models = (
-            importlib.import_module("scnn.models"),
-            importlib.import_module("scnn.private.models"),
-        )
-        solvers, metrics = importlib.import_module("scnn.solvers"), importlib.import_module("scnn.metrics")
-        regularizer = importlib.import_module("scnn.regularizers").NeuronGL1
-        interface.set_device("cpu", "float64", 0)
+        load_scnn()
         referee.begin()
-        terms = scnn_terms(instance.X, instance.reg, instance.outputs)
-        kind = regularizer(terms.lam)
-        d, c = instance.X.shape[1], instance.outputs
-        D, G = lab.tensor(instance.gates.patterns * 1.0), lab.tensor(instance.gates.vectors)
-        internal = interface.build_internal_regularizer(kind)
-        settings = metrics.Metrics(metric_freq=10**9)
-        if instance.relu:
-            model = models.AL_MLP(d, D, G, "einsum", delta=1000, regularizer=internal, c=c)
-            solver = solvers.AL(
-                public.ConvexReLU(instance.gates.vectors, c=c), max_primal_iters=10**8, max_dual_iters=10**8
-            )
-        else:
-            model = models.ConvexMLP(d, D, G, "einsum", regularizer=internal, c=c)
-            solver = solvers.RFISTA(
-                public.ConvexGatedReLU(instance.gates.vectors, c=c), max_iters=10**8, tol=0.0
-            )
-        procedure = interface.build_optimizer(solver, kind, settings)
-        if instance.relu:
-            criteria = importlib.import_module("scnn.private.methods")
-            procedure.outer_term_criterion = criteria.ConstrainedHeuristic(0.0, 0.0)
-        procedure.metric_freq = procedure.log_freq = 10**9
-
-        def submit(state: Any, X: Any, y: Any) -> Any:
-            if referee.due or referee.seconds >= referee.cap:
-                weights = np.asarray(state.weights).reshape(-1, c, len(instance.gates), d)
-                if referee.look([terms.ours(part) for part in weights]):
-                    raise _Enough
-            return state
-
-        train = (lab.tensor(terms.X), lab.tensor(instance.Y.reshape(len(instance.Y), -1)))
+        terms = instance.X, instance.Y, instance.gates, instance.reg
+        run = ScnnRun(*terms, instance.relu, self.device, self.dtype, self.torch)
         referee.compiled()
-        try:
-            procedure(
-                logging.getLogger("scnn"), model, lambda m: m, train, train, ([], [], []), callback=submit
-            )
-        except _Enough:
-            return
-        referee.reason = "stopped by itself"
+
+        def enough(fetch: Fetch) -> bool:
+            return (referee.due or referee.seconds >= referee.cap) and referee.look(fetch())
+
+        if not run.until(enough):
+            referee.reason = "stopped by itself"
 
 
 @dataclass(frozen=True)
@@ -99,7 +65,7 @@ class Skglm:
 
     def can_take(self, instance: Instance) -> str | None:
         """Unconstrained programs whose features fit, one group per output."""
-        return _no_group_lasso(instance) or _missing("skglm")
+        return _no_group_lasso(instance) or missing("skglm")
 
     def solve(self, instance: Instance, referee: Referee) -> None:
         """Continue to smaller and smaller violations of optimality, by factors of 4."""
@@ -141,7 +107,7 @@ class Celer:
 
     def can_take(self, instance: Instance) -> str | None:
         """Unconstrained programs whose features fit, one group per output."""
-        return _no_group_lasso(instance) or _missing("celer")
+        return _no_group_lasso(instance) or missing("celer")
 
     def solve(self, instance: Instance, referee: Referee) -> None:
         """Once per tolerance on its duality gap, each from cold; the judge gets its dual point too."""
@@ -183,12 +149,3 @@ def _no_group_lasso(instance: Instance) -> str | None:
         return "has groups of one output only"
     size = 8 * instance.X.size * len(instance.gates)
     return f"materialised features take {size / 2**30:.1f} GB" if size > _MOST_BYTES else None
-
-
-def _missing(module: str) -> str | None:
-    """Why a package cannot be imported, or None."""
-    try:
-        importlib.import_module(module)
-    except ImportError as error:
-        return f"cannot be imported: {error}"
-    return None

@@ -41,12 +41,20 @@ class Sample(TypedDict):
 
 
 class Referee:
-    """One contestant on one instance. ``tell`` hears of every sample, and of when the clock stands still."""
+    """One contestant on one instance. ``tell`` hears of every sample, and of when the clock stands still.
+
+    A run ends at the gap ``goal``; the next look is due after the share ``late`` of the time so far.
+    """
 
     def __init__(
-        self, instance: Instance, cap: float, tell: Callable[[str, object], None] = lambda name, value: None
+        self,
+        instance: Instance,
+        cap: float,
+        tell: Callable[[str, object], None] = lambda name, value: None,
+        goal: float = TARGETS[-1],
+        late: float = _LATE,
     ) -> None:
-        self.instance, self.cap = instance, cap
+        self.instance, self.cap, self._goal, self._late = instance, cap, goal, late
         self.samples: list[Sample] = []
         self.reason = ""
         self._tell = tell
@@ -104,7 +112,7 @@ class Referee:
             in_time=seconds <= self.cap,
         )
         self.samples.append(sample)
-        self._next_look = seconds * (1.0 + _LATE)
+        self._next_look = seconds * (1.0 + self._late)
         self._started, self._before = time.perf_counter(), seconds
         self._tell("sample", sample)
-        return self.reached(TARGETS[-1]) or seconds >= self.cap
+        return self.reached(self._goal) or seconds >= self.cap

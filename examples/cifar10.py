@@ -1,11 +1,11 @@
-"""Colour images by convex programs: dense and 3 x 3 convolutional gates, certified, beside SGD and Adam.
+"""Colour images by convex programs: dense and 3 x 3 convolutional gates, certified, beside scnn and SGD.
 
     python examples/cifar10.py --samples 50000 --gates 4000 --device cuda    # full size, on a GPU
     python examples/cifar10.py --samples 2000 --gates 100                    # minutes on two cores
 
 A convolutional gate looks at one 3 x 3 window of the image; the weights that it lets through see all of it.
 Images are read from $CONVEXNN_DATA (cifar-10-binary.tar.gz, or cifar10_jpeg.npz with Pillow) or downloaded
-once. The comparison needs torch.
+once. The comparisons need torch and scnn.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from side_by_side import arguments, beside_torch, train_gated
+from side_by_side import arguments, beside_scnn, beside_torch, train_gated
 
 import convexnn_models as cnn
 from convexnn_models.datasets import Dataset, load_cifar10
@@ -31,7 +31,9 @@ def main() -> None:
     seconds = 0.0
     for name, sampler in (("dense gates", "gaussian"), ("3 x 3 gates", convolutional(SHAPE, 3))):
         gates = cnn.sample_gates(data.X_train, chosen.gates, seed=0, bias=True, sampler=sampler)
-        seconds = max(seconds, train_gated(name, data, gates, chosen))
+        spent = train_gated(name, data, gates, chosen)
+        beside_scnn(name, data, gates, spent, chosen)
+        seconds = max(seconds, spent)
     if chosen.no_torch:
         return
     width = 10 * chosen.gates

@@ -1,10 +1,10 @@
-"""Handwritten digits by convex programs: gated networks with ten outputs, certified, beside SGD and Adam.
+"""Handwritten digits by convex programs: gated networks with ten outputs, certified, beside scnn and SGD.
 
     python examples/mnist.py --samples 60000 --gates 5000 --device cuda     # full size, on a GPU
     python examples/mnist.py --samples 10000 --gates 300                    # minutes on two cores
     python examples/mnist.py --samples 1000 --gates 50 --relu 5 --path 5    # a path and a ReLU network too
 
-Digits are read from $CONVEXNN_DATA/mnist.npz or downloaded once. The comparison needs torch.
+Digits are read from $CONVEXNN_DATA/mnist.npz or downloaded once. The comparisons need torch and scnn.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from side_by_side import arguments, beside_torch, report, solver, train_gated
+from side_by_side import arguments, beside_scnn, beside_torch, report, solver, train_gated
 
 import convexnn_models as cnn
 from convexnn_models.datasets import Dataset, load_mnist
@@ -35,6 +35,7 @@ def main() -> None:
     print(data)
     gates = cnn.sample_gates(data.X_train, chosen.gates, seed=0, bias=True)
     seconds = train_gated("gated network", data, gates, chosen)
+    beside_scnn("gated network", data, gates, seconds, chosen)
     if not chosen.no_torch:
         width = 10 * chosen.gates
         beside_torch(data, lambda: network(width), f"{width} hidden neurons", seconds, chosen.device)

@@ -1,4 +1,4 @@
-"""What the image examples share: the solver of the command line, a program's report, and torch beside it."""
+"""What the image examples share: the solver of the command line, a report, scnn and torch beside it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 import convexnn_models as cnn
 from convexnn_models.datasets import Dataset
-from convexnn_solvers import Auto
+from convexnn_solvers import Auto, certificate
 from convexnn_solvers.peak_memory import peak_mb
 
 
@@ -28,6 +28,7 @@ def arguments(description: str | None, samples: int, gates: int, reg: float) -> 
     parser.add_argument("--seconds", type=float, default=600.0, help="time limit of one program")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--dtype", default="float32", help="float32 or float64")
+    parser.add_argument("--no-scnn", action="store_true", help="leave out scnn")
     parser.add_argument("--no-torch", action="store_true", help="leave out the networks of torch")
     return parser
 
@@ -58,6 +59,51 @@ def report(name: str, problem: Any, model: cnn.ConvexModel, data: Dataset, secon
         print(f"  {engine['engine']}: {engine['reason']}")
     print(f"  {statistics.num_iters} iterations; {statistics.extra_stats['certificate']}")
     print("  peak memory " + ("unknown" if memory is None else f"{memory:.0f} MB"), flush=True)
+
+
+def beside_scnn(
+    name: str, data: Dataset, gates: cnn.Gates, seconds: float, chosen: argparse.Namespace
+) -> None:
+    """scnn on the same gates, with as much time as our program took, judged like ours.
+
+    It has one group of weights per gate and output. Such penalties are larger, by sqrt(outputs) where the
+    weights are spread evenly: it gets as much less regularisation. Its answer is the last one in time.
+    """
+    if chosen.no_scnn:
+        return
+    try:
+        from benchmarks.scnn_run import ScnnRun, load_scnn
+
+        load_scnn()
+    except ImportError as error:
+        remedy = "in a checkout, pip install --no-deps pyscnn linalg-backends opt_einsum tqdm"
+        print(f"(no comparison with scnn, {error}: {remedy})")
+        return
+    Y = np.eye(10)[data.y_train]
+    model = cnn.gated_relu(data.X_train, gates, outputs=10, bias=True, grouping="per-output")
+    reg = chosen.reg / np.sqrt(10.0)
+    problem = model.problem(Y, reg)
+    assert model.gates is not None
+    started = time.perf_counter()
+    run = ScnnRun(model.X, Y, model.gates, reg, device=chosen.device, dtype=chosen.dtype)
+    iterations, spent = 0, 0.0
+
+    def enough(fetch: Callable[[], list[Any]]) -> bool:
+        nonlocal iterations, spent
+        now = time.perf_counter() - started
+        if iterations == 0 or now <= seconds:
+            iterations, spent = iterations + 1, now
+            model.variables[0].value = fetch()[0]
+        return now >= seconds
+
+    try:
+        run.until(enough)
+    except (MemoryError, RuntimeError) as error:  # a device that is too small
+        print(f"scnn failed: {error}")
+        return
+    right = cnn.recover(model, prune=False).predict(data.X_test).argmax(axis=1) == data.y_test
+    print(f"\n{f'scnn, {name}':28s} accuracy {right.mean():7.2%}   {spent:7.1f} s")
+    print(f"  {iterations} iterations of its R-FISTA; {certificate(problem)}", flush=True)
 
 
 def beside_torch(data: Dataset, build: Callable[[], Any], text: str, seconds: float, device: str) -> None:

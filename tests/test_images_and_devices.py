@@ -5,22 +5,30 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="pip install 'convexnn[torch]'")
 
+import convexnn_models as cnn
 from benchmarks import gpu
+from benchmarks.cases import Case, Instance
+from benchmarks.peers import Scnn
+from benchmarks.referee import Referee
+from benchmarks.scnn_run import missing
 from convexnn_solvers.backends import torch_backend
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ["--samples", "100", "--gates", "6", "--test", "100"]
+OURS = [*TINY, "--no-scnn"]
 
 
-def run(script: str, folder: Path, *arguments: str) -> str:
+def run(script: str, folder: Path, *arguments: str, given: Sequence[str] = OURS) -> str:
     """What an example prints; it must end well."""
-    command = [sys.executable, str(ROOT / "examples" / script), *TINY, *arguments]
+    command = [sys.executable, str(ROOT / "examples" / script), *given, *arguments]
     finished = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
     assert finished.returncode == 0, finished.stderr
     return finished.stdout
@@ -59,6 +67,21 @@ def test_colour_images(data_folder: Path, tmp_path: Path) -> None:
     check(run("cifar10.py", tmp_path), programs=2, networks=4)
 
 
+def test_scnn_beside_us_or_how_to_get_it(data_folder: Path, tmp_path: Path) -> None:
+    printed = run("mnist.py", tmp_path, "--no-torch", given=TINY)
+    if missing() is not None:
+        assert re.search(
+            r"^\(no comparison with scnn, .*: .*pip install .*pyscnn.*\)$", printed, re.MULTILINE
+        )
+        return
+    accuracies = [float(text) for text in re.findall(r"accuracy +([\d.]+)%", printed)]
+    assert accuracies[1] > 40.0
+    spent = [float(text) for text in re.findall(r"% +([\d.]+) s", printed)]
+    assert spent[1] <= spent[0]
+    gap = [float(text) for text in re.findall(r"\(relative ([-+.\de]+)\)", printed)][1]
+    assert -1e-12 <= gap <= 1.0
+
+
 @pytest.mark.parametrize(("dtype", "most"), [("float64", 1e-13), ("float32", 1e-5)])
 def test_the_maps_on_a_device_are_those_of_numpy(dtype: str, most: float) -> None:
     errors = gpu.map_errors(torch_backend("cpu", dtype))
@@ -82,3 +105,35 @@ def test_a_solve_on_both_agrees(capsys: pytest.CaptureFixture[str], monkeypatch:
     printed = capsys.readouterr().out
     assert printed.count("relative") == 2
     assert "backend='torch'" in printed
+
+
+def test_scnn_on_the_device_gets_to_the_same_gap(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(gpu.SOLVED, "cpu", (60, 5, 10, 2))
+    gpu.beside_scnn("cpu", "float32", 1e-2)
+    printed = capsys.readouterr().out
+    assert printed.count("relative") == 1
+    if missing() is None:
+        assert float(re.findall(r"scnn .* gap ([-+.\de]+) ", printed)[0]) <= 1e-2
+    else:
+        assert "scnn cannot be imported" in printed
+
+
+@pytest.mark.parametrize(("dtype", "torch", "most"), [("float64", False, 1e-6), ("float32", True, 1e-3)])
+def test_scnn_solves_our_program_on_any_of_its_devices(dtype: str, torch: bool, most: float) -> None:
+    """Its weights, in our scaling, are certified on our program; torch is left as it was."""
+    if missing() is not None:
+        pytest.skip("pip install --no-deps pyscnn linalg-backends")
+    import torch as library
+
+    before = library.is_grad_enabled(), library.get_default_dtype()
+    rng = np.random.default_rng(0)
+    X, Y = rng.standard_normal((40, 4)), rng.standard_normal((40, 2))
+    numbers = Instance(
+        Case("random", "gated", 8, 0.1), X, Y, cnn.sample_gates(X, 8), 2, "per-output", reg=0.02
+    )
+    referee = Referee(numbers, cap=20.0, goal=most)
+    Scnn(dtype=dtype, torch=torch).solve(numbers, referee)
+    assert referee.reached(most)
+    assert (library.is_grad_enabled(), library.get_default_dtype()) == before
