@@ -27,7 +27,9 @@ from convexnn_solvers import (
     SemismoothNewton,
     Status,
     certificate,
+    cones,
 )
+from convexnn_solvers.active_sets import machine_code
 from convexnn_solvers.admm import AdmmState, admm_method
 from convexnn_solvers.admm_iteration import AdmmPolicy
 from convexnn_solvers.admm_working_set import AdmmEngine
@@ -221,6 +223,24 @@ def test_methods_that_change_their_states_go_on_exactly_too(
     # The best bound of the file is computed anew, from a dual point that has been scaled before.
     ours, theirs = ([row["dual"] for row in extra["history"]] for extra in (resumed, whole))
     np.testing.assert_allclose(ours, theirs, rtol=1e-14)
+
+
+def test_newton_goes_on_where_projections_remember_their_factors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Machine code keeps factors of active rows; they are made anew, equal to rounding."""
+    if machine_code() is None:
+        pytest.skip("numba is not installed")
+    monkeypatch.setattr(cones, "_COMPILED_FROM", 0)
+    often(monkeypatch)
+    file = tmp_path / "solve.npz"
+    whole = solve(relu(), SemismoothNewton(), tol=1e-9)
+    solve(relu(), SemismoothNewton(), tol=1e-9, checkpoint=file, max_iter=whole["iterations"] // 2)
+    resumed = solve(relu(), SemismoothNewton(), tol=1e-9, checkpoint=file, resume=True)
+    assert [row["iteration"] for row in resumed["history"]] == [row["iteration"] for row in whole["history"]]
+    for key in ("primal", "dual"):
+        ours, theirs = ([row[key] for row in extra["history"]] for extra in (resumed, whole))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-9)
 
 
 def often(monkeypatch: pytest.MonkeyPatch) -> None:

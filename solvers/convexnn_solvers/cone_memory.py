@@ -12,6 +12,9 @@ from convexnn_solvers.active_sets import ActiveRows, Indices, padded
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.cone_factors import ConeFactors, empty_factors
 from convexnn_solvers.cones import PatternCones, RememberedRows
+from convexnn_solvers.packing import Arrays, Held, packed_attributes
+
+_REMEMBERED = ("rows", "rho", "scale", "polar")
 
 
 class ConeMemory:
@@ -37,6 +40,15 @@ class ConeMemory:
     def restricted(self, blocks: Indices) -> ConeMemory:
         """Another one for some of the blocks, numbered anew, that starts from the same active rows."""
         return ConeMemory(self._cones, self._gates[blocks], self._active.take(blocks))
+
+    def packed(self) -> Arrays:
+        """What is remembered, without factors, which would be most of it."""
+        return packed_attributes(self._active, _REMEMBERED)
+
+    def restore(self, held: Held) -> None:
+        """Go on from what was packed."""
+        self._active = RememberedRows(*(held[name].copy() for name in _REMEMBERED))
+        self._factors = None
 
     def project(self, Z: Float64Array, blocks: Indices) -> Float64Array:
         """The columns of ``Z`` (d, m) on the cones of ``blocks``, no two of them the same."""

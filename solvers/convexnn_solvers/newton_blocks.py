@@ -25,7 +25,7 @@ from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.cone_memory import ConeMemory
 from convexnn_solvers.cones import ActiveRows, PatternCones
 from convexnn_solvers.gated_program import GatedProgram, Indices, block_norms
-from convexnn_solvers.packing import Arrays, Held
+from convexnn_solvers.packing import Arrays, Held, below, part
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,12 +146,16 @@ class ConeProx:
         return other
 
     def packed(self) -> Arrays:
-        """What is known from the calls before, as arrays."""
-        return packed_rows(self._warm) | {"polar": self._polar.copy()}
+        """What is known from the calls before, as arrays; factors are made anew."""
+        arrays: Arrays = {}
+        for k, column in enumerate(self._columns):
+            arrays |= below(f"{k}", column.packed())
+        return arrays
 
     def restore(self, held: Held) -> None:
         """Go on from what was packed."""
-        self._warm, self._polar = list(unpacked_rows(held)), held["polar"].copy()
+        for k, column in enumerate(self._columns):
+            column.restore(part(f"{k}", held))
 
     def at(self, Z: Float64Array, thresholds: Float64Array) -> ActiveBlocks:
         """The active blocks of ``Z`` (c, d, B); projects only blocks that may be active."""

@@ -49,7 +49,7 @@ class RFISTA(CompositeSolver):
         interrupted by Ctrl-C.
     resume : bool
         Go on from ``checkpoint``, if there is one: with the same iterates and history as if nothing had
-        happened (``SemismoothNewton``: from the best point). That of another problem is refused.
+        happened. That of another problem is refused.
 
     All of them may also be given to ``problem.solve``. Raises TypeError or ValueError for a bad option.
     """
