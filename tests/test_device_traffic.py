@@ -14,9 +14,11 @@ import pytest
 
 import convexnn_models as cnn
 from convexnn_solvers.augmented_lagrangian import augmented_lagrangian_method
-from convexnn_solvers.backends import Backend, select_backend
+from convexnn_solvers.backends import Backend, numpy_backend, select_backend
 from convexnn_solvers.compiler import compile_problem
 from convexnn_solvers.composite import Composite, DualPoint
+from convexnn_solvers.gate_columns import gate_columns
+from convexnn_solvers.gate_descent import GateDescent
 from convexnn_solvers.iterate import Method
 from convexnn_solvers.rfista import rfista_method
 
@@ -26,7 +28,7 @@ pytest.importorskip("array_api_compat")
 RNG = np.random.default_rng(0)
 X, Y = RNG.standard_normal((60, 5)), RNG.standard_normal(60)
 GATES = cnn.sample_gates(X, 15, seed=3)
-_LARGEST = 4  # entries of what counts as numbers
+_LARGEST = 6  # entries of what counts as numbers
 
 
 class _Traffic:
@@ -85,6 +87,14 @@ def gated(backend: Backend, loss: Any) -> Start:
     return rfista_method(composite), composite
 
 
+def gates(backend: Backend) -> Start:
+    """On a set of gates that changes on the way."""
+    problem = cnn.gated_relu(X, GATES).problem(Y, 0.03)
+    composite = compile_problem(problem, backend).composite()
+    exact = compile_problem(problem, numpy_backend()).composite()
+    return GateDescent(gate_columns(composite, exact), 1e-9, first=3), composite
+
+
 # What an iteration with one trial step may wait for: with a quadratic loss two products and a distance; else
 # the distance has four terms. Rounding asks for one more, and multipliers for theirs.
 # The last number is the share of iterations that may bring over arrays.
@@ -92,6 +102,7 @@ CASES: dict[str, tuple[Any, float, float]] = {
     "R-FISTA, squared": (lambda backend: gated(backend, "squared"), 2, 0.0),
     "R-FISTA, huber": (lambda backend: gated(backend, "huber"), 5, 0.0),
     "R-FISTA, logistic": (lambda backend: gated(backend, "logistic"), 5, 0.0),
+    "R-FISTA, a set of gates": (gates, 2, 0.0),
     "augmented Lagrangian": (relu, 9, 0.05),
 }
 

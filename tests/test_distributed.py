@@ -7,6 +7,7 @@ import pickle
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import pytest
 
 import convexnn_models as cnn
 from convexnn_solvers import RFISTA, certificate
+from convexnn_solvers.auto import Engine
+from convexnn_solvers.rfista import rfista_method
 
 pytest.importorskip("torch.distributed", reason="pip install 'convexnn[distributed]'")
 
@@ -48,6 +51,13 @@ def job(scenario: str, processes: int, folder: Path) -> list[tuple[int, str]]:
     return ends
 
 
+class OnAllGates(RFISTA):
+    """R-FISTA without a working set: what the processes do together."""
+
+    def engines(self, composite: Any, exact: Any, multipliers: Any, options: Any) -> Iterator[Engine]:
+        return iter([Engine("RFISTA", "", lambda: rfista_method(composite))])
+
+
 def reports(scenario: str, ends: list[tuple[int, str]], folder: Path) -> Reports:
     files = [folder / f"{scenario}{rank}.pickle" for rank in range(len(ends))]
     assert all(file.exists() for file in files), "\n".join(errors for _, errors in ends)
@@ -78,7 +88,7 @@ def four(two: Reports, folder: Path) -> Reports:
 @pytest.fixture(scope="module")
 def whole() -> dict[str, Any]:
     """The uninterrupted solve of one process."""
-    return worker.solve(worker.problem_of("squared", 1e-3), RFISTA(tol=0.0, max_iter=90))
+    return worker.solve(worker.problem_of("squared", 1e-3), OnAllGates(tol=0.0, max_iter=90))
 
 
 def check_result(ours: Reports, name: str) -> None:
@@ -162,9 +172,11 @@ def test_any_number_of_processes_goes_on_from_the_checkpoint(
 ) -> None:
     for report in four:
         histories_agree(report["resumed"], whole)
-    alone = RFISTA(tol=0.0, max_iter=90, checkpoint=folder / "interrupted.npz", resume=True)
+    alone = OnAllGates(tol=0.0, max_iter=90, checkpoint=folder / "interrupted.npz", resume=True)
     resumed = worker.solve(worker.problem_of("squared", 1e-3), alone)
     assert resumed["value"] == pytest.approx(whole["value"], rel=1e-9)
+    solver = RFISTA(tol=1e-6, checkpoint=folder / "interrupted.npz", resume=True)
+    assert worker.solve(worker.problem_of("squared", 1e-3), solver)["judged"] <= 1e-6
 
 
 def test_a_process_that_dies_or_is_silent_ends_the_others_with_one_error(
@@ -176,7 +188,7 @@ def test_a_process_that_dies_or_is_silent_ends_the_others_with_one_error(
     assert "did not answer for 1 seconds" in (folder / "silent0").read_text()
     with np.load(folder / "lost.npz") as held:
         assert 15 <= held["loop"][0] <= 20
-    alone = RFISTA(tol=0.0, max_iter=90, checkpoint=folder / "lost.npz", resume=True)
+    alone = OnAllGates(tol=0.0, max_iter=90, checkpoint=folder / "lost.npz", resume=True)
     resumed = worker.solve(worker.problem_of("squared", 1e-3), alone)
     assert resumed["value"] == pytest.approx(whole["value"], rel=1e-9)
 

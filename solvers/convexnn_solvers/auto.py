@@ -16,6 +16,7 @@ from convexnn_solvers.block_descent import DescentPolicy, block_descent_method
 from convexnn_solvers.checkpoint import Keeper
 from convexnn_solvers.compiler import UnsupportedProblem
 from convexnn_solvers.composite import Composite, DualPoint
+from convexnn_solvers.gate_descent import gradient_method
 from convexnn_solvers.gated_maps import gated_maps
 from convexnn_solvers.gated_program import GatedProgram, block_norms
 from convexnn_solvers.gated_structure import GatedStructure, gated_structure
@@ -24,7 +25,7 @@ from convexnn_solvers.method_memory import check_descent, check_first_order, che
 from convexnn_solvers.newton_fits import SquaredFit
 from convexnn_solvers.options import Options
 from convexnn_solvers.result import HistoryRow, Result
-from convexnn_solvers.rfista import nonsmooth_losses, rfista_method
+from convexnn_solvers.rfista import nonsmooth_losses
 from convexnn_solvers.semismooth_newton import semismooth_newton_method
 from convexnn_solvers.status import Status
 
@@ -106,7 +107,7 @@ def engines(
         )
     else:
         check_first_order("RFISTA", composite, options.memory)
-        yield Engine("RFISTA", before, lambda: rfista_method(composite))
+        yield Engine("RFISTA", before, lambda: gradient_method(composite, exact, options.tol))
 
 
 def _admm(

@@ -42,13 +42,13 @@ def loss_hessian(composite: Composite) -> OutputHessian:
 
 
 def largest_curvature(
-    composite: Composite, hessian: OutputHessian, scales: Sequence[float], variables: Sequence[int]
+    composite: Composite, hessian: OutputHessian, scales: Sequence[Any], variables: Sequence[int]
 ) -> float:
     """The largest eigenvalue of ``S^-1/2 A^T H A S^-1/2`` on some variables, by power iterations."""
     backend, rng = composite.backend, np.random.default_rng(0)
 
     def size(v: Sequence[Array]) -> float:
-        own = sum(scales[k] * _sum(v[k] * v[k], composite) for k in variables)
+        own = sum(_sum(scales[k] * v[k] * v[k], composite) for k in variables)
         return math.sqrt(composite.across.sum(own))
 
     v = list(composite.zeros())

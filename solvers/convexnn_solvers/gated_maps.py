@@ -69,4 +69,9 @@ def _samples(operator: GatedMap) -> int:
 def row_sizes(operator: GatedMap) -> Float64Array:
     """Bounds (n,) on the norms of the rows of every gate's features, for slopes of at most one."""
     X = operator.gates.X
-    return operator.pooling.sizes(X) if isinstance(operator, PooledOperator) else np.linalg.norm(X, axis=1)
+    return operator.pooling.sizes(X) if isinstance(operator, PooledOperator) else _row_norms(X)
+
+
+def _row_norms(X: Float64Array) -> Float64Array:
+    """Without an array of the size of ``X``, which may lie on a disk."""
+    return np.asarray(np.sqrt(np.einsum("ij,ij->i", X, X)))

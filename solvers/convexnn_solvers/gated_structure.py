@@ -117,11 +117,11 @@ def gated_structure(composite: Composite) -> GatedStructure:
     maps = gated_maps(composite)
     operator, count = maps[0], len(maps)
     loss = _the_loss(composite)
-    found = _weight_variables(composite, operator)
+    found = weight_variables(composite, operator)
     known = gated_reading(composite, maps, found)
     weights, ratios, mirror, offset = known.weights, known.ratios, known.mirror, known.offset
     fit, means, scale = _fit(loss, mirror, known.shift, offset is not None)
-    prices = [_group_prices(composite, position, operator) for position in weights]
+    prices = [group_prices(composite, position, operator) for position in weights]
     if len({price.shape for price in prices}) > 1:
         raise refusal("the weight variables are grouped in different ways")
     taus = np.hstack([price / (scale * abs(f)) for price, f in zip(prices, ratios, strict=True)])
@@ -170,7 +170,7 @@ def _the_loss(composite: Composite) -> LossTerm:
     return term
 
 
-def _weight_variables(composite: Composite, operator: GatedMap) -> list[int]:
+def weight_variables(composite: Composite, operator: GatedMap) -> list[int]:
     """Positions of the variables that carry a penalty; all must have the shape of weights."""
     shape = (operator.gates.X.shape[1] * operator.outputs, operator.gates.bits.shape[1])
     penalised = sorted({term.variable for term in composite.penalties})
@@ -183,7 +183,7 @@ def _weight_variables(composite: Composite, operator: GatedMap) -> list[int]:
     return penalised
 
 
-def _group_prices(composite: Composite, position: int, operator: GatedMap) -> Float64Array:
+def group_prices(composite: Composite, position: int, operator: GatedMap) -> Float64Array:
     """The weight of every group norm of a variable: (1, P) if outputs share groups, else (c, P)."""
     block = composite.variables[position]
     terms = [term for term in composite.penalties if term.variable == position]

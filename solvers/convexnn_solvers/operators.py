@@ -7,7 +7,7 @@ that they stay in the processor's cache: the work is one matrix product with ``X
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -45,6 +45,16 @@ class GateArrays:
     bits: Array
     masks: Array | None
     block_bytes: int
+    mask_bytes: int = 0
+
+    def taken(self, chosen: Array) -> GateArrays:
+        """The same with only some of the gates, by their positions on the backend."""
+        xp = self.backend.xp
+        bits = xp.take(self.bits, chosen, axis=1)
+        if self.masks is not None:
+            return replace(self, bits=bits, masks=xp.take(self.masks, chosen, axis=1))
+        kept = self.X.dtype.itemsize * int(np.prod(tuple(bits.shape))) <= self.mask_bytes
+        return replace(self, bits=bits, masks=self.backend.asarray(bits) if kept else None)
 
     def blocks(self, columns: int, minimum: int = _MIN_ROWS) -> Iterator[slice]:
         """Row slices whose intermediates with ``columns`` columns fill one block of memory."""
@@ -75,7 +85,7 @@ def load_gates(
     features, bits = backend.asarray(X), backend.asbits(patterns)
     wanted = features.dtype.itemsize * int(np.prod(patterns.shape))
     masks = backend.asarray(bits) if wanted <= plan.masks else None
-    return GateArrays(backend, features, bits, masks, plan.block)
+    return GateArrays(backend, features, bits, masks, plan.block, plan.masks)
 
 
 @dataclass(frozen=True)
@@ -106,11 +116,17 @@ class GatedOperator:
         n, d = (int(size) for size in g.X.shape)
         height, width = d * self.outputs, int(g.bits.shape[1])
         residual = xp.reshape(r, (n, self.outputs))
-        result = g.backend.zeros((height, width))
+        result: Array | None = None
         for rows in g.blocks(max(height, width), _MIN_ADJOINT_ROWS):
             # Scaling the rows of X instead of the mask leaves one product for all outputs.
             scaled = residual[rows][:, :, None] * g.X[rows][:, None, :]
-            result += xp.reshape(scaled, (-1, height)).T @ g.mask(rows)
+            product = xp.reshape(scaled, (-1, height)).T @ g.mask(rows)
+            if result is None:
+                result = product
+            else:
+                result += product
+        if result is None:  # no samples
+            return g.backend.zeros((height, width))
         if self.slope != 0.0:
             everywhere = xp.reshape(residual.T @ g.X, (height, 1))
             result = (1.0 - self.slope) * result + self.slope * everywhere

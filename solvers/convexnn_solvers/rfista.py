@@ -13,10 +13,10 @@ After Beck and Teboulle (2009), O'Donoghue and Candes (2015), and Mishkin, Sahin
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +30,9 @@ from convexnn_solvers.iterate import Candidate
 from convexnn_solvers.nonsmooth_losses import Nonsmooth
 from convexnn_solvers.proximal import ProximalMap, proximal_map
 
-# The step shrinks by this factor until the quadratic bound holds, ...
-_SHRINK = 0.8
+# A step that breaks the quadratic bound shrinks to this share of what would have kept it, by at most the
+# factor below at a time, ...
+_SHRINK, _LEAST_SHRINK = 0.95, 0.5
 # ... and grows by this factor for the next iteration when the bound was slack by the ratio below.
 _GROW = 1.25
 _SLACK = 5.0
@@ -45,10 +46,13 @@ _ROUNDING = 16.0
 
 @dataclass(frozen=True, eq=False)
 class Smooth:
-    """The smooth part of a problem and its metric: ``scales[k]`` estimates ``||A_k||^2`` of variable k."""
+    """The smooth part of a problem and its metric: ``scales[k]`` estimates ``||A_k||^2`` of variable k.
+
+    It is a number, or an array of numbers for parts of the variable that broadcasts against it.
+    """
 
     composite: Composite
-    scales: tuple[float, ...]
+    scales: tuple[Any, ...]
 
     def gradient(self, outputs: Point) -> tuple[tuple[Array, ...], Point]:
         """Gradients with respect to the losses' outputs, and with respect to x."""
@@ -76,7 +80,8 @@ class Smooth:
     def _inner(self, a: Point, b: Point) -> Array:
         xp, total = self.composite.backend.xp, self.composite.backend.zeros(())
         for scale, u, v in zip(self.scales, a, b, strict=True):
-            total = total + scale * xp.sum(u * v)
+            inner = scale * xp.sum(u * v) if isinstance(scale, float) else xp.sum(scale * u * v)
+            total = total + inner
         return total
 
     def rounding(self, x: Point, outputs: Point) -> float:
@@ -172,7 +177,15 @@ class _Step:
     distance: float
 
 
-def advance(smooth: Smooth, prox: ProximalMap, state: Descent) -> Descent:
+class Prox(Protocol):
+    """The proximal map of all that is not smooth."""
+
+    def __call__(self, point: Point, steps: Sequence[Any]) -> Point:
+        """The proximal point, with one step per variable: a number, or an array as of its scales."""
+        ...
+
+
+def advance(smooth: Smooth, prox: Prox, state: Descent) -> Descent:
     """One accelerated proximal gradient step."""
     found = _backtracked(smooth, prox, state)
     x, outputs = found.x, found.outputs
@@ -195,7 +208,7 @@ def advance(smooth: Smooth, prox: ProximalMap, state: Descent) -> Descent:
     )
 
 
-def _backtracked(smooth: Smooth, prox: ProximalMap, state: Descent) -> _Step:
+def _backtracked(smooth: Smooth, prox: Prox, state: Descent) -> _Step:
     """The proximal step from ``y``, shortened until the quadratic bound holds."""
     cotangents, gradient = smooth.gradient(state.y_outputs)
     length = max(state.step, _SHORTEST)
@@ -209,22 +222,24 @@ def _backtracked(smooth: Smooth, prox: ProximalMap, state: Descent) -> _Step:
         holds = distance <= moved or (not math.isfinite(distance) and not _finite(gradient, smooth))
         if holds or not shrinks_left or distance <= smooth.rounding(x, outputs):
             return _Step(x, outputs, length, moved, trial.turned, distance)
-        length *= _SHRINK
+        length *= _shrink(moved, distance)
     raise AssertionError("the last trial always returns")
+
+
+def _shrink(moved: float, distance: float) -> float:
+    """By how much a step has to shrink: the curvature that the trial met is what the next one will meet.
+
+    A power of one number, so that steps do not depend on rounding, nor on the number of processes.
+    """
+    if not (math.isfinite(distance) and distance > 0.0 and moved > 0.0):
+        return _LEAST_SHRINK
+    power = 1 + math.ceil(math.log(distance / moved) / -math.log(_SHRINK))
+    return max(_LEAST_SHRINK, _SHRINK**power)
 
 
 def _finite(point: Point, smooth: Smooth) -> bool:
     xp = smooth.composite.backend.xp
     return all(math.isfinite(float(xp.sum(xp.abs(a)))) for a in point)
-
-
-@runtime_checkable
-class KnowsBregman(Protocol):
-    """A loss with a formula for its Bregman distance that does not cancel."""
-
-    def bregman(self, new: Array, old: Array, weight: Array, xp: Any) -> Array:
-        """``weight (f(new) - f(old) - <grad f(old), new - old>)``."""
-        ...
 
 
 def bregman(composite: Composite, new: Point, old: Point, cotangents: Sequence[Array]) -> float:
@@ -237,8 +252,11 @@ def bregman(composite: Composite, new: Point, old: Point, cotangents: Sequence[A
     eps = float(xp.finfo(composite.backend.dtype).eps)
     total = 0.0
     for term, q, p, g in zip(composite.losses, new, old, cotangents, strict=False):
-        if isinstance(term.loss, KnowsBregman):
-            total += float(term.loss.bregman(q, p, term.weight, xp))
+        # A loss may have a formula that does not cancel. Looked up by name: asking a Protocol, every time,
+        # takes longer than a small product.
+        formula: Callable[..., Array] | None = getattr(term.loss, "bregman", None)
+        if formula is not None:
+            total += float(formula(q, p, term.weight, xp))
             continue
         d = q - p
         if term.loss.quadratic:
@@ -301,6 +319,12 @@ class AcceleratedGradient:
 
 def rfista_method(composite: Composite) -> AcceleratedGradient:
     """R-FISTA for a problem without constraints. Raises UnsupportedProblem, naming what it cannot take."""
+    check_smooth(composite)
+    return AcceleratedGradient(smooth_part(composite), proximal_map(composite))
+
+
+def check_smooth(composite: Composite) -> None:
+    """Raise UnsupportedProblem where there are constraints or losses without a gradient."""
     if composite.constraints:
         raise UnsupportedProblem(
             f"RFISTA takes no constraints, and the problem has {composite.constraints[0].text}; "
@@ -312,7 +336,6 @@ def rfista_method(composite: Composite) -> AcceleratedGradient:
             f"RFISTA takes losses with a gradient, and {composite.losses[sharp[0]].text} has none; "
             "solve with AugmentedLagrangian() or cp.CLARABEL."
         )
-    return AcceleratedGradient(smooth_part(composite), proximal_map(composite))
 
 
 def nonsmooth_losses(composite: Composite) -> tuple[int, ...]:

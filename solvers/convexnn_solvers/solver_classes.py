@@ -54,13 +54,21 @@ class RFISTA(CompositeSolver):
     All of them may also be given to ``problem.solve``. Raises TypeError or ValueError for a bad option.
     """
 
-    def method(self, composite: Composite, multipliers: DualPoint, options: Options) -> Method[Any]:
-        """R-FISTA; refuses constraints by name."""
+    def engines(
+        self,
+        composite: Composite,
+        exact: Composite,
+        multipliers: DualPoint,
+        options: Options,
+    ) -> Iterator[Engine]:
+        """R-FISTA alone; refuses constraints by name."""
+        from convexnn_solvers.auto import Engine
+        from convexnn_solvers.gate_descent import gradient_method
         from convexnn_solvers.method_memory import check_first_order
-        from convexnn_solvers.rfista import rfista_method
 
         check_first_order(self.name(), composite, options.memory)
-        return rfista_method(composite)
+        method = gradient_method(composite, exact, options.tol)
+        return iter([Engine(self.name(), "asked for by name", lambda: method)])
 
 
 class AugmentedLagrangian(CompositeSolver):
@@ -74,14 +82,28 @@ class AugmentedLagrangian(CompositeSolver):
     :class:`RFISTA`.
     """
 
-    def method(self, composite: Composite, multipliers: DualPoint, options: Options) -> Method[Any]:
-        """The augmented Lagrangian, started from these multipliers."""
+    def engines(
+        self,
+        composite: Composite,
+        exact: Composite,
+        multipliers: DualPoint,
+        options: Options,
+    ) -> Iterator[Engine]:
+        """The augmented Lagrangian from these multipliers; R-FISTA where there is nothing for them."""
         from convexnn_solvers.augmented_lagrangian import augmented_lagrangian_method
+        from convexnn_solvers.auto import Engine
+        from convexnn_solvers.gate_descent import gradient_method
         from convexnn_solvers.method_memory import check_first_order
+        from convexnn_solvers.rfista import nonsmooth_losses
 
         check_first_order(self.name(), composite, options.memory)
         on_cpu = str(composite.backend.device) == "cpu"
-        return augmented_lagrangian_method(composite, project_cones=on_cpu, warm=multipliers)
+        method: Method[Any]
+        if composite.constraints or nonsmooth_losses(composite):
+            method = augmented_lagrangian_method(composite, project_cones=on_cpu, warm=multipliers)
+        else:
+            method = gradient_method(composite, exact, options.tol)
+        return iter([Engine(self.name(), "asked for by name", lambda: method)])
 
 
 class SemismoothNewton(CompositeSolver):

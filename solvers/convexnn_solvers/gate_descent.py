@@ -1,0 +1,313 @@
+"""R-FISTA on a working set of gates, certified over all of them.
+
+Few gates are in use, and a gate whose weights are zero changes neither the prediction nor the momentum as
+long as its gradient stays below its weight. So steps are taken on a set of gates alone. From time to time
+one pass over all gates brings in those whose gradients ask for it and, where the set has become larger than
+what is in use, drops others; neither moves the iterate. The pass also estimates the gap, which says when a
+certificate is worth its time. Besides the problem and its bits only the set's gates are held in memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convexnn_solvers.affine import UnsupportedProblem
+from convexnn_solvers.backends import Array, Float64Array
+from convexnn_solvers.checkpoint import Arrays, packed_point, whole_point
+from convexnn_solvers.composite import Composite, Point
+from convexnn_solvers.curvature import largest_curvature, loss_hessian, positive_scales
+from convexnn_solvers.gate_columns import ColumnShrinkage, GateColumns, gate_columns
+from convexnn_solvers.iterate import Candidate, Method
+from convexnn_solvers.rfista import (
+    Descent,
+    Smooth,
+    advance,
+    check_smooth,
+    descend_from,
+    packed_descent,
+    rfista_method,
+    unpacked_descent,
+)
+
+# Gates of the first set, and of later ones as a multiple of those in use: measured, larger sets only cost.
+_FIRST, _GROWTH = 64, 1.2
+# Sets shrink when they have become so many times larger than they need to be, and at the first passes only:
+# in the end they grow, so that what they converge to is the solution.
+_LAVISH, _SHRINKING_PASSES = 1.2, 40
+# Passes come after so many iterations, then after this share of all.
+_PASS, _PASS_SHARE = 10, 0.1
+# A certificate is asked for when the estimate is below this share of the tolerance, then of the estimate; and
+# in any case after so many iterations, then after this share of all, to see whether the solve has stalled.
+_MARGIN, _SHRINK = 0.95, 0.5
+_LOOK, _LOOK_SHARE = 100, 0.5
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When to pass over all gates and to ask for certificates, in iterations.
+
+    ``due``: a certificate is due now. ``goal``: the estimated gap at which the next one is.
+    """
+
+    goal: float
+    count: int = 0
+    passes: int = 0
+    next_pass: int = _PASS
+    next_look: int = _LOOK
+    due: bool = False
+
+    def stepped(self) -> Schedule:
+        """After one more iteration."""
+        return replace(self, count=self.count + 1, due=False)
+
+    def passed(self, gap: float) -> Schedule:
+        """After a pass that estimated this gap."""
+        close = gap <= self.goal
+        late = self.count >= self.next_look
+        return replace(
+            self,
+            goal=_SHRINK * min(gap, self.goal) if close else self.goal,
+            passes=self.passes + 1,
+            next_pass=self.count + max(_PASS, int(_PASS_SHARE * self.count)),
+            next_look=self.count + max(_LOOK, int(_LOOK_SHARE * self.count))
+            if close or late
+            else self.next_look,
+            due=close or late,
+        )
+
+    def _later(self) -> int:
+        return self.count + max(_LOOK, int(_LOOK_SHARE * self.count))
+
+
+@dataclass(frozen=True, eq=False)
+class GateState:
+    """R-FISTA's state on the problem of the ``chosen`` gates (their positions, rising)."""
+
+    descent: Descent
+    chosen: Array
+    smooth: Smooth
+    shrinkage: ColumnShrinkage
+    schedule: Schedule
+
+
+@dataclass(frozen=True, eq=False)
+class _Pass:
+    """What a pass over all gates found: their ratios, how many are in use, how many are missing; the gap."""
+
+    ratios: Array
+    used: int
+    missing: int
+    gap: float
+
+
+@dataclass(frozen=True, eq=False)
+class GateDescent:
+    """The method for :func:`convexnn_solvers.iterate.iterate`; ``tol`` is the relative gap to reach.
+
+    ``first``: gates of the first set.
+    """
+
+    columns: GateColumns
+    tol: float
+    first: int = _FIRST
+    name: str = "R-FISTA"
+    judges_itself: bool = True
+
+    def start(self, x: Point) -> GateState:
+        """The gates of the largest gradients; the first step length comes from their curvature."""
+        return self._started(x, self.columns.used(x))
+
+    def _started(self, x: Point, used: Array) -> GateState:
+        columns, whole = self.columns, self.columns.whole
+        outputs = whole.affine.forward(x)
+        ratios = columns.ratios_of(self._gradient(outputs))
+        size = self._size(int(whole.backend.xp.sum(used)))
+        chosen = self._largest(ratios, used, size)
+        problem = columns.restricted(chosen)
+        hessian = loss_hessian(problem)
+        units = self._units(problem)
+        alone = [largest_curvature(problem, hessian, units, (k,)) for k in range(len(units))]
+        smooth = self._smooth(problem, positive_scales(alone))
+        curvature = 1.0
+        if len(units) > 1:
+            curvature = largest_curvature(problem, hessian, smooth.scales, range(len(units)))
+        step = 1.0 / curvature if curvature > 0.0 else 1.0
+        descent = descend_from(smooth, columns.taken(x, chosen), step)
+        return GateState(descent, chosen, smooth, columns.shrinkage(problem), Schedule(_MARGIN * self.tol))
+
+    def step(self, state: GateState) -> GateState:
+        """One accelerated step, and a pass over all gates when it is time."""
+        descent = advance(state.smooth, state.shrinkage, state.descent)
+        moved = replace(state, descent=descent, schedule=state.schedule.stepped())
+        return self._passed(moved) if moved.schedule.count >= moved.schedule.next_pass else moved
+
+    def residual(self, state: GateState) -> float:
+        """NaN when the last step produced one."""
+        return 0.0 if math.isinf(state.descent.residual) else state.descent.residual
+
+    def wants_look(self, state: GateState) -> bool:
+        """When the estimated gap is small enough, or nobody looked for long."""
+        return state.schedule.due
+
+    def candidate(self, state: GateState) -> Candidate:
+        """The iterate on all gates; the certificate makes its own dual point of its residual."""
+        backend = self.columns.whole.backend
+        return Candidate(
+            tuple(backend.to_numpy(a) for a in self.columns.lifted(state.descent.x, state.chosen))
+        )
+
+    def multipliers(self, state: GateState) -> tuple[Float64Array, ...]:
+        """There are no constraints."""
+        return ()
+
+    def packed(self, state: GateState) -> Arrays:
+        """The whole state, and where it is on all gates: R-FISTA without a set can go on from there."""
+        backend, plan, descent = self.columns.whole.backend, state.schedule, state.descent
+        x, y = (self.columns.lifted(point, state.chosen) for point in (descent.x, descent.y))
+        arrays = packed_descent(replace(descent, x=x, y=y), backend)
+        for name, point in (("set.x", descent.x), ("set.y", descent.y)):
+            arrays |= packed_point(name, point, backend.to_numpy)
+        arrays["chosen"] = np.asarray(backend.to_numpy(state.chosen), dtype=np.int64)
+        arrays["scales"] = np.asarray(self._scale_numbers(state.smooth))
+        arrays["counts"] = np.asarray([plan.count, plan.passes, plan.next_pass, plan.next_look, plan.due])
+        arrays["goal"] = np.asarray(plan.goal)
+        return arrays
+
+    def unpacked(self, arrays: Mapping[str, NDArray[Any]]) -> GateState:
+        """The state that was packed; that of R-FISTA without a set, as far as it goes."""
+        backend, descent = self.columns.whole.backend, unpacked_descent(arrays, self.columns.whole.backend)
+        if "chosen" not in arrays:
+            state = self._started(descent.x, self.columns.used(descent.x) | self.columns.used(descent.y))
+            x, y = (self.columns.taken(point, state.chosen) for point in (descent.x, descent.y))
+            step = state.descent.step
+            return replace(state, descent=replace(descent, x=x, y=y, step=step, last_step=step))
+        chosen = backend.xp.asarray(arrays["chosen"], device=backend.device)
+        problem = self.columns.restricted(chosen)
+        smooth = self._smooth(problem, tuple(float(scale) for scale in arrays["scales"]))
+        count, passes, next_pass, next_look, due = (int(value) for value in arrays["counts"])
+        plan = Schedule(float(arrays["goal"]), count, passes, next_pass, next_look, bool(due))
+        x, y = (tuple(backend.asarray(a) for a in whole_point(name, arrays)) for name in ("set.x", "set.y"))
+        return GateState(replace(descent, x=x, y=y), chosen, smooth, self.columns.shrinkage(problem), plan)
+
+    def _passed(self, state: GateState) -> GateState:
+        """After one look at all gates: the next set, if this one lacks gates or has far too many."""
+        found = self._look_at_all(state)
+        plan = state.schedule.passed(found.gap)
+        state = replace(state, schedule=plan)
+        held = int(state.chosen.shape[0])
+        wanted = self._size(found.used)
+        lavish = held > _LAVISH * wanted and plan.passes <= _SHRINKING_PASSES
+        if found.missing == 0 and not lavish:
+            return state
+        keep = self._keeps(state, found, lavish)
+        size = wanted if lavish else max(wanted, held + found.missing)
+        chosen = self._largest(found.ratios, keep, min(size, self.columns.count))
+        return self._on(state, chosen)
+
+    def _look_at_all(self, state: GateState) -> _Pass:
+        """One adjoint product with all gates; a device is asked for five numbers."""
+        columns, descent = self.columns, state.descent
+        backend, problem = columns.whole.backend, state.smooth.composite
+        xp = backend.xp
+        cotangents = columns.whole.loss_gradients(descent.outputs)
+        ratios = columns.ratios_of(self._gradient(descent.outputs))
+        outside = 1.0 * ratios
+        outside[state.chosen] = 0.0
+        used = columns.used(descent.x) | columns.used(descent.y)
+        smooth, penalty = problem.smooth_value(descent.x, descent.outputs), problem.penalty_value(descent.x)
+        inner = xp.sum(cotangents[0] * (descent.outputs[0] - columns.shift))
+        for c, v in zip(problem.linear, descent.x, strict=True):
+            inner = inner + xp.sum(c * v)
+        numbers = [smooth, penalty, inner, xp.max(ratios)]
+        counts = [xp.sum(backend.asarray(used)), xp.sum(backend.asarray(outside > 1.0))]
+        smooth, penalty, inner, largest, count, missing = backend.to_numpy(
+            xp.stack([*numbers, *counts])
+        ).tolist()
+        return _Pass(ratios, int(count), int(missing), _gap(smooth, penalty, inner, largest))
+
+    def _gradient(self, outputs: Point) -> Point:
+        """The gradient of the smooth part with respect to the weights of all gates."""
+        whole = self.columns.whole
+        pulled = whole.affine.adjoint(whole.loss_gradients(outputs))
+        return tuple(g + c for g, c in zip(pulled, whole.linear, strict=True))
+
+    def _size(self, used: int) -> int:
+        """How many gates a set should have."""
+        return min(self.columns.count, max(self.first, int(_GROWTH * used)))
+
+    def _keeps(self, state: GateState, found: _Pass, lavish: bool) -> Array:
+        """Which of all gates must stay: those in use, or all that are there."""
+        columns, xp = self.columns, self.columns.whole.backend.xp
+        keep = xp.zeros(columns.count, dtype=xp.bool, device=columns.whole.backend.device)
+        descent = state.descent
+        keep[state.chosen] = columns.used(descent.x) | columns.used(descent.y) if lavish else True
+        return keep
+
+    def _largest(self, ratios: Array, keep: Array, size: int) -> Array:
+        """The positions of what must stay and of the largest ratios, ``size`` in all."""
+        xp = self.columns.whole.backend.xp
+        scores = xp.where(keep, xp.inf + 0.0 * ratios, ratios)
+        return xp.sort(xp.argsort(-scores, stable=True)[:size])
+
+    def _on(self, state: GateState, chosen: Array) -> GateState:
+        """The same iterate on another set of gates, which has all that are in use."""
+        problem = self.columns.restricted(chosen)
+        old, descent = state.chosen, state.descent
+        x, y = (self.columns.moved(point, old, chosen) for point in (descent.x, descent.y))
+        smooth = self._smooth(problem, self._scale_numbers(state.smooth))
+        return replace(
+            state,
+            descent=replace(descent, x=x, y=y),
+            chosen=chosen,
+            smooth=smooth,
+            shrinkage=self.columns.shrinkage(problem),
+        )
+
+    def _units(self, problem: Composite) -> list[Any]:
+        """The metric of every variable, of size one."""
+        metric, weights = self.columns.metric, {position for position, _ in self.columns.ratios}
+        if metric is None:
+            return [1.0] * len(problem.variables)
+        xp, outputs = problem.backend.xp, self.columns.operator.outputs
+        rows = xp.concat([metric.curvatures] * outputs)
+        return [rows if k in weights else 1.0 for k in range(len(problem.variables))]
+
+    def _smooth(self, problem: Composite, scales: tuple[float, ...]) -> Smooth:
+        units = self._units(problem)
+        return Smooth(problem, tuple(scale * unit for scale, unit in zip(scales, units, strict=True)))
+
+    def _scale_numbers(self, smooth: Smooth) -> tuple[float, ...]:
+        """The scales as numbers: the metric's largest curvature is one."""
+        return tuple(
+            scale if isinstance(scale, float) else float(smooth.composite.backend.xp.max(scale))
+            for scale in smooth.scales
+        )
+
+
+def _gap(smooth: float, penalty: float, inner: float, largest: float) -> float:
+    """The relative gap that the scaled residual leaves, from below for the dual of losses whose infimum is 0.
+
+    At the residual itself the gap is ``penalty + inner``; a feasible multiple ``s <= 1`` of it has at least
+    the share ``s`` of its dual value, since conjugates are convex.
+    """
+    primal = smooth + penalty
+    dual = min(1.0, 1.0 / largest if largest > 0.0 else 1.0) * (smooth - inner)
+    return abs(primal - dual) / max(abs(primal), abs(dual), 1e-300)
+
+
+def gradient_method(composite: Composite, exact: Composite, tol: float) -> Method[Any]:
+    """R-FISTA: on a working set where the problem has gates, else on all variables.
+
+    ``exact`` is the problem in float64 with NumPy. Raises UnsupportedProblem, naming what it cannot take.
+    """
+    check_smooth(composite)
+    try:
+        return GateDescent(gate_columns(composite, exact), tol)
+    except UnsupportedProblem:
+        return rfista_method(composite)
