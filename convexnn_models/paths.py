@@ -15,7 +15,7 @@ from convexnn_models.lambda_max import lambda_max
 from convexnn_models.model import ConvexModel
 from convexnn_models.network import Network
 from convexnn_models.recovery import recover_two_layer
-from convexnn_solvers import Auto, Certificate, certificate
+from convexnn_solvers import Auto, Certificate, DualPoint, certificate
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,33 +105,43 @@ def regularization_path(
     chosen = Auto(tol=tol) if solver is None else solver
     problem = model.problem(y, float(values[0]), loss, **options)
     points = []
-    ends: list[_Solved] = []
+    ends: list[_End] = []
     for reg in values:
         started = time.perf_counter()
         model.reg.value = float(reg)
         if len(ends) == 2:
-            _extrapolate(model, ends[0], ends[1], float(reg))
+            _extrapolate(model, problem, ends[0], ends[1], float(reg))
         problem.solve(solver=chosen, warm_start=True)
         seconds = time.perf_counter() - started
-        held = tuple(variable.value for variable in model.variables)
-        ends = [*ends[-1:], _Solved(float(reg), held)] if all(v is not None for v in held) else []
+        ends = [*ends[-1:], *_ended(model, problem, float(reg))]
         network, proof = recover_two_layer(model), _proof(problem)
         points.append(PathPoint(float(reg), str(problem.status), proof, network, seconds))
     return RegularizationPath(tuple(points))
 
 
 @dataclass(frozen=True, eq=False)
-class _Solved:
-    """A regularisation and the values that the variables had there."""
+class _End:
+    """A regularisation, the values that the variables had there, and the dual point that was left."""
 
     reg: float
     values: tuple[Float64Array, ...]
+    dual: DualPoint | None
 
 
-def _extrapolate(model: ConvexModel, before: _Solved, last: _Solved, reg: float) -> None:
-    """Move the variables on the line through the last two solutions, blocks that vanish in one staying put.
+def _ended(model: ConvexModel, problem: Any, reg: float) -> list[_End]:
+    """How a solve ended, if the variables have values."""
+    values = tuple(variable.value for variable in model.variables)
+    if any(value is None for value in values):
+        return []
+    dual = _statistics(problem).get("dual_point")
+    return [_End(reg, values, dual if isinstance(dual, DualPoint) else None)]
 
-    The path is piecewise smooth in reg. Where that leaves the pattern cones, the solver goes back to them.
+
+def _extrapolate(model: ConvexModel, problem: Any, before: _End, last: _End, reg: float) -> None:
+    """Move variables and dual point on the lines through the last two solutions.
+
+    The path is piecewise smooth in reg; blocks that vanish in one of the solutions stay as they are. Where
+    that leaves the pattern cones, or what is feasible for the dual, the solver goes back.
     """
     gap = before.reg - last.reg
     ahead = min((last.reg - reg) / gap, 1.0) if gap > 0.0 else 0.0
@@ -141,12 +151,21 @@ def _extrapolate(model: ConvexModel, before: _Solved, last: _Solved, reg: float)
             variable.value = np.where(both, new + ahead * (new - old), new)
         else:
             variable.value = new + ahead * (new - old)
+    if before.dual is not None and last.dual is not None and last.dual.thetas:
+        pairs = zip(before.dual.thetas, last.dual.thetas, strict=True)
+        thetas = tuple(new + ahead * (new - old) for old, new in pairs)
+        _statistics(problem)["dual_point"] = DualPoint(thetas, last.dual.multipliers)
+
+
+def _statistics(problem: Any) -> dict[str, Any]:
+    """What a solver of ours left besides the solution, and where the next one finds its dual point."""
+    extra = getattr(problem.solver_stats, "extra_stats", None)
+    return extra if isinstance(extra, dict) else {}
 
 
 def _proof(problem: Any) -> Certificate:
     """The certificate that our solvers computed at the point they returned; for others, one made now."""
-    extra = getattr(problem.solver_stats, "extra_stats", None)
-    made = extra.get("certificate") if isinstance(extra, dict) else None
+    made = _statistics(problem).get("certificate")
     return made if isinstance(made, Certificate) else certificate(problem)
 
 

@@ -82,6 +82,20 @@ def test_the_engine_fits_the_problem_and_is_named(make: Any, engine: str) -> Non
     assert proof.relative_gap <= 1e-4
 
 
+def test_a_solve_from_the_last_dual_point_is_newtons() -> None:
+    model = cnn.gated_relu(_X, _GATES)
+    problem = model.problem(_Y, 0.2 * cnn.lambda_max(model, _Y))
+    picked = []
+    for share in (1.0, 0.9):
+        model.reg.value = share * model.reg.value
+        problem.solve(solver=Auto(), warm_start=True)
+        assert problem.status == cp.OPTIMAL
+        picked += [run["engine"] for run in problem.solver_stats.extra_stats["engines"]]
+    assert picked == ["BlockDescent", "SemismoothNewton"]
+    problem.solve(solver=Auto(), warm_start=False)
+    assert problem.solver_stats.extra_stats["engines"][0]["engine"] == "BlockDescent"
+
+
 def test_too_many_samples_to_factor_go_to_a_first_order_method(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auto_module, "_GRAM_BYTES", 8 * 39 * 39)
     problem = _gated()

@@ -9,12 +9,14 @@ import pytest
 from numpy.typing import NDArray
 
 from convexnn_solvers.cones import PatternCones
+from convexnn_solvers.dual_newton import DualNewton
 from convexnn_solvers.gated_program import GatedProgram, block_norms, scaled
 from convexnn_solvers.newton_blocks import ConeProx, PlainProx, jacobian
-from convexnn_solvers.newton_duals import best_multiple
+from convexnn_solvers.newton_duals import balanced_multiple, best_multiple
 from convexnn_solvers.newton_fits import Fit, LogisticFit, SquaredFit
 from convexnn_solvers.newton_operator import newton_operator
 from convexnn_solvers.newton_outliers import Outliers
+from convexnn_solvers.newton_pairs import pair_operator, pair_step
 from convexnn_solvers.newton_system import NewtonSystems, SystemLimits
 
 Float = NDArray[np.float64]
@@ -131,6 +133,43 @@ def test_exact_factors_need_one_iteration_and_old_ones_are_used_again() -> None:
     for _ in range(3):
         systems.solve(operator, np.ones((24, 1)), 1e-8)
     assert (systems.counts.factorisations, systems.counts.iterations) == (1, 3)
+
+
+@pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize("cones", [False, True])
+def test_steps_on_the_optimality_conditions_converge_quadratically(cones: bool, centred: bool) -> None:
+    data, rng = program(cones, centred=centred), np.random.default_rng(6)
+    solved = DualNewton(data)
+    while not solved.gap <= 1e-13 and solved.newton_steps < 200:
+        solved.step(1e-13)
+    assert solved.gap <= 1e-12
+    sigma, best = 5.0, solved.point
+    errors = rng.standard_normal(best.shape) * (best != 0.0), rng.standard_normal(solved.xi.shape)
+    left = []
+    for size in (1e-2, 1e-3, 1e-4):
+        U, xi = best + size * errors[0], solved.xi + size * (errors[1] - centred * errors[1].mean())
+        products = data.by_block(data.adjoint(xi))
+        active = prox_of(cones, data).at(U - sigma * products, sigma * data.weights)
+        features = data.features(data.block_gates(active.blocks))
+        gradient = data.fit.derivative(xi) - features.forward(active.values * data.block_signs(active.blocks))
+        step = pair_step(
+            data,
+            pair_operator(data, active, features, data.fit.curvature(xi)),
+            active,
+            (U[:, :, active.blocks] - active.values) / sigma,
+            gradient - centred * gradient.mean(axis=0),
+            lambda operator, right: NewtonSystems(data).solve(
+                operator, right - centred * right.mean(axis=0), 1e-10
+            ),
+            data.adjoint,
+        )
+        np.testing.assert_allclose(step.products, data.adjoint(step.xi), atol=1e-12)
+        after = np.zeros_like(best)
+        after[:, :, active.blocks] = step.values
+        left.append(max(np.abs(after - best).max(), np.abs(xi + step.xi - solved.xi).max()))
+    assert left[1] <= 0.03 * left[0]
+    assert left[2] <= 0.03 * left[1] or left[2] <= 1e-6
+    assert left[1] <= 1e-4
 
 
 def test_the_operator_is_what_its_text_says() -> None:
@@ -250,3 +289,16 @@ def test_multiples_of_a_direction_are_feasible_and_as_large_as_they_can_be(cones
                 data.block_gates(np.arange(data.blocks)), rows
             )
             assert np.max(np.linalg.norm(moved, axis=0) / data.weights) <= 1.0 + 1e-12
+
+
+@pytest.mark.parametrize("cones", [False, True])
+def test_the_dual_point_of_other_weights_is_scaled_to_these(cones: bool) -> None:
+    data = program(cones)
+    solved = DualNewton(data)
+    while not solved.gap <= 1e-12 and solved.newton_steps < 200:
+        solved.step(1e-12)
+    prediction = data.forward(solved.point)
+    scale = balanced_multiple(data, solved.point, prediction, solved.xi / 0.7)
+    assert scale == pytest.approx(0.7, rel=1e-5)
+    assert balanced_multiple(data, 0.0 * solved.point, 0.0 * prediction, solved.xi) is None
+    assert balanced_multiple(data, solved.point, prediction, -solved.xi) is None

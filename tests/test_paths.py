@@ -10,6 +10,7 @@ import pytest
 
 import convexnn_models as cnn
 from convexnn_solvers import SemismoothNewton
+from convexnn_solvers.newton_system import NewtonSystems
 
 _RNG = np.random.default_rng(0)
 _X = _RNG.standard_normal((60, 4))
@@ -57,6 +58,26 @@ def test_the_last_dual_point_saves_newton_steps_at_the_next_regularisation(
 
     assert steps([0.05, 0.045]) < steps([0.045])
     assert steps([0.05, 0.05]) == 0
+
+
+@pytest.mark.parametrize("formulation", [cnn.gated_relu, cnn.relu])
+def test_points_of_a_path_take_three_newton_steps_each(
+    formulation: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(3)
+    X = rng.standard_normal((120, 6))
+    y = np.maximum(X @ rng.standard_normal((6, 3)), 0.0).sum(axis=1) + 0.1 * rng.standard_normal(120)
+    gates, solved = cnn.sample_gates(X, 40), [0]
+    solve = NewtonSystems.solve
+
+    def counted(*arguments: Any) -> Any:
+        solved[0] += 1
+        return solve(*arguments)
+
+    monkeypatch.setattr(NewtonSystems, "solve", counted)
+    path = cnn.regularization_path(formulation(X, gates), y, 30, solver=SemismoothNewton())
+    assert all(point.status == cp.OPTIMAL for point in path)
+    assert 30 < solved[0] <= 3 * 30
 
 
 def test_a_dual_point_of_other_labels_is_no_start() -> None:

@@ -73,13 +73,11 @@ def engines(
         strength = _strength(structure)
         first = structure.programs[0]
         cached = first.X.nbytes <= _CACHE_BYTES and first.stored is None
-        if foreign is None and cached and strength is not None and strength >= _LARGE:
-            check_descent(structure, options.memory)
-            descent = block_descent_method(structure, options.tol, DescentPolicy(most_sweeps=_MOST_SWEEPS))
-            reason = (
-                f"the regularisation is {strength:.2g} of that where all weights vanish: few gates are active"
-            )
-            yield Engine("BlockDescent", reason, lambda: descent)
+        few = foreign is None and cached and strength is not None and strength >= _LARGE
+        # Newton's method goes on from the dual point that an earlier solve left, which block descent cannot.
+        warm = bool(multipliers.thetas)
+        if few and not warm:
+            yield _descent(structure, options, strength)
             before = "BlockDescent made too little progress"
         obstacle = foreign or _too_large(structure)
         admm = _admm(composite, structure, strength, obstacle, options, multipliers)
@@ -91,9 +89,13 @@ def engines(
         if obstacle is None:
             check_newton(structure, options.memory)
             newton = semismooth_newton_method(structure, options.tol, warm=multipliers)
-            reason = before or "the problem is a gated program of a size that Newton's method can take"
-            yield Engine("SemismoothNewton", reason, lambda: newton)
+            reason = "the problem is a gated program of a size that Newton's method can take"
+            if warm:
+                reason += ", and it goes on from the last dual point"
+            yield Engine("SemismoothNewton", before or reason, lambda: newton)
             before = "SemismoothNewton got no further"
+        if few and warm:
+            yield _descent(structure, options, strength)
         before = before or str(obstacle)
     except UnsupportedProblem as error:
         before = str(error)
@@ -108,6 +110,14 @@ def engines(
     else:
         check_first_order("RFISTA", composite, options.memory)
         yield Engine("RFISTA", before, lambda: gradient_method(composite, exact, options.tol))
+
+
+def _descent(structure: GatedStructure, options: Options, strength: float | None) -> Engine:
+    """Block descent, its machine code loaded."""
+    check_descent(structure, options.memory)
+    descent = block_descent_method(structure, options.tol, DescentPolicy(most_sweeps=_MOST_SWEEPS))
+    reason = f"the regularisation is {strength:.2g} of that where all weights vanish: few gates are active"
+    return Engine("BlockDescent", reason, lambda: descent)
 
 
 def _admm(

@@ -25,10 +25,11 @@ from convexnn_solvers.newton_blocks import (
     unpacked_blocks,
     unpacked_rows,
 )
-from convexnn_solvers.newton_duals import best_multiple, relative_gap
-from convexnn_solvers.newton_fits import LineFunction
+from convexnn_solvers.newton_duals import balanced_multiple, best_multiple, relative_gap
+from convexnn_solvers.newton_fits import LineFunction, step_length
 from convexnn_solvers.newton_operator import newton_operator
 from convexnn_solvers.newton_outliers import Outliers
+from convexnn_solvers.newton_pairs import pair_operator, pair_step
 from convexnn_solvers.newton_start import NewtonPolicy, NewtonStart, kept_features, kept_systems
 from convexnn_solvers.packing import Arrays, Held, below, packed_attributes, part, restore_attributes
 
@@ -38,7 +39,7 @@ _CLOSEST = 1e-6
 # What a checkpoint keeps as it is.
 _STATE = (
     "newton_steps", "primal", "dual", "dual_point", "offset", "sigma", "_U", "_xi", "_products",
-    "_inner_steps", "_damping", "_best_gap", "_best_step",
+    "_inner_steps", "_damping", "_best_gap", "_best_step", "_paired", "_pairs_below",
 )  # fmt: skip
 
 
@@ -65,6 +66,7 @@ class DualNewton:
             self._dual_prox = first.cones or program.once("dual cones", lambda: ConeProx(program))
         self._outliers = None if self._fit.outliers is None else Outliers(self._fit.outliers, self._fit.shape)
         self._inner_steps = 0
+        self._paired, self._pairs_below = False, 1.0
         self._damping = 0.0
         self._most_curvature = np.zeros(1)
         if program.cones:
@@ -94,8 +96,9 @@ class DualNewton:
         self._offer_primal(prediction, active, self._U[:, :, active])
         self._products = self._features.adjoint(self._xi)
         scale = self._offer_dual()
-        if warm and scale > 0.0:
-            # The dual point of another regularisation fits best when it is feasible for this one.
+        if warm:
+            scale = balanced_multiple(program, self._U, prediction, self._xi) or scale
+            scale = scale if scale > 0.0 and self._fit.admits(scale * self._xi) else 1.0
             self._xi, self._products = scale * self._xi, scale * self._products
         closeness = np.sqrt(np.clip(self.gap, _CLOSEST, 1.0))
         self.sigma = float(self.policy.sigma / closeness) if first.sigma is None else first.sigma
@@ -151,8 +154,14 @@ class DualNewton:
         return U
 
     def step(self, tol: float) -> None:
-        """One Newton step, after closing the inner problem if it is solved; none if gap <= tol."""
+        """One Newton step, after closing the inner problem if it is solved; none if gap <= tol.
+
+        Where the inner problem is solved, the step may be one on the optimality conditions; see newton_pairs.
+        """
         features, gradient, solved = self._look(tol)
+        ready = (solved or self._paired) and self.gap <= self._pairs_below
+        if not self.gap <= tol and ready and self._pair_step(features, gradient):
+            return
         if solved and not self.gap <= tol:
             self._close_inner()
             features, gradient, _ = self._look(tol)
@@ -187,12 +196,59 @@ class DualNewton:
             return True
         if self._inner_steps == 0:
             return False
+        return bool(size <= self.policy.inner * np.sqrt(self._squared_change() / self.sigma))
+
+    def _squared_change(self) -> float:
+        """``||V - U||^2`` for the proximal point V."""
         blocks, values = self._active.blocks, self._active.values
         square = float(np.sum((values - self._U[:, :, blocks]) ** 2))
         square += max(float(np.sum(self._U**2) - np.sum(self._U[:, :, blocks] ** 2)), 0.0)
         if self._outliers is not None:
             square += self._outliers.squared_change(self._xi, self.sigma)
-        return bool(size <= self.policy.inner * np.sqrt(square / self.sigma))
+        return square
+
+    def _pair_step(self, features: BlockFeatures, gradient: Float64Array) -> bool:
+        """A step on the optimality conditions, kept if their residual becomes much smaller."""
+        self._paired = False
+        blocks = self._active.blocks
+        if self._outliers is not None or self.program.outputs > 1 or blocks.size == 0:
+            return False
+        operator = pair_operator(self.program, self._active, features, self._fit.curvature(self._xi))
+        if not self.systems.can_factorise(operator):
+            return False
+        missed = (self._U[:, :, blocks] - self._active.values) / self.sigma
+        before = self._residual(gradient)
+        step = pair_step(
+            self.program,
+            operator,
+            self._active,
+            missed,
+            gradient,
+            lambda a, b: self.systems.solve(a, self._centred(b), self.policy.pair_forcing),
+            self._features.adjoint,
+        )
+        self.newton_steps += 1
+        if self._fit.room(self._xi, step.xi) >= 1.0:
+            state = self._U, self._xi, self._products
+            self._U = np.zeros(self.program.point_shape)
+            self._U[:, :, blocks] = step.values
+            self._xi = self._xi + step.xi
+            self._set_products(self._products + step.products)
+            if self._residual() <= self.policy.pair_gain * before:
+                self._inner_steps, self._paired = 0, True
+                return True
+            self._U, self._xi, products = state
+            self._set_products(products)
+        self._pairs_below = 0.1 * self.gap
+        return False
+
+    def _residual(self, gradient: Float64Array | None = None) -> float:
+        """How far point and dual variable are from optimal together."""
+        if gradient is None:
+            active = self._active
+            features = self._features.select(self.program.block_gates(active.blocks))
+            gradient = self._gradient(features.forward(active.values * self._signs[active.blocks]))
+        return float(np.sqrt(np.vdot(gradient, gradient) + self._squared_change() / self.sigma))
 
     def _close_inner(self) -> None:
         """Take the proximal point, choose the next penalty."""
@@ -216,7 +272,9 @@ class DualNewton:
         direction = -self.systems.solve(operator, gradient, self.policy.forcing)
         products = self._features.adjoint(direction)
         rate = float(np.vdot(gradient, direction))
-        length = self._line_search(self._line(direction, products), rate, self._fit.room(self._xi, direction))
+        noise = self._active.envelope / self.sigma + 0.5 * float(np.vdot(self._xi, self._xi))
+        room = self._fit.room(self._xi, direction)
+        length = step_length(self._line(direction, products), rate, room, 10.0 * _EPS * noise)
         if self.program.cones:
             self._change_damping(length)
         self._xi = self._xi + length * direction
@@ -252,22 +310,6 @@ class DualNewton:
             return value, slope
 
         return line
-
-    def _line_search(self, line: LineFunction, rate: float, room: float) -> float:
-        """Armijo's rule, or its form in derivatives where rounding hides the decrease of phi.
-
-        phi is convex and its derivative on the line is known, so a step that is too long is shortened to
-        the zero of the secant of the derivative.
-        """
-        noise = 10.0 * _EPS * (self._active.envelope / self.sigma + 0.5 * float(np.vdot(self._xi, self._xi)))
-        length = min(1.0, room)
-        for _ in range(40):
-            change, slope = line(length)
-            if change <= 1e-4 * length * rate or (change <= noise and slope <= 0.8 * abs(rate)):
-                break
-            root = length * rate / (rate - slope) if slope > rate else 0.0
-            length = float(np.clip(root, 0.1 * length, 0.7 * length))
-        return length
 
     def _promising(self, tol: float) -> bool:
         """Whether the gap could be at most ``tol`` were ``-xi`` dual feasible: worth the projections."""

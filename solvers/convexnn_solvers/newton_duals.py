@@ -51,6 +51,19 @@ def best_multiple(
     return DualMultiple(-program.fit.conjugate(scale * xi), scale, ratios, tuple(rows))
 
 
+def balanced_multiple(
+    program: GatedProgram, U: Float64Array, prediction: Float64Array, xi: Float64Array
+) -> float | None:
+    """The multiple of ``xi`` that could be optimal together with ``U``; None without one.
+
+    At an optimum ``-<xi, A U>`` is the penalty of U. The dual point of another regularisation gets there by
+    the ratio of the two.
+    """
+    along = -float(np.vdot(xi, prediction))
+    penalty = float(program.weights @ block_norms(U))
+    return penalty / along if along > 0.0 and penalty > 0.0 else None
+
+
 def relative_gap(primal: float, dual: float) -> float:
     """``(primal - dual) / max(|primal|, |dual|)``, 0 for no gap at all; NaN when a value is not finite."""
     difference = primal - dual

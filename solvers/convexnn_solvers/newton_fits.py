@@ -233,6 +233,22 @@ class LogisticFit:
         """The loss is not homogeneous."""
 
 
+def step_length(line: LineFunction, rate: float, room: float, noise: float) -> float:
+    """Armijo's rule on a convex function, or its form in derivatives where rounding hides the decrease.
+
+    ``rate``: the derivative at 0. That on the line is known too, so a step that is too long is shortened to
+    the zero of its secant.
+    """
+    length = min(1.0, room)
+    for _ in range(40):
+        change, slope = line(length)
+        if change <= 1e-4 * length * rate or (change <= noise and slope <= 0.8 * abs(rate)):
+            break
+        root = length * rate / (rate - slope) if slope > rate else 0.0
+        length = float(np.clip(root, 0.1 * length, 0.7 * length))
+    return length
+
+
 def _roots(increasing: Callable[[Float64Array], Float64Array], width: float) -> Float64Array:
     """The zeros of increasing functions of one variable each, inside ``(-width, width)``, by bisection."""
     low = np.full(increasing(np.zeros(1)).shape, -width)

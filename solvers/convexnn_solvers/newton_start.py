@@ -23,8 +23,9 @@ class NewtonPolicy:
     change of the point, or after ``inner_limit`` steps. ``forcing``: relative residual of the linear
     systems. ``damping``: with cones, the curvature that is added to the Newton matrix after a shortened
     step, as a share of the largest that leaving the active rows can add; ``damping_growth`` and
-    ``damping_decay`` after short and full steps. ``patience``: so many steps without a better gap are a
-    stall.
+    ``damping_decay`` after short and full steps. ``pair_forcing``: ``forcing`` for steps on the optimality
+    conditions, and ``pair_gain``: what has to be left of their residual for such a step to be kept.
+    ``patience``: so many steps without a better gap are a stall.
     """
 
     sigma: float = 10.0
@@ -38,6 +39,8 @@ class NewtonPolicy:
     damping: float = 1e-5
     damping_growth: float = 3.0
     damping_decay: float = 0.5
+    pair_forcing: float = 1e-4
+    pair_gain: float = 0.5
     patience: int = 300
 
 

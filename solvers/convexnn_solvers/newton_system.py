@@ -31,6 +31,8 @@ Operator = NewtonOperator | SharedOperator
 
 # Products with a few vectors are as slow as so many times their operations in products of matrices.
 _WAITING = 2.0
+# Factors of matrices with penalties that differ by more than this factor have too little in common.
+_SIMILAR = 10.0
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class NewtonSystems:
         written = self._written_out(operator)
         applied: Operator = operator if written is None else written
         x = np.zeros_like(right)
-        if self._factor is not None:
+        if self._factor is not None and self._similar(operator):
             affordable = self._limits.reuse * self._factor_work / self._iteration_work(applied)
             x, converged = self._iterate(
                 applied, right, x, rtol, min(int(affordable), self._limits.iterations)
@@ -100,6 +102,18 @@ class NewtonSystems:
         if held:
             origin = unpacked_operator(self._program, held)
             self._refactor(origin, self._written_out(origin))
+
+    def _similar(self, operator: NewtonOperator) -> bool:
+        """Whether the latest factor is one for about the same penalty; else it is no preconditioner."""
+        assert self._origin is not None
+        return bool(
+            max(operator.sigma, self._origin.sigma) <= _SIMILAR * min(operator.sigma, self._origin.sigma)
+        )
+
+    def can_factorise(self, operator: NewtonOperator) -> bool:
+        """Whether the matrix would be factorised exactly."""
+        _, dense, low_rank = self._costs(operator)
+        return operator.diagonal.shape[1] == 1 and min(dense, low_rank) <= self._plain(operator)
 
     def _refactor(self, operator: NewtonOperator, written: SharedOperator | None) -> None:
         self._factor, self._factor_work = self._new_factor(operator, written)
@@ -156,6 +170,25 @@ class NewtonSystems:
 
     def _new_factor(self, operator: NewtonOperator, written: SharedOperator | None) -> tuple[Solve, float]:
         """The cheapest preconditioner that fits into memory, and its operations."""
+        c = operator.diagonal.shape[1]
+        ranks, dense, low_rank = self._costs(operator)
+        if min(dense, low_rank) > self._plain(operator):
+            return _apart(self._program, [_jacobi(operator, k) for k in range(c)]), 0.0
+        if len(ranks) < c:
+            solves = [self._first_part(operator, written, dense <= low_rank)]
+        elif dense <= low_rank and not operator.jacobian.free:
+            H = outer(operator.coupling(0), self._matrix(operator))
+            solves = [_cholesky(H, operator.diagonal[:, 0])]
+        else:
+            solves = [_from_roots(operator, k, dense <= low_rank) for k in range(c)]
+        return _apart(self._program, solves), min(dense, low_rank)
+
+    def _plain(self, operator: NewtonOperator) -> float:
+        """Operations of a solve without any factor."""
+        return self._limits.plain_iterations * self._iteration_work(operator)
+
+    def _costs(self, operator: NewtonOperator) -> tuple[list[int], float, float]:
+        """Columns of every output's root, and operations of a factor of the matrix and through its root."""
         n, c = operator.diagonal.shape
         m = operator.features.count
         hadamard = not operator.jacobian.free
@@ -172,16 +205,7 @@ class NewtonSystems:
             dense = np.inf
         if not self._fits(sum(2.0 * r * (n + r) for r in ranks)):
             low_rank = np.inf
-        if min(dense, low_rank) > self._limits.plain_iterations * self._iteration_work(operator):
-            return _apart(self._program, [_jacobi(operator, k) for k in range(c)]), 0.0
-        if len(ranks) < c:
-            solves = [self._first_part(operator, written, dense <= low_rank)]
-        elif dense <= low_rank and hadamard:
-            H = outer(operator.coupling(0), self._matrix(operator))
-            solves = [_cholesky(H, operator.diagonal[:, 0])]
-        else:
-            solves = [_from_roots(operator, k, dense <= low_rank) for k in range(c)]
-        return _apart(self._program, solves), min(dense, low_rank)
+        return ranks, dense, low_rank
 
     def _first_part(self, operator: NewtonOperator, written: SharedOperator | None, dense: bool) -> Solve:
         """The inverse of the part that all outputs have, with the mean of their diagonals."""

@@ -1,0 +1,75 @@
+"""Newton's method on the optimality conditions themselves: point and dual variable in one step.
+
+With ``V = prox(U - sigma A^T xi)`` a pair is optimal when ``U = V`` and ``F*'(xi) = A V``. The method's inner
+problems solve the second equation for a fixed U, and penalties have to grow until U follows. Where the active
+blocks, and with cones their rows, are those of the optimum, both are smooth there, and Newton's method on the
+two converges quadratically from any penalty. With T_b = V_b / ||V_b|| and the free directions N_b, the first
+one says on an active block, linearised,
+
+    dV_b = -M_b ((U_b - V_b) / sigma + A_b^T dxi),
+    M_b = (||V_b|| / tau_b) (N_b N_b^T - T_b T_b^T) + large T_b T_b^T,
+
+for ``large`` without bound: along T_b the dual product has to reach its threshold, whatever the length of
+V_b. So the matrix for dxi is that of an inner problem with a very large penalty, at its solution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from convexnn_solvers.backends import Float64Array
+from convexnn_solvers.block_features import BlockFeatures
+from convexnn_solvers.gated_program import GatedProgram, block_norms
+from convexnn_solvers.newton_blocks import ActiveBlocks
+from convexnn_solvers.newton_operator import NewtonOperator, newton_operator
+
+# The penalty that stands for an unbounded one, over the largest ||V_b|| / tau_b.
+_LARGE = 1e3
+
+
+@dataclass(frozen=True, eq=False)
+class PairStep:
+    """The change of the dual variable (n, 1), its products (1, d, P), and the new values of the blocks."""
+
+    xi: Float64Array
+    products: Float64Array
+    values: Float64Array
+
+
+def pair_operator(
+    program: GatedProgram, active: ActiveBlocks, features: BlockFeatures, curvature: Float64Array
+) -> NewtonOperator:
+    """The matrix for dxi: that of an inner problem with a very large penalty, at its solution."""
+    lengths = block_norms(active.values)
+    weights = program.weights[active.blocks]
+    large = _LARGE * float(np.max(lengths / weights))
+    norms = lengths + large * weights
+    far = ActiveBlocks(
+        active.blocks, active.projected * (norms / active.norms), norms, large * weights, active.rows
+    )
+    return newton_operator(program, far, features, large, curvature)
+
+
+def pair_step(
+    program: GatedProgram,
+    operator: NewtonOperator,
+    active: ActiveBlocks,
+    missed: Float64Array,
+    gradient: Float64Array,
+    solve: Callable[[NewtonOperator, Float64Array], Float64Array],
+    adjoint: Callable[[Float64Array], Float64Array],
+) -> PairStep:
+    """One step from the blocks' proximal values V, where ``missed`` is ``(U - V) / sigma`` on the blocks and
+    ``gradient`` is ``F*'(xi) - A V``.
+
+    ``solve`` solves with the operator, and ``adjoint`` has the products of all gates.
+    """
+    gates, signs = program.block_gates(active.blocks), program.block_signs(active.blocks)
+    first = operator.sigma * operator.jacobian.apply(missed)
+    xi = -solve(operator, gradient + operator.features.forward(first * signs))
+    products = adjoint(xi)
+    second = operator.sigma * operator.jacobian.apply(products[:, :, gates] * signs)
+    return PairStep(xi, products, active.values - first - second)
