@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from convexnn_solvers import active_sets
-from convexnn_solvers.active_sets import ActiveSetMethod
+from convexnn_solvers.active_sets import ActiveRows, ActiveSetMethod, Kernel
 from convexnn_solvers.cones import PatternCones, Projection
 
 Float = NDArray[np.float64]
@@ -66,3 +66,31 @@ def test_the_better_point_stands_where_scipys_solver_fails(
     monkeypatch.setattr(ActiveSetMethod, "_step", without_steps)
     monkeypatch.setattr(active_sets, "nnls", solver)
     check(cones, gates, Z, cones.project(Z, gates, warm=expected), expected.points)
+
+
+def leaves_everything(*arrays: Any) -> None:
+    """A kernel that finishes no block."""
+
+
+def test_blocks_that_compiled_loops_leave_are_finished_by_the_steps() -> None:
+    rng = np.random.default_rng(3)
+    unit, points = X / np.linalg.norm(X, axis=1, keepdims=True), rng.standard_normal((16, 5))
+    bits, padded = rng.random((16, 30)) < 0.5, np.vstack([unit, np.zeros(5)])
+    kernel = Kernel(leaves_everything, leaves_everything)
+    start = np.zeros((16, 0), dtype=np.intp), np.zeros((16, 0))
+    moved, active = ActiveSetMethod(padded, bits, points, kernel).run(*start)
+    expected, rows = ActiveSetMethod(padded, bits, points).run(*start)
+    np.testing.assert_array_equal(moved, expected)
+    np.testing.assert_array_equal(active.rows, rows.rows)
+    assert np.abs(moved - points).max() > 0.1
+
+
+def test_replaced_blocks_may_have_more_or_fewer_active_rows() -> None:
+    rows, multipliers = np.array([[3], [5]]), np.array([[0.3], [0.5]])
+    wider = ActiveRows(np.array([[1, 2, 4]]), np.array([[0.1, 0.2, 0.4]]))
+    found = ActiveRows(rows, multipliers).replaced(np.array([0]), wider)
+    np.testing.assert_array_equal(found.rows, [[1, 2, 4], [5, -1, -1]])
+    np.testing.assert_array_equal(found.multipliers, [[0.1, 0.2, 0.4], [0.5, 0.0, 0.0]])
+    back = found.replaced(np.array([0]), ActiveRows(rows[1:], multipliers[1:]))
+    np.testing.assert_array_equal(back.rows, [[5, -1, -1], [5, -1, -1]])
+    np.testing.assert_array_equal(back.multipliers, [[0.5, 0.0, 0.0], [0.5, 0.0, 0.0]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import cvxpy as cp
@@ -199,3 +200,12 @@ def test_the_sentence_leaves_out_what_is_not_known() -> None:
     )
     bare = Certificate(2.0, None, None, None, 1e-3, "everything")
     assert str(bare) == "objective 2, max violation 1.0e-03, for everything"
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("torch", "float64"), ("jax", "float64"), ("numpy", "float32")])
+def test_only_float64_numpy_is_judged(name: str, dtype: str) -> None:
+    problem, _ = shrinkage()
+    composite = compile_problem(problem, numpy_backend()).composite()
+    elsewhere = replace(composite.backend, name=name, dtype=np.dtype(dtype))
+    with pytest.raises(ValueError, match="NumPy backend in float64"):
+        Certifier(replace(composite, backend=elsewhere))

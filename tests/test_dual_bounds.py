@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import cvxpy as cp
@@ -91,11 +92,12 @@ def test_a_ray_along_which_the_bound_falls_is_followed_backwards() -> None:
     planted = plant(3, cones=False, shape=(8, 2, 4))
     bounds = DualBounds(planted.composite())
     forwards = bounds.best([as_direction(planted, planted.theta)])
-    backwards = bounds.best([as_direction(planted, -2.0 * planted.theta)])
     assert forwards is not None
-    assert backwards is not None
-    assert backwards.value == pytest.approx(forwards.value, rel=1e-12)
     assert forwards.value == pytest.approx(planted.value, rel=1e-12)
+    for size in (-2.0, -1e-3):  # however slowly the bound falls
+        backwards = bounds.best([as_direction(planted, size * planted.theta)])
+        assert backwards is not None
+        assert backwards.value == pytest.approx(forwards.value, rel=1e-12)
 
 
 def test_the_best_direction_wins_wherever_it_stands() -> None:
@@ -240,3 +242,66 @@ def test_directions_that_no_scale_makes_feasible_are_moved_until_they_are(name: 
         assert proof.dual is not None
         assert proof.dual <= best + 1e-7
         assert distance > 0.0 or proof.dual >= best - 1e-6
+
+
+@pytest.mark.parametrize("inner", [0.0, 0.5], ids=["one norm", "l1 within it"])
+def test_duals_of_sums_that_cancel_are_feasible_in_exact_arithmetic(inner: float) -> None:
+    """``X^T theta`` is a difference of terms up to 1e10 times its size: rounding must not widen its ball."""
+    binding = 0
+    for seed in range(120):
+        rng = np.random.default_rng(seed)
+        n, d = int(rng.integers(4, 30)), int(rng.integers(1, 4))
+        X = rng.standard_normal((n, d)) * 10.0 ** rng.uniform(2, 8)
+        y = 1e3 * rng.standard_normal(n)
+        direction = X @ rng.standard_normal(d)
+        y += X @ np.linalg.lstsq(X, 3.0 * direction / np.linalg.norm(X.T @ direction) - y)[0]
+        w = cp.Variable(d)
+        objective = cp.sum_squares(X @ w - y) / 2 + 0.7 * cp.norm(w) + inner * cp.norm1(w)
+        composite = compile_problem(cp.Problem(cp.Minimize(objective)), numpy_backend()).composite()
+        bounds = DualBounds(composite)
+        found = bounds.best([bounds.residual(composite.affine.forward((np.zeros(d),)))])
+        assert found is not None
+        theta = [Fraction(float(t)) for t in np.ravel(found.point.thetas[0])]
+        columns = [[Fraction(float(entry)) for entry in column] for column in X.T]
+        z = [sum((a * t for a, t in zip(c, theta, strict=True)), Fraction(0)) for c in columns]
+        left = sum((max(abs(v) - Fraction(inner), Fraction(0)) ** 2 for v in z), Fraction(0))
+        assert left <= Fraction(0.7) ** 2
+        binding += left >= Fraction(0.69) ** 2
+    assert binding >= 60
+
+
+@pytest.mark.parametrize("joined", [0.0, 1.0, 1e-9])
+def test_programs_without_a_lower_bound_get_none(joined: float) -> None:
+    """``1.5 w + |w|`` falls for ever; ``joined``: so does it when a free variable takes ``w`` out of a loss.
+
+    Then each of the two conditions can be met, but not both, whatever their units.
+    """
+    w, b = cp.Variable(2), cp.Variable()
+    cost = cp.norm1(w + joined * b) if joined else cp.sum_squares(w) * 0.0 + cp.sum_squares(b - 1.0)
+    composite = compile_problem(
+        cp.Problem(cp.Minimize(cost + 1.5 * cp.sum(w) + cp.norm1(w))), numpy_backend()
+    ).composite()
+    bounds = DualBounds(composite)
+    shapes = [np.shape(q) for q in composite.affine.forward(composite.zeros())]
+    for value in (0.0, 0.3, 0.7, 1.0, -1.0, 5.0):
+        held = tuple(np.full(block.shape, value) for block in composite.variables)
+        offered = DualPoint(tuple(np.full(shape, value) for shape in shapes))
+        assert bounds.best([bounds.residual(composite.affine.forward(held)), offered]) is None
+
+
+@pytest.mark.parametrize(("coefficient", "share"), [(0.0, 5e-13), (1e-4, 4e-13), (1.0, -9e-13)])
+def test_conditions_missed_by_rounding_cost_as_much_as_constraints_make_of_it(
+    coefficient: float, share: float
+) -> None:
+    """x >= 1e8, and all but nothing of the objective is left there: 1e-12 times 1e8 is not nothing."""
+    x = cp.Variable()
+    smooth = coefficient * cp.square(1e-4 * x)
+    at_optimum = coefficient * 1e8 if coefficient else 1e8
+    problem = cp.Problem(cp.Minimize((smooth if coefficient else x) - at_optimum), [x >= 1e8])
+    x.value = 1e8
+    slope = 2.0 * coefficient if coefficient else 1.0
+    thetas = (np.array(-1e4 * slope),) if coefficient else ()
+    for size in (1.0, 1.0 + share, 1.0 - share):
+        found = certificate(problem, [DualPoint(thetas, (np.array(slope * size),))])
+        assert found.dual is not None
+        assert -1e-3 <= found.dual <= 0.0

@@ -86,6 +86,7 @@ def test_the_same_seed_gives_the_same_bits_and_more_gates_only_append() -> None:
     assert not np.array_equal(few.vectors, cnn.sample_gates(X, 20, seed=4).vectors)
     generator = cnn.sample_gates(X, 20, seed=np.random.default_rng(3))
     assert np.array_equal(few.vectors, generator.vectors)
+    assert np.array_equal(cnn.sample_gates(X, 20).vectors, cnn.sample_gates(X, 20, seed=0).vectors)
 
 
 def test_sampling_in_chunks_gives_the_same_gates(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,6 +111,11 @@ def test_given_gates_keep_their_clear_bits_and_leave_ties() -> None:
     assert np.array_equal(gates.patterns, moved >= 0.0)
     assert np.abs(gates.vectors - axes).max() <= 1e-9 * 3.0
     assert gates.description == "the 4 given gates"
+
+
+def test_given_gates_may_have_many_features() -> None:
+    X, vectors = gaussian(3, 300), gaussian(300, 2, seed=1)
+    assert np.array_equal(cnn.gates_from_vectors(X, vectors).patterns, X @ vectors >= 0.0)
 
 
 def test_tied_samples_become_active_where_that_is_possible() -> None:

@@ -17,12 +17,7 @@ from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.composite import Composite, DualPoint
 from convexnn_solvers.concave_search import maximise
 from convexnn_solvers.dual_norms import DualNorms
-from convexnn_solvers.free_variables import (
-    Arrays,
-    FreeVariables,
-    collect_free_variables,
-    into_domains,
-)
+from convexnn_solvers.free_variables import Arrays, FreeVariables, collect_free_variables, into_domains
 from convexnn_solvers.losses import ThinDomain
 from convexnn_solvers.nonsmooth_losses import Nonsmooth
 from convexnn_solvers.norm_balls import rounding
@@ -31,6 +26,10 @@ Multipliers = tuple[Float64Array | None, ...]
 
 _EPS = float(np.finfo(np.float64).eps)
 _BISECTIONS = 60
+# By which numbers directions are divided to measure rounding: all of them where up to so many entries, which
+# can agree by chance, are compared, and else the first.
+_DIVISORS = (3.0, 5.0, 7.0, 11.0)
+_FEW = 200
 # Scalar conditions up to which all of them are met together by Newton's method.
 _MAX_CONDITIONS = 400
 
@@ -100,13 +99,9 @@ class DualBounds:
         """The direction of a primal point with these affine outputs: minus the gradients of the losses."""
         mu = self._completed(multipliers)
         arguments = tuple(np.asarray(q, dtype=np.float64) for q in outputs[: len(self._loss_offsets)])
-        if (
-            self._free is not None
-            and not self._free.quadratic
-            and self._smooth
-            and not np.any(self._free.signs)
-        ):
-            return DualPoint(self._free.refit(arguments, self._general(mu)), mu)
+        free = self._free
+        if free is not None and not free.quadratic and self._smooth and not np.any(free.signs):
+            return DualPoint(free.refit(arguments, self._general(mu)), mu)
         gradients = self.composite.loss_gradients(arguments)
         return DualPoint(tuple(np.asarray(-g, dtype=np.float64) for g in gradients), mu)
 
@@ -195,8 +190,11 @@ class DualBounds:
         cotangents = (*direction.thetas, *general)
         image = _float64(adjoint(cotangents))
         # The rounding of the adjoint is measured: the same product in other numbers rounds otherwise.
-        third = _float64(adjoint(tuple(None if v is None else v / 3.0 for v in cotangents)))
-        error = self.norms.unprojected(tuple(a - 3.0 * b for a, b in zip(image, third, strict=True)))
+        error = 0.0
+        for divisor in _DIVISORS if sum(a.size for a in image) <= _FEW else _DIVISORS[:1]:
+            other = _float64(adjoint(tuple(None if v is None else v / divisor for v in cotangents)))
+            apart = tuple(a - divisor * b for a, b in zip(image, other, strict=True))
+            error = max(error, self.norms.unprojected(apart))
         error = 4.0 * error + self._missed_image(direction.thetas, image)
         hints: Multipliers = tuple(None for _ in image)
         exact = {v: m for v, m in self.norms.exact.items() if direction.multipliers[m] is not None}

@@ -55,6 +55,7 @@ class FreeVariables:
     composite: Composite
     quadratic: bool
     _largest_offset: float
+    _constraint_offsets: tuple[float, ...]
     ball: Callable[[Float64Array], Float64Array] | None = None
 
     def theta_columns(self) -> Float64Array:
@@ -104,34 +105,39 @@ class FreeVariables:
         return size
 
     def leak(self, thetas: Arrays, multipliers: Sequence[Float64Array | None]) -> float:
-        """What the residual can make of a bound, with free variables as large as the losses' offsets ask for.
+        """What the residual can make of a bound, with free variables as large as offsets ask for.
 
         Labels around 1e8 take an output bias there, and make an error of 1e-12 in the condition one of 1e-4;
-        columns that differ by 1e-8 take their coefficients as far.
+        columns that differ by 1e-8 take their coefficients as far, and constraints theirs.
         """
         residual, size = self.residual(thetas, multipliers), self._term_sizes(thetas, multipliers)
-        directions, unit = self._reach
+        directions, constrained = self._reach
         errors = np.abs(directions @ residual) + _EPS * (np.abs(directions) @ size)
-        untouched = np.abs(residual) @ unit
-        return self._largest_offset * float(np.linalg.norm(errors) + untouched)
+        return self._largest_offset * float(np.linalg.norm(errors)) + float(np.abs(residual) @ constrained)
 
     @cached_property
     def _reach(self) -> tuple[Float64Array, Float64Array]:
-        """How far offsets of size one move the free variables: ``|b . v| <= |reach v|`` for the least ``b``.
+        """How far the losses' offsets move the free variables, and how far those of constraints.
 
-        From the singular values of the losses' columns, in units of one offset per row; columns that no loss
-        reads count as one.
+        The first for offsets of size one, ``|b . v| <= |reach v|`` for the least ``b``: from the singular
+        values of the losses' columns, in units of one offset per row. The second per variable: the
+        largest offset of a constraint over the largest entry of the column there, and without any in the
+        losses at least the losses' largest offset.
         """
         columns = self.theta_columns()
         largest = np.max(np.abs(columns), axis=0, initial=0.0)
-        unit = np.where(largest > 0.0, 0.0, 1.0)
+        constrained = np.where(largest > 0.0, 0.0, self._largest_offset)
+        for block, offset in zip(self.constraints, self._constraint_offsets, strict=True):
+            entry = np.max(np.abs(block), axis=0, initial=0.0)
+            reached = np.where(entry > 0.0, offset / np.where(entry > 0.0, entry, 1.0), 0.0)
+            constrained = np.maximum(constrained, reached)
         if not np.any(largest > 0.0):
-            return np.zeros((0, unit.size)), unit
+            return np.zeros((0, largest.size)), constrained
         scale = np.where(largest > 0.0, largest, 1.0)
         _, values, right = np.linalg.svd(np.linalg.qr(columns / scale, mode="r"))
         kept = values > _EPS * max(columns.shape) * values[0]
         reached = right[: values.size][kept] / values[kept, None]
-        return np.sqrt(columns.shape[0]) * reached / scale, unit
+        return np.sqrt(columns.shape[0]) * reached / scale, constrained
 
     def project(
         self,
@@ -327,6 +333,7 @@ def collect_free_variables(
             columns.append([np.ravel(q) for q in composite.affine.linear(tuple(point))])
     stacked = [np.column_stack(parts) for parts in zip(*columns, strict=True)]
     count = len(composite.losses)
+    offsets = [float(np.max(np.abs(q), initial=0.0)) for q in outputs]
     touched = [bool(np.any(block)) for block in stacked[:count]]
     return FreeVariables(
         losses=tuple(stacked[:count]),
@@ -336,5 +343,6 @@ def collect_free_variables(
         ball=ball,
         composite=composite,
         quadratic=all(t.loss.quadratic for t, hit in zip(composite.losses, touched, strict=True) if hit),
-        _largest_offset=max((float(np.max(np.abs(q), initial=0.0)) for q in outputs[:count]), default=0.0),
+        _largest_offset=max(offsets[:count], default=0.0),
+        _constraint_offsets=tuple(offsets[count:]),
     )
