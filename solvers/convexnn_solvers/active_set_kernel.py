@@ -26,8 +26,8 @@ _Bits = Any
 # Among the rows that were violated at the latest pass over all rows, one enters while it is violated by this
 # share of what was the most then: on what is left, a new pass knows better.
 _ENOUGH = 0.1
-# A row that loses no more than this share of its length to the basis is orthogonal to it in one pass.
-_ONE_PASS = 0.5
+# A row that keeps more than this share of its length is orthogonal to the basis after one pass.
+_ONE_PASS = 0.1
 
 
 def _compiled(function: _Function) -> _Function:
@@ -104,16 +104,23 @@ def _project_one(
                 rows[count], rho[count] = row, value
                 count += 1
     factors.block[slot] = block
-    known, enough, done = 0, 0.0, False
+    known, enough, done, appended = 0, 0.0, False, False
     for _ in range(8 * capacity + 40):
         if _back_substitute(triangle, coefficients, x, count):
             count = _step_back(rows, rho, x, triangle, coefficients, basis, count)
+            appended = False
             continue
         for a in range(count):
             rho[a] = x[a]
-        _residual(z, basis, coefficients, u, count)
+        if appended:  # u is up to date but for the last row, and to rounding
+            for i in range(u.size):
+                u[i] -= coefficients[count - 1] * basis[count - 1, i]
+        else:
+            _residual(z, basis, coefficients, u, count)
         worst, row = _lowest(unit, bits, u, violated, known)
         if worst >= -enough:
+            if appended:
+                _residual(z, basis, coefficients, u, count)
             known = _all_violated(unit, bits, u, tolerance, factors, slot, block, violated)
             worst, row = _lowest(unit, bits, u, violated, known)
             enough = max(tolerance, -_ENOUGH * worst)
@@ -124,6 +131,7 @@ def _project_one(
             break
         rows[count], rho[count] = row, 0.0
         count += 1
+        appended = True
     for a in range(count, rows.size):
         rows[a] = -1
         rho[a] = 0.0
@@ -266,10 +274,11 @@ def _remove(
     """Take one row out of the factors: rotations make what follows it triangular again."""
     for k in range(position, count - 1):
         rows[k], rho[k] = rows[k + 1], rho[k + 1]
-        for a in range(min(k + 2, count)):
+    for a in range(count):
+        for k in range(max(position, a - 1), count - 1):
             triangle[a, k] = triangle[a, k + 1]
     for a in range(position, count - 1):
-        length = np.hypot(triangle[a, a], triangle[a + 1, a])
+        length = np.sqrt(triangle[a, a] ** 2 + triangle[a + 1, a] ** 2)
         cosine, sine = triangle[a, a] / length, triangle[a + 1, a] / length
         for k in range(a, count - 1):
             above, below = triangle[a, k], triangle[a + 1, k]
@@ -328,28 +337,37 @@ def _all_violated(
     ||u - t c||``. Rows that this clears are not looked at.
     """
     slack, centre = factors.slack[slot], factors.centre[slot]
-    n, near = unit.shape[0], unit.shape[0]
+    n, near, along, distance = unit.shape[0], unit.shape[0], 0.0, 0.0
     if factors.seen[slot] == block:
         along = _product(u, centre) / max(_product(centre, centre), 1e-300)
-        distance = 0.0
         for i in range(u.size):
             distance += (u[i] - along * centre[i]) ** 2
         distance = np.sqrt(distance)
         if along > 0.0:
             near = 0
             for i in range(n):
-                violated[near] = i
                 near += slack[i] * along < distance
     known = 0
     if near > n // 4:
         np.dot(unit, u, slack)
         centre[:] = u
         factors.seen[slot] = block
+        count = 0
         for i in range(n):
             slack[i] = slack[i] if bits[i] else -slack[i]
+            count += slack[i] < -tolerance
+        for i in range(n):
+            if known == count:
+                break
             violated[known] = i
             known += slack[i] < -tolerance
         return known
+    found = 0
+    for i in range(n):
+        if found == near:
+            break
+        violated[found] = i
+        found += slack[i] * along < distance
     for a in range(near):
         i = violated[a]
         value = _product(unit[i], u)
