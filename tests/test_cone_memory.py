@@ -104,3 +104,31 @@ def test_points_that_are_not_finite_are_refused(compiled: bool, value: float) ->
     )
     with pytest.raises(ValueError, match="NaN or infinite"):
         memory.project(np.full((9, 1), value), np.arange(1))
+
+
+@pytest.mark.parametrize("compiled", [False, COMPILED])
+@pytest.mark.parametrize("bytes_kept", [2.0**25, 3e4], ids=["all", "some"])
+@pytest.mark.parametrize("name", ["many samples", "fewer samples than features", "one feature"])
+def test_complements_are_what_active_rows_leave_free(
+    name: str, compiled: bool, bytes_kept: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cone_factors, "_MOST_BYTES", bytes_kept)
+    X, rng = DATA[name], np.random.default_rng(11)
+    d, everything = X.shape[1], np.arange(COUNT)
+    memory = ConeMemory(
+        PatternCones(X, X @ rng.standard_normal((d, COUNT)) >= 0.0, compiled=compiled), everything
+    )
+    for _ in range(3):
+        memory.project(rng.standard_normal((d, COUNT)), everything)
+        rows = memory.active(everything).rows
+        counts = np.sum(rows >= 0, axis=1)
+        for k in np.unique(counts):
+            of_size = np.flatnonzero(counts == k)
+            # Also for rows that are not, or no longer, those of the projection.
+            other = np.stack([rng.permutation(len(X))[:k] for _ in of_size])
+            for given in (rows[of_size, :k], other):
+                bases = memory.complements(of_size, given)
+                assert bases.shape == (of_size.size, d, d - k)
+                gram = np.einsum("gdq,gdr->gqr", bases, bases)
+                np.testing.assert_allclose(gram, np.broadcast_to(np.eye(d - k), gram.shape), atol=1e-13)
+                np.testing.assert_allclose(np.einsum("gkd,gdq->gkq", X[given], bases), 0.0, atol=1e-12)

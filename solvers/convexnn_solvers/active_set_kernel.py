@@ -8,16 +8,14 @@ method that can deal with them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from convexnn_solvers.compiled import compiled
 from convexnn_solvers.cone_factors import ConeFactors
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
 _Floats = NDArray[np.float64]
 _Indices = NDArray[np.intp]
 #: A row of booleans (or one of them, which has no common static type).
@@ -30,13 +28,7 @@ _ENOUGH = 0.1
 _ONE_PASS = 0.1
 
 
-def _compiled(function: _Function) -> _Function:
-    """Machine code at the first call, kept on disk for the next process; sums may be reordered."""
-    machine_code: Any = numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})(function)
-    return cast(_Function, machine_code)
-
-
-@_compiled
+@compiled
 def project_blocks(
     unit: _Floats,
     bits: NDArray[np.bool_],
@@ -67,7 +59,7 @@ def project_blocks(
         )  # fmt: skip
 
 
-@_compiled
+@compiled
 def _project_one(
     unit: _Floats,
     bits: _Bits,
@@ -138,30 +130,7 @@ def _project_one(
     return done
 
 
-@_compiled
-def polar_directions(
-    unit: _Floats,
-    bits: NDArray[np.bool_],
-    gates: _Indices,
-    blocks: _Indices,
-    rows: _Indices,
-    rho: _Floats,
-    polar: _Floats,
-) -> None:
-    """``polar[b] = B_b^T rho_b`` for the given blocks b and their gates."""
-    for j in range(blocks.size):
-        b = blocks[j]
-        polar[b] = 0.0
-        for a in range(rows.shape[1]):
-            i = rows[b, a]
-            if i < 0:
-                break
-            weight = rho[b, a] if bits[gates[j], i] else -rho[b, a]
-            for k in range(unit.shape[1]):
-                polar[b, k] += weight * unit[i, k]
-
-
-@_compiled
+@compiled
 def _product(a: _Floats, b: _Floats) -> float:
     value = 0.0
     for i in range(a.size):
@@ -169,7 +138,7 @@ def _product(a: _Floats, b: _Floats) -> float:
     return value
 
 
-@_compiled
+@compiled
 def _append(
     row: _Floats,
     positive: bool,
@@ -207,7 +176,7 @@ def _append(
     return True
 
 
-@_compiled
+@compiled
 def _back_substitute(triangle: _Floats, coefficients: _Floats, x: _Floats, count: int) -> bool:
     """``x = -R^-1 c``; whether an entry is not positive."""
     negative = False
@@ -220,7 +189,7 @@ def _back_substitute(triangle: _Floats, coefficients: _Floats, x: _Floats, count
     return negative
 
 
-@_compiled
+@compiled
 def _step_back(
     rows: _Indices,
     rho: _Floats,
@@ -261,7 +230,7 @@ def _step_back(
     return count
 
 
-@_compiled
+@compiled
 def _remove(
     position: int,
     rows: _Indices,
@@ -293,7 +262,7 @@ def _remove(
         coefficients[a + 1] = cosine * below - sine * above
 
 
-@_compiled
+@compiled
 def _residual(z: _Floats, basis: _Floats, coefficients: _Floats, u: _Floats, count: int) -> None:
     """``u = z - Q^T c``, orthogonalised a second time."""
     for i in range(u.size):
@@ -307,7 +276,7 @@ def _residual(z: _Floats, basis: _Floats, coefficients: _Floats, u: _Floats, cou
             u[i] -= product * basis[a, i]
 
 
-@_compiled
+@compiled
 def _lowest(unit: _Floats, bits: _Bits, u: _Floats, listed: _Indices, known: int) -> tuple[float, int]:
     """The lowest slack among the first ``known`` rows of a list, if below zero, and its row."""
     worst, where = 0.0, -1
@@ -320,7 +289,7 @@ def _lowest(unit: _Floats, bits: _Bits, u: _Floats, listed: _Indices, known: int
     return worst, where
 
 
-@_compiled
+@compiled
 def _all_violated(
     unit: _Floats,
     bits: _Bits,

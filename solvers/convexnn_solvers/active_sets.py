@@ -55,10 +55,11 @@ def no_active_rows(blocks: int) -> ActiveRows:
 
 @dataclass(frozen=True)
 class Kernel:
-    """The compiled functions of :mod:`convexnn_solvers.active_set_kernel`."""
+    """The compiled functions."""
 
     project_blocks: Callable[..., None]
     polar_directions: Callable[..., None]
+    complete_bases: Callable[..., None]
 
 
 @cache
@@ -68,28 +69,18 @@ def machine_code() -> Kernel | None:
     They have run once when this returns, so that no later call compiles.
     """
     try:
-        from convexnn_solvers.active_set_kernel import polar_directions, project_blocks
+        from convexnn_solvers.active_set_kernel import project_blocks
+        from convexnn_solvers.cone_kernel import complete_bases, polar_directions
     except ImportError:
         return None
     one, index = np.ones((1, 1)), np.zeros(1, dtype=np.intp)
     rows, bits = np.full((1, 1), -1, dtype=np.intp), np.ones((1, 1), dtype=np.bool_)
-    rho, projected = one.copy(), one.copy()
-    project_blocks(
-        one,
-        bits,
-        index,
-        one,
-        index,
-        0.0,
-        0.0,
-        rows,
-        rho,
-        projected,
-        bits[0].copy(),
-        empty_factors(1, 1, 1, 1),
-    )
+    rho, projected, finished = one.copy(), one.copy(), bits[0].copy()
+    factors = empty_factors(1, 1, 1, 1)
+    project_blocks(one, bits, index, one, index, 0.0, 0.0, rows, rho, projected, finished, factors)
     polar_directions(one, bits, index, index, rows, rho, projected)
-    return Kernel(project_blocks, polar_directions)
+    complete_bases(factors.basis, index, np.empty((1, 1, 1)))
+    return Kernel(project_blocks, polar_directions, complete_bases)
 
 
 def slack_tolerance(features: int) -> float:

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
-
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
+from convexnn_solvers.compiled import compiled
+
 _Floats = NDArray[np.float64]
 
 
-def _compiled(function: _Function) -> _Function:
-    """Machine code at the first call, kept on disk for the next process; sums may be reordered."""
-    machine_code: Any = numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})(function)
-    return cast(_Function, machine_code)
-
-
-@_compiled
+@compiled
 def sweep(
     X: _Floats,
     rows: NDArray[np.int32],
@@ -97,7 +88,7 @@ def sweep(
                 residual[rows[a], k] -= product
 
 
-@_compiled
+@compiled
 def radius(powers: _Floats, curvatures: _Floats, weight: float, start: float) -> float:
     """The zero of ``1/sqrt(f) - 1``, ``f(h) = sum_i powers_i / (curvatures_i h + weight)^2``; 0: none.
 

@@ -75,6 +75,19 @@ class ConeMemory:
         rows = known.rows[:, :count]
         return ActiveRows(rows, known.rho[:, :count] * known.scale[:, None] / self._cones.unit_norms[rows])
 
+    def complements(self, blocks: Indices, rows: Indices) -> Float64Array:
+        """As :func:`complements`, fast where ``rows`` (g, k) are those of the latest projections."""
+        count = rows.shape[1]
+        bases = np.empty((blocks.size, self._d, self._d - count))
+        known = np.zeros(blocks.size, dtype=np.bool_)
+        if self._factors is not None:
+            slots, latest = blocks % self._factors.block.size, self._active.rows[blocks]
+            known = (self._factors.block[slots] == blocks) & np.all(latest[:, count:] < 0, axis=1)
+            known &= np.all(latest[:, :count] == rows, axis=1)
+            bases[known] = self._cones.complete_bases(self._factors, slots[known], self._d - count)
+        bases[~known] = complements(self._cones.X, rows[~known])
+        return bases
+
     def _batched(self, Z: Float64Array, blocks: Indices) -> Float64Array:
         gates, known = self._gates[blocks], self._active
         found = self._cones.project(Z, gates, self.active(blocks))
@@ -84,3 +97,10 @@ class ConeMemory:
         known.scale[blocks] = 1.0
         known.polar[blocks] = self._cones.combine(gates, found).T
         return found.points
+
+
+def complements(X: Float64Array, rows: Indices) -> Float64Array:
+    """Orthonormal bases (g, d, d - k) of the null spaces of g times k linearly independent rows of X."""
+    normals = X[np.sort(rows, axis=1)].transpose(0, 2, 1)
+    # Of one layout, whoever asks: sums over another may round differently.
+    return np.ascontiguousarray(np.linalg.qr(normals, mode="complete")[0][:, :, rows.shape[1] :])

@@ -157,6 +157,13 @@ class PatternCones:
         points[finished] = (projected * scale[:, None])[finished]
         return finished
 
+    def complete_bases(self, factors: ConeFactors, slots: Indices, free: int) -> Float64Array:
+        """Orthonormal columns (g, d, free) of what the factored active rows leave free at every slot."""
+        assert self._kernel is not None
+        bases = np.empty((slots.size, self.X.shape[1], free))
+        self._kernel.complete_bases(factors.basis, slots, bases)
+        return bases
+
     def slack_violation(self, U: ArrayLike, gates: ArrayLike) -> Float64Array:
         """How far column b of ``U`` (d, m) leaves its cone: ``max_i -(2D-I)_ii x_i^T u / ||x_i||``, or 0."""
         points = np.asarray(U, dtype=np.float64)

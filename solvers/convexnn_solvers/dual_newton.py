@@ -18,6 +18,7 @@ from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.block_features import BlockFeatures
 from convexnn_solvers.gated_program import GatedProgram, Indices, block_norms
 from convexnn_solvers.newton_blocks import (
+    BlockLine,
     BlockProx,
     ConeProx,
     PlainProx,
@@ -272,13 +273,17 @@ class DualNewton:
         direction = -self.systems.solve(operator, gradient, self.policy.forcing)
         products = self._features.adjoint(direction)
         rate = float(np.vdot(gradient, direction))
+        change = -self.sigma * self.program.by_block(products)
+        blocks = self._prox.along(self._shifted, change, self._thresholds)
         noise = self._active.envelope / self.sigma + 0.5 * float(np.vdot(self._xi, self._xi))
         room = self._fit.room(self._xi, direction)
-        length = step_length(self._line(direction, products), rate, room, 10.0 * _EPS * noise)
+        length = step_length(self._line(direction, blocks), rate, room, 10.0 * _EPS * noise)
         if self.program.cones:
             self._change_damping(length)
         self._xi = self._xi + length * direction
-        self._set_products(self._products + length * products)
+        self._products = self._products + length * products
+        self._set_shifted()
+        self._active = blocks.at(length)
         self.newton_steps += 1
         self._inner_steps += 1
 
@@ -290,11 +295,9 @@ class DualNewton:
             smaller = self._damping * self.policy.damping_decay
             self._damping = smaller if smaller >= self.policy.damping else 0.0
 
-    def _line(self, direction: Float64Array, products: Float64Array) -> LineFunction:
+    def _line(self, direction: Float64Array, blocks: BlockLine) -> LineFunction:
         """phi on a line, less its value at length 0."""
         fit = self._fit.along(self._xi, direction)
-        change = -self.sigma * self.program.by_block(products)
-        blocks = self._prox.along(self._shifted, change, self._thresholds)
         outliers = None
         if self._outliers is not None:
             outliers = self._outliers.along(self._xi, direction, self.sigma)

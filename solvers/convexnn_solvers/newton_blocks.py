@@ -13,16 +13,15 @@ Arrays are (c, d, m): outputs, features, blocks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from convexnn_solvers.backends import Float64Array
-from convexnn_solvers.cone_memory import ConeMemory
+from convexnn_solvers.cone_memory import ConeMemory, complements
 from convexnn_solvers.cones import ActiveRows, PatternCones
 from convexnn_solvers.gated_program import GatedProgram, Indices, block_norms
 from convexnn_solvers.packing import Arrays, Held, below, part
@@ -40,7 +39,8 @@ class FreeDirections:
 class ActiveBlocks:
     """The blocks that the proximal map keeps: projected points (c, d, m), their norms, thresholds (m,).
 
-    ``rows``: with cones, for each output the active rows (m, k) of X, padded with -1.
+    ``rows``: with cones, for each output the active rows (m, k) of X, padded with -1; ``memories`` may know
+    more about them, which only saves time.
     """
 
     blocks: Indices
@@ -48,6 +48,7 @@ class ActiveBlocks:
     norms: Float64Array
     thresholds: Float64Array
     rows: tuple[Indices, ...] = ()
+    memories: tuple[ConeMemory, ...] = ()
 
     @property
     def shrink(self) -> Float64Array:
@@ -91,7 +92,16 @@ def unpacked_rows(held: Held) -> tuple[ActiveRows, ...]:
     return tuple(ActiveRows(held[f"rows.{k}"], held[f"multipliers.{k}"]) for k in range(count))
 
 
-LineFunction = Callable[[float], tuple[float, float]]
+class BlockLine(Protocol):
+    """The proximal map on a line."""
+
+    def __call__(self, length: float) -> tuple[float, float]:
+        """The envelope and its derivative in the length."""
+        ...
+
+    def at(self, length: float) -> ActiveBlocks:
+        """The active blocks."""
+        ...
 
 
 class BlockProx(Protocol):
@@ -101,8 +111,8 @@ class BlockProx(Protocol):
         """The active blocks of ``Z`` (c, d, B)."""
         ...
 
-    def along(self, Z: Float64Array, step: Float64Array, thresholds: Float64Array) -> LineFunction:
-        """Length -> envelope of ``Z + length * step`` and its derivative in the length."""
+    def along(self, Z: Float64Array, step: Float64Array, thresholds: Float64Array) -> BlockLine:
+        """The line ``Z + length * step``."""
         ...
 
 
@@ -115,20 +125,32 @@ class PlainProx:
         active = np.flatnonzero(norms > thresholds)
         return ActiveBlocks(active, Z[:, :, active], norms[active], thresholds[active])
 
-    def along(self, Z: Float64Array, step: Float64Array, thresholds: Float64Array) -> LineFunction:
-        """Length -> envelope and derivative, in O(B) operations each."""
-        start = np.einsum("kib,kib->b", Z, Z)
-        mixed = np.einsum("kib,kib->b", Z, step)
-        squared = np.einsum("kib,kib->b", step, step)
+    def along(self, Z: Float64Array, step: Float64Array, thresholds: Float64Array) -> BlockLine:
+        """The line ``Z + length * step``."""
+        return _PlainLine(self, Z, step, thresholds)
 
-        def line(length: float) -> tuple[float, float]:
-            norms = np.sqrt(np.maximum(start + length * (2.0 * mixed + length * squared), 0.0))
-            active = np.flatnonzero(norms > thresholds)
-            excess = norms[active] - thresholds[active]
-            rate = (mixed[active] + length * squared[active]) / norms[active]
-            return 0.5 * float(excess @ excess), float(excess @ rate)
 
-        return line
+class _PlainLine:
+    """A :class:`BlockLine` without cones, in O(B) operations for each length."""
+
+    def __init__(
+        self, prox: PlainProx, Z: Float64Array, step: Float64Array, thresholds: Float64Array
+    ) -> None:
+        self._prox, self._Z, self._step, self._thresholds = prox, Z, step, thresholds
+        self._start = np.einsum("kib,kib->b", Z, Z)
+        self._mixed = np.einsum("kib,kib->b", Z, step)
+        self._squared = np.einsum("kib,kib->b", step, step)
+
+    def __call__(self, length: float) -> tuple[float, float]:
+        mixed, squared = self._mixed, self._squared
+        norms = np.sqrt(np.maximum(self._start + length * (2.0 * mixed + length * squared), 0.0))
+        active = np.flatnonzero(norms > self._thresholds)
+        excess = norms[active] - self._thresholds[active]
+        rate = (mixed[active] + length * squared[active]) / norms[active]
+        return 0.5 * float(excess @ excess), float(excess @ rate)
+
+    def at(self, length: float) -> ActiveBlocks:
+        return self._prox.at(self._Z + length * self._step, self._thresholds)
 
 
 class ConeProx:
@@ -170,6 +192,7 @@ class ConeProx:
             norms[kept],
             thresholds[blocks],
             tuple(active.rows[kept] for active in active_rows),
+            tuple(self._columns),
         )
 
     def exceeding(self, Z: Float64Array, thresholds: Float64Array) -> Indices:
@@ -192,15 +215,27 @@ class ConeProx:
             projected[k] = column.project(Z[k], blocks)
         return projected, [column.active(blocks) for column in self._columns]
 
-    def along(self, Z: Float64Array, step: Float64Array, thresholds: Float64Array) -> LineFunction:
-        """Length -> envelope and derivative; every call projects."""
+    def along(self, Z: Float64Array, step: Float64Array, thresholds: Float64Array) -> BlockLine:
+        """The line ``Z + length * step``."""
+        return _ConeLine(self, Z, step, thresholds)
 
-        def line(length: float) -> tuple[float, float]:
-            active = self.at(Z + length * step, thresholds)
-            rate = np.einsum("kib,kib->b", active.values, step[:, :, active.blocks])
-            return active.envelope, float(np.sum(rate))
 
-        return line
+class _ConeLine:
+    """A :class:`BlockLine` with cones: every new length projects."""
+
+    def __init__(self, prox: ConeProx, Z: Float64Array, step: Float64Array, thresholds: Float64Array) -> None:
+        self._prox, self._Z, self._step, self._thresholds = prox, Z, step, thresholds
+        self._latest: tuple[float, ActiveBlocks] | None = None
+
+    def __call__(self, length: float) -> tuple[float, float]:
+        active = self.at(length)
+        rate = np.einsum("kib,kib->b", active.values, self._step[:, :, active.blocks])
+        return active.envelope, float(np.sum(rate))
+
+    def at(self, length: float) -> ActiveBlocks:
+        if self._latest is None or self._latest[0] != length:
+            self._latest = length, self._prox.at(self._Z + length * self._step, self._thresholds)
+        return self._latest[1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -263,27 +298,21 @@ class Jacobian:
 def jacobian(program: GatedProgram, active: ActiveBlocks) -> Jacobian:
     """The generalised Jacobian at the point whose active blocks are given."""
     directions = active.projected / active.norms
-    free = tuple(tuple(_free_directions(program.X, rows)) for rows in active.rows)
-    return Jacobian(active.shrink, directions, free)
+    free = [_free_directions(program.X, active, k) for k in range(len(active.rows))]
+    return Jacobian(active.shrink, directions, tuple(free))
 
 
-def _free_directions(X: Float64Array, rows: Indices) -> list[FreeDirections]:
-    """Bases of the null spaces of each block's active rows, grouped by the number of active rows."""
-    d = X.shape[1]
+def _free_directions(X: Float64Array, active: ActiveBlocks, output: int) -> tuple[FreeDirections, ...]:
+    """What each block's active rows leave free, grouped by the number of active rows."""
+    rows = active.rows[output]
     counts = np.sum(rows >= 0, axis=1)
     groups: list[FreeDirections] = []
     for k in np.unique(counts):
         position = np.flatnonzero(counts == k)
-        if k == 0:
-            basis = np.broadcast_to(np.eye(d), (position.size, d, d))
+        listed = rows[position, :k]  # the padding comes last
+        if active.memories:
+            basis = active.memories[output].complements(active.blocks[position], listed)
         else:
-            listed = np.sort(rows[position], axis=1)[:, -k:]
-            normals = X[listed].transpose(0, 2, 1)
-            basis = _complete(normals)[:, :, k:]
+            basis = complements(X, listed)
         groups.append(FreeDirections(position, basis))
-    return groups
-
-
-def _complete(normals: NDArray[np.float64]) -> Float64Array:
-    """Orthonormal bases (g, d, d) whose first columns span the given (g, d, k) columns."""
-    return np.asarray(np.linalg.qr(normals, mode="complete")[0])
+    return tuple(groups)

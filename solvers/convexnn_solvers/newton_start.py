@@ -36,7 +36,7 @@ class NewtonPolicy:
     inner: float = 5.0
     inner_limit: int = 40
     forcing: float = 1e-2
-    damping: float = 1e-5
+    damping: float = 1e-6
     damping_growth: float = 3.0
     damping_decay: float = 0.5
     pair_forcing: float = 1e-4
