@@ -76,7 +76,7 @@ def test_blocks_that_compiled_loops_leave_are_finished_by_the_steps() -> None:
     rng = np.random.default_rng(3)
     unit, points = X / np.linalg.norm(X, axis=1, keepdims=True), rng.standard_normal((16, 5))
     bits, padded = rng.random((16, 30)) < 0.5, np.vstack([unit, np.zeros(5)])
-    kernel = Kernel(leaves_everything, leaves_everything)
+    kernel = Kernel(leaves_everything, leaves_everything, leaves_everything)
     start = np.zeros((16, 0), dtype=np.intp), np.zeros((16, 0))
     moved, active = ActiveSetMethod(padded, bits, points, kernel).run(*start)
     expected, rows = ActiveSetMethod(padded, bits, points).run(*start)

@@ -16,7 +16,7 @@ V_b. So the matrix for dxi is that of an inner problem with a very large penalty
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -47,9 +47,8 @@ def pair_operator(
     weights = program.weights[active.blocks]
     large = _LARGE * float(np.max(lengths / weights))
     norms = lengths + large * weights
-    far = ActiveBlocks(
-        active.blocks, active.projected * (norms / active.norms), norms, large * weights, active.rows
-    )
+    projected = active.projected * (norms / active.norms)
+    far = replace(active, projected=projected, norms=norms, thresholds=large * weights)
     return newton_operator(program, far, features, large, curvature)
 
 
