@@ -13,13 +13,22 @@ from planted import LossName, plant, problem_of
 from test_semismooth_newton import AWKWARD, training_data
 
 import convexnn_models as cnn
-from convexnn_solvers import ADMM, Auto, Status, UnsupportedProblem, admm_working_set, certificate
+from convexnn_solvers import (
+    ADMM,
+    Auto,
+    Status,
+    UnsupportedProblem,
+    admm_iteration,
+    admm_working_set,
+    certificate,
+)
 from convexnn_solvers.admm import admm_method
 from convexnn_solvers.admm_iteration import AdmmIteration, AdmmPolicy
 from convexnn_solvers.admm_working_set import AdmmEngine
 from convexnn_solvers.backends import Backend, numpy_backend, select_backend
 from convexnn_solvers.compiler import compile_problem
 from convexnn_solvers.gated_structure import gated_structure
+from convexnn_solvers.gram_factor import gram_factor
 
 Float = NDArray[np.float64]
 
@@ -103,6 +112,68 @@ def test_a_changed_parameter_resolves_from_the_last_point() -> None:
     assert problem.solver_stats.num_iters < steps
     problem.solve(solver=solver)
     assert problem.solver_stats.num_iters == 0
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+def test_a_matrix_and_its_factor_serve_all_regularisations(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One matrix for a path, fewer factors than from cold, the same optima; another precision has its own."""
+    if backend == "torch":
+        pytest.importorskip("array_api_compat")
+    made, factored = [0], [0]
+
+    class Counted:
+        """A factor that counts."""
+
+        def __init__(self, inner: Any) -> None:
+            self.inner = inner
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.inner, name)
+
+        def factor(self, shift: float) -> None:
+            factored[0] += shift != self.inner.shift
+            self.inner.factor(shift)
+
+    def counted(*arguments: Any) -> Any:
+        made[0] += 1
+        return Counted(gram_factor(*arguments))
+
+    monkeypatch.setattr(admm_iteration, "gram_factor", counted)
+    solver, regs = ADMM(tol=1e-6, backend=backend), (0.05, 0.04, 0.03, 0.025)
+    cold = []
+    for reg in regs:
+        _, problem = _problem(reg=reg)
+        cold.append(problem.solve(solver=solver))
+    apart = factored[0]
+    assert made[0] == len(regs)
+    made[0] = factored[0] = 0
+    model, problem = _problem(reg=regs[0])
+    for reg, value in zip(regs, cold, strict=True):
+        model.reg.value = reg
+        assert problem.solve(solver=solver) == pytest.approx(value, rel=2e-6)
+        assert problem.status == cp.OPTIMAL
+    assert made[0] == 1
+    assert factored[0] < apart
+    problem.solve(solver=ADMM(tol=1e-2, backend=backend, dtype="float32"))
+    assert made[0] == 2
+
+
+def test_a_kept_matrix_goes_where_memory_is_short() -> None:
+    _, problem = _problem(gates=40)
+    exact = compile_problem(problem, numpy_backend()).composite()
+    structure = gated_structure(exact)
+    method = admm_method(exact, structure, 1e-4)
+    state = method.start(exact.zeros())
+    left = weakref.ref(state.engine._iteration._factor)  # pyright: ignore[reportPrivateUsage]
+    del state
+    assert left() is not None
+    assert admm_method(exact, structure, 1e-4).most == 40
+    assert left() is not None
+    with pytest.raises(UnsupportedProblem, match="raise memory="):
+        admm_method(exact, structure, 1e-4, memory=1000.0)
+    assert left() is None
 
 
 @pytest.mark.filterwarnings("ignore:Solution may be inaccurate")

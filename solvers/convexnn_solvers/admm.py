@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convexnn_solvers.admm_iteration import AdmmPolicy, AdmmProblem
+from convexnn_solvers.admm_iteration import AdmmPolicy, AdmmProblem, forget_matrix
 from convexnn_solvers.admm_working_set import AdmmEngine
 from convexnn_solvers.affine import UnsupportedProblem
 from convexnn_solvers.backends import Backend, Float64Array, numpy_backend
@@ -28,6 +28,8 @@ _MARGIN = 0.7
 _PRODUCTS = 1200
 # Fewer gates at a time are not worth a factorisation.
 _FEWEST = 100
+# A matrix of at most so many bytes stays with the problem for its solves at other regularisations.
+_KEPT_BYTES = 2**29
 # After a certificate that was refused the goal shrinks by this factor; after so many our gap is rounding.
 _SHRINK, _MOST_REFUSALS = 0.3, 4
 
@@ -157,10 +159,12 @@ def admm_method(
         )
     joint = replace(programs[0], fit=_joined([program.fit for program in programs]))
     backend = numpy_backend("float32") if single else composite.backend
-    plan, most = _plan(joint, backend, memory)
     inside, scaling = scaled(joint)
+    plan, most = _plan_beside_kept(inside, backend, memory)
     taus = np.stack([program.weights for program in programs]) / scaling.features / scaling.targets
-    problem = AdmmProblem(inside, taus, backend, plan, backend.asarray(inside.X))
+    problem = AdmmProblem(
+        inside, taus, backend, plan, backend.asarray(inside.X), _worth_keeping(inside, backend)
+    )
     return AdmmMethod(structure, problem, scaling, most, tol, policy or AdmmPolicy(), warm)
 
 
@@ -174,6 +178,23 @@ def _joined(fits: list[Fit]) -> Fit:
     logistic = [fit for fit in fits if isinstance(fit, LogisticFit)]
     signs, shift = (np.hstack(parts) for parts in zip(*((f.signs, f.shift) for f in logistic), strict=True))
     return replace(logistic[0], signs=signs, shift=shift)
+
+
+def _worth_keeping(program: GatedProgram, backend: Backend) -> bool:
+    """Whether the matrix is small enough to stay when the solve has ended."""
+    return bool(program.X.shape[0] ** 2 * backend.dtype.itemsize <= _KEPT_BYTES)
+
+
+def _plan_beside_kept(program: GatedProgram, backend: Backend, memory: float | None) -> tuple[Plan, int]:
+    """See :func:`_plan`; a matrix that an earlier solve left goes where it stands in the way."""
+    try:
+        plan, most = _plan(program, backend, memory)
+        if most == program.gates:
+            return plan, most
+    except UnsupportedProblem:
+        pass
+    forget_matrix(program)
+    return _plan(program, backend, memory)
 
 
 def _plan(program: GatedProgram, backend: Backend, memory: float | None) -> tuple[Plan, int]:

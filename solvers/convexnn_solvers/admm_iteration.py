@@ -52,12 +52,22 @@ class AdmmPolicy:
     patience: int = 300
 
 
+# The name under which a program keeps its matrix.
+_KEPT = "gram"
+
+
+def forget_matrix(program: GatedProgram) -> None:
+    """Give back the memory of a matrix that an earlier solve left."""
+    program.kept.pop(_KEPT, None)
+
+
 @dataclass(frozen=True, eq=False)
 class AdmmProblem:
     """A gated program without cones on a backend.
 
     ``program`` holds the data, its own weights aside: ``taus`` (g, B) are those of the groups, g = 1 for
-    groups that the outputs share and g = c otherwise. ``features`` is X on the backend.
+    groups that the outputs share and g = c otherwise. ``features`` is X on the backend. ``keeps``: whether
+    the matrix of all gates stays with the program for solves at other regularisations.
     """
 
     program: GatedProgram
@@ -65,19 +75,34 @@ class AdmmProblem:
     backend: Backend
     plan: Plan
     features: Array
+    keeps: bool = False
 
     def restricted(self, gates: Indices) -> AdmmProblem:
         """The problem with only some of the gates."""
         signs = len(self.program.signs)
         chosen = self.taus.reshape(len(self.taus), signs, -1)[:, :, gates]
         taus = chosen.reshape(len(self.taus), -1)
-        return replace(self, program=self.program.restricted(gates), taus=taus)
+        return replace(self, program=self.program.restricted(gates), taus=taus, keeps=False)
 
     def load(self) -> GateArrays:
         """Features and patterns on the backend."""
         bits = self.backend.asbits(self.program.patterns)
         masks = self.backend.asarray(bits) if self.plan.masks else None
         return GateArrays(self.backend, self.features, bits, masks, self.plan.block)
+
+    def gram(self, gates: GateArrays) -> GramFactor:
+        """The matrix for the loaded gates, that of an earlier solve where it was kept."""
+        program = self.program
+        if not self.keeps:
+            return gram_factor(gates, program.slope, len(program.signs), program.fit.centred)
+        kept = program.kept.pop(_KEPT, None)
+        if kept is None or kept[0] != self.backend:
+            kept = None  # its memory first
+            found = gram_factor(gates, program.slope, len(program.signs), program.fit.centred)
+            kept = self.backend, found
+        program.kept[_KEPT] = kept
+        factor: GramFactor = kept[1]
+        return factor
 
     def norms(self, U: Array) -> Array:
         """The norms of the groups of (c, d, m) blocks, (g, m)."""
@@ -135,9 +160,7 @@ class AdmmIteration:
         self._xp, self._fit = backend.xp, program.fit
         gates = problem.load()
         self._map = GatedOperator(gates, program.outputs, program.slope)
-        self._held = [
-            gram_factor(gates, program.slope, len(program.signs), program.fit.centred)
-        ]  # shared with copies, see release
+        self._held = [problem.gram(gates)]  # shared with copies, see release
         self._taus = backend.asarray(problem.taus)
         self._prox = prediction_prox(program.fit, backend)
         self._weight = 1.0 if self._prox is None else self._prox.weight
@@ -183,13 +206,19 @@ class AdmmIteration:
         products = self._adjoint(backend.asarray(W))
         bounds = self._bounds(prediction, W, products, 1.0)
         self.bounds = bounds
-        self.rho = self._first_penalty() if rho is None else rho
+        self.rho = self._started_penalty() if rho is None else rho
         self._refactor(self.rho)
         scale = float(np.vdot(bounds.dual_point, W) / max(float(np.vdot(W, W)), 1e-300))
         self.V = products * (scale / self.rho)
         if self._prox is not None:
             self._p = backend.asarray(prediction + fitted.offset)
             self._q = backend.asarray(-scale * W / self._weight)
+
+    def _started_penalty(self) -> float:
+        """That of the factor which an earlier solve left, unless it is far from what we would begin with."""
+        first, left = self._first_penalty(), self._weight * (self._factor.shift or 0.0)
+        near = left > 0.0 and max(left / first, first / left) <= self.policy.change
+        return left if near else first
 
     def _first_penalty(self) -> float:
         """``tau / |z|`` for a typical group z of weights: of P groups that explain all of the targets.
@@ -205,6 +234,7 @@ class AdmmIteration:
     def step(self) -> None:
         """One iteration."""
         rest, alpha, target = self.Z - self.V, self.policy.relax, self._aim()
+        self._factor.factor(self._shift)  # done already, unless another solve shares it
         self._S = self._factor.solve(self._centred(target - self._forward(rest)))
         self._products = self._adjoint(self._S)
         moved = alpha * self._products

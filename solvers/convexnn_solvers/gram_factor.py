@@ -37,8 +37,16 @@ class GramFactor(Protocol):
         """The mean of the eigenvalues of ``A A^T``."""
         ...
 
+    @property
+    def shift(self) -> float | None:
+        """That of the factor; None: there is none."""
+        ...
+
     def factor(self, shift: float) -> None:
-        """Factor ``A A^T + shift I``; raises numpy.linalg.LinAlgError where rounding makes it indefinite."""
+        """Factor ``A A^T + shift I``, unless that is done.
+
+        Raises numpy.linalg.LinAlgError where rounding makes it indefinite.
+        """
         ...
 
     def solve(self, rhs: Array) -> Array:
@@ -64,6 +72,7 @@ class PackedFactor:
 
     def __init__(self, matrix: NDArray[np.floating]) -> None:
         self._array = matrix
+        self.shift: float | None = None
         self._diagonal = np.diagonal(matrix).copy()
         self._potrf, self._potrs = _POTRF[matrix.dtype.name], _POTRS[matrix.dtype.name]
         self.mean = float(np.mean(self._diagonal, dtype=np.float64))
@@ -75,7 +84,9 @@ class PackedFactor:
 
     def factor(self, shift: float) -> None:
         """See :class:`GramFactor`."""
-        array, n = self._array, len(self._array)
+        if shift == self.shift:
+            return
+        array, n, self.shift = self._array, len(self._array), None
         for rows in _slices(n, _LEAST_ROWS):
             array[rows, : rows.start] = array[: rows.start, rows].T
             upper = np.triu(array[rows, rows], 1)
@@ -85,6 +96,7 @@ class PackedFactor:
         info = self._potrf(array.T, lower=0, overwrite_a=1, clean=0)[1]
         if info != 0:
             raise np.linalg.LinAlgError("the shifted Gram matrix is not positive definite in this precision")
+        self.shift = shift
 
     def solve(self, rhs: Array) -> Array:
         """See :class:`GramFactor`."""
@@ -98,6 +110,7 @@ class SeparateFactor:
         self._xp, self._matrix = gates.backend.xp, matrix
         self._diagonal = self._xp.clone(self._xp.diagonal(matrix))
         self._lower: Array | None = None
+        self.shift: float | None = None
         x = gates.backend.zeros((int(matrix.shape[0]),)) + 1.0
         for _ in range(_POWER_STEPS):
             x = matrix @ (x / self._xp.clip(self._xp.linalg.vector_norm(x), 1e-30, None))
@@ -106,11 +119,14 @@ class SeparateFactor:
 
     def factor(self, shift: float) -> None:
         """See :class:`GramFactor`."""
-        self._lower = None  # its memory first
+        if shift == self.shift:
+            return
+        self._lower = self.shift = None  # its memory first
         self._xp.diagonal(self._matrix)[:] = self._diagonal + shift
         self._lower, info = self._xp.linalg.cholesky_ex(self._matrix)
         if int(info) != 0:
             raise np.linalg.LinAlgError("the shifted Gram matrix is not positive definite in this precision")
+        self.shift = shift
 
     def solve(self, rhs: Array) -> Array:
         """See :class:`GramFactor`."""
