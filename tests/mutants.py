@@ -47,6 +47,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     f"{SOLVERS}/certifier.py": ("test_certifier.py", "test_kink_duals.py", *_CERTIFICATES),
     f"{SOLVERS}/dual_bounds.py": ("test_dual_bounds.py", *_CERTIFICATES),
     f"{SOLVERS}/dual_norms.py": ("test_dual_norms.py", *_CERTIFICATES),
+    f"{SOLVERS}/cone_columns.py": ("test_dual_norms.py", *_CERTIFICATES),
     f"{SOLVERS}/cones.py": _CONES,
     f"{SOLVERS}/active_sets.py": _CONES,
     f"{MODELS}/recovery.py": _RECOVERY,

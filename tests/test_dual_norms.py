@@ -15,8 +15,11 @@ from convexnn_solvers import dual_norms
 from convexnn_solvers.active_sets import Indices
 from convexnn_solvers.backends import numpy_backend
 from convexnn_solvers.composite import Composite, ConstraintTerm, PatternCone, PenaltyTerm, VariableBlock
+from convexnn_solvers.cone_columns import ConeColumns
+from convexnn_solvers.cones import ActiveRows, PatternCones, Projection
 from convexnn_solvers.constraint_cones import NONNEGATIVE
-from convexnn_solvers.dual_norms import ConeColumns, DualNorms, column_groups
+from convexnn_solvers.dual_norms import DualNorms, column_groups
+from convexnn_solvers.dual_values import cone_multipliers
 from convexnn_solvers.penalties import AbsoluteValue, GroupNorm, Penalty
 
 Float = NDArray[np.float64]
@@ -302,3 +305,39 @@ def test_repair_touches_only_what_has_bounds_or_cones() -> None:
     assert a is x[0]
     np.testing.assert_array_equal(b, [0.0, 1.0])
     np.testing.assert_array_equal(c, [-1.0, 0.0])
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_expected_multipliers_are_where_projections_begin_and_change_nothing(
+    outputs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planted = plant(1, cones=True, outputs=outputs, shared=False, shape=(5, 2, 12))
+    composite, z = planted.composite(), directions(planted, 1)
+    norms, rng = DualNorms(composite), np.random.default_rng(4)
+    exact = norms.ratio(z, no_hints(z))
+    given: list[Float | None] = [None for _ in composite.constraints]
+    for variable, position in norms.exact.items():
+        columns = norms.columns[variable]
+        active = columns.polar(columns.split(z[variable]))
+        given[position] = cone_multipliers(columns, active).reshape(composite.constraints[position].shape)
+    started: list[Projection] = []
+    original = PatternCones.project
+
+    def watched(self: PatternCones, Z: Any, gates: Any, warm: ActiveRows | None = None) -> Projection:
+        found = original(self, Z, gates, warm)
+        assert warm is not None
+        if warm.rows.size:
+            assert [set(row[row >= 0]) for row in warm.rows] == [set(row[row >= 0]) for row in found.rows]
+            started.append(found)
+        return found
+
+    again = DualNorms(planted.composite())
+    with monkeypatch.context() as patch:
+        patch.setattr(PatternCones, "project", watched)
+        again.expect(given)
+        assert again.ratio(z, no_hints(z)) == pytest.approx(exact, rel=1e-12)
+    assert started
+    for _ in range(5):
+        wrong = [None if m is None else np.clip(rng.standard_normal(m.shape) - 0.8, 0.0, None) for m in given]
+        again.expect(wrong)
+        assert again.ratio(z, no_hints(z)) == pytest.approx(exact, rel=1e-12)

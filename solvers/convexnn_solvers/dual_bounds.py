@@ -202,6 +202,7 @@ class DualBounds:
             cones = tuple(mu if m in exact.values() else None for m, mu in enumerate(direction.multipliers))
             pulled = _float64(adjoint((*(None for _ in direction.thetas), *cones)))
             hints = tuple(h if v in exact else None for v, h in enumerate(pulled))
+            self.norms.expect(direction.multipliers)
         return _Direction(direction.thetas, direction.multipliers, image, hints, error)
 
     def _missed_image(self, thetas: Arrays, image: Arrays) -> float:

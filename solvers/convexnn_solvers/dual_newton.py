@@ -62,9 +62,9 @@ class DualNewton:
         self._fit = program.fit
         self._features = kept_features(program)
         self._signs = np.repeat(np.asarray(program.signs), program.gates)
-        self._dual_prox: ConeProx | None = None
+        self._cones: ConeProx | None = None
         if program.cones:
-            self._dual_prox = first.cones or program.once("dual cones", lambda: ConeProx(program))
+            self._cones = first.cones or program.once("cones", lambda: ConeProx(program))
         self._outliers = None if self._fit.outliers is None else Outliers(self._fit.outliers, self._fit.shape)
         self._inner_steps = 0
         self._paired, self._pairs_below = False, 1.0
@@ -76,10 +76,8 @@ class DualNewton:
         self.dual_point = np.zeros(self._fit.shape)
         self.dual_rows: tuple[ActiveRows, ...] = ()
         self._best_gap, self._best_step = np.inf, 0
-        self._prox: BlockProx = PlainProx()
-        if self._dual_prox is not None:
-            cones = self._dual_prox
-            self._prox = program.once("cones", lambda: cones.restricted(np.arange(program.blocks)))
+        # The points of the proximal map and of the dual have the same active rows near the optimum.
+        self._prox: BlockProx = PlainProx() if self._cones is None else self._cones
         if first.held is None:
             self._begin(first)
         else:
@@ -114,10 +112,7 @@ class DualNewton:
         arrays |= below("systems", self.systems.packed())
         if self._outliers is not None:
             arrays["outliers"] = self._outliers.held
-        for name, prox in (("prox", self._prox), ("dual prox", self._dual_prox)):
-            if isinstance(prox, ConeProx):
-                arrays |= below(name, prox.packed())
-        return arrays
+        return arrays if self._cones is None else arrays | below("cones", self._cones.packed())
 
     def _restore(self, held: Held) -> None:
         restore_attributes(self, _STATE, held)
@@ -126,9 +121,8 @@ class DualNewton:
         self.systems.restore(part("systems", held))
         if self._outliers is not None:
             self._outliers.restore(held["outliers"])
-        for name, prox in (("prox", self._prox), ("dual prox", self._dual_prox)):
-            if isinstance(prox, ConeProx):
-                prox.restore(part(name, held))
+        if self._cones is not None:
+            self._cones.restore(part("cones", held))
         self._set_shifted()
         self._active = unpacked_blocks(part("active", held))
 
@@ -316,7 +310,7 @@ class DualNewton:
 
     def _promising(self, tol: float) -> bool:
         """Whether the gap could be at most ``tol`` were ``-xi`` dual feasible: worth the projections."""
-        if self._dual_prox is None:
+        if self._cones is None:
             return True
         return self.primal + self._fit.conjugate(self._xi) <= 3.0 * tol * abs(self.primal)
 
@@ -329,7 +323,7 @@ class DualNewton:
 
     def _offer_dual(self) -> float:
         """The best multiple of ``-xi`` that is dual feasible."""
-        found = best_multiple(self.program, self._xi, self.program.by_block(self._products), self._dual_prox)
+        found = best_multiple(self.program, self._xi, self.program.by_block(self._products), self._cones)
         if not found.value <= self.dual:
             self.dual, self.dual_point, self.dual_rows = found.value, -found.scale * self._xi, found.rows
             self._note_gap()

@@ -8,6 +8,7 @@ cones: ``||P_K(z)|| = min_{rho >= 0} ||z + B^T rho||``. This module computes the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,82 +16,14 @@ from numpy.typing import NDArray
 
 from convexnn_solvers.active_sets import Indices
 from convexnn_solvers.backends import Float64Array
-from convexnn_solvers.composite import Composite, PatternCone, PenaltyTerm, VariableBlock
-from convexnn_solvers.cones import ActiveRows, PatternCones, no_active_rows
+from convexnn_solvers.composite import Composite, PenaltyTerm, VariableBlock
+from convexnn_solvers.cone_columns import ConeColumns, cone_columns
 from convexnn_solvers.penalties import GroupNorm
 
-_EPS = float(np.finfo(np.float64).eps)
 # Groups are projected in decreasing norm, so many at first and then twice as many each time.
 _FIRST_BATCH = 64
 # How far inside their dual balls directions are moved, so that rounding leaves them there.
 _INSIDE = 1e-10
-
-
-class ConeColumns:
-    """The columns of one variable that lie in pattern cones: (d * outputs, P) as (d, outputs * P).
-
-    Remembers the active rows of the last projections of every column, primal and dual, which only makes
-    later ones faster.
-    """
-
-    def __init__(self, cone: PatternCone) -> None:
-        self.cones = PatternCones(cone.X, cone.patterns)
-        self.outputs, self.features = cone.outputs, int(cone.X.shape[1])
-        self.gate_count = int(cone.patterns.shape[1])
-        self.gates: Indices = np.tile(np.arange(self.gate_count), self.outputs)
-        self.row_norms = np.linalg.norm(cone.X, axis=1)
-        self._primal: ActiveRows = no_active_rows(self.gates.size)
-        self._dual: ActiveRows = no_active_rows(self.gates.size)
-
-    def split(self, block: NDArray[np.generic]) -> Float64Array:
-        """The variable's array as columns (d, outputs * P)."""
-        stacked = np.reshape(block, (self.outputs, self.features, self.gate_count))
-        return np.asarray(np.transpose(stacked, (1, 0, 2)).reshape(self.features, -1), dtype=np.float64)
-
-    def join(self, columns: Float64Array) -> Float64Array:
-        """The inverse of :meth:`split`."""
-        stacked = columns.reshape(self.features, self.outputs, self.gate_count)
-        return np.ascontiguousarray(np.transpose(stacked, (1, 0, 2))).reshape(-1, self.gate_count)
-
-    def project(self, columns: Float64Array) -> Float64Array:
-        """All columns projected on their cones; those that are inside to rounding are kept as they are."""
-        size = np.linalg.norm(columns, axis=0)
-        index = np.flatnonzero(size)
-        outside = self.cones.slack_violation(columns[:, index], self.gates[index])
-        index = index[outside > 64.0 * _EPS * size[index]]
-        moved = columns.copy()
-        if index.size:
-            warm = self._primal.take(index)
-            found = self.cones.project(columns[:, index], self.gates[index], warm=warm)
-            self._primal = self._primal.replaced(index, found)
-            moved[:, index] = found.points
-        return moved
-
-    def dual_points(self, columns: Float64Array, index: Indices) -> tuple[Float64Array, Float64Array]:
-        """``z + B^T rho`` of some columns for the best ``rho >= 0``, and a bound of its rounding error."""
-        gates, z = self.gates[index], columns[:, index]
-        found = self._projected(z, index)
-        weight = np.sum(found.multipliers * np.append(self.row_norms, 0.0)[found.rows], axis=1)
-        terms = np.sqrt(np.sum(found.rows >= 0, axis=1) + self.features)
-        error = 2.0 * _EPS * terms * (np.linalg.norm(z, axis=0) + weight)
-        return z + self.cones.combine(gates, found), error
-
-    def polar(self, columns: Float64Array) -> ActiveRows:
-        """The best ``rho`` for all columns."""
-        return self._projected(columns, np.arange(self.gates.size))
-
-    def _projected(self, z: Float64Array, index: Indices) -> ActiveRows:
-        found = self.cones.project(z, self.gates[index], warm=self._dual.take(index))
-        self._dual = self._dual.replaced(index, found)
-        return found
-
-
-def cone_columns(composite: Composite, cone: PatternCone) -> ConeColumns:
-    """The columns of a cone, one value for all solves of a problem: they remember active rows."""
-    known: dict[int, tuple[PatternCone, ConeColumns]] = composite.kept.setdefault("cone columns", {})
-    if id(cone) not in known:
-        known[id(cone)] = cone, ConeColumns(cone)  # the cone too: a collected one's id could be another's
-    return known[id(cone)][1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,6 +163,13 @@ class DualNorms:
         for index, variable in self._penalised.items():
             largest = max(largest, variable.ratio(z[index], hints[index], largest))
         return self._across.max(largest)
+
+    def expect(self, multipliers: Sequence[Float64Array | None]) -> None:
+        """Begin the next projections at somebody's multipliers of all constraints."""
+        for variable, position in self.exact.items():
+            given = multipliers[position]
+            if given is not None:
+                self.columns[variable].expect(given)
 
     def unprojected(self, z: tuple[Float64Array, ...]) -> float:
         """The largest quotient without any projection; bounds how much an error ``z`` moves :meth:`ratio`."""

@@ -14,7 +14,7 @@ import numpy as np
 from convexnn_solvers.active_sets import ActiveRows
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.composite import Composite, ConstraintTerm, DualPoint
-from convexnn_solvers.dual_norms import ConeColumns, cone_columns
+from convexnn_solvers.cone_columns import ConeColumns, cone_columns
 
 
 def dual_values(

@@ -66,7 +66,7 @@ class WorkingSetNewton:
         self.newton_steps = self.rounds = 0
         self.dual, self.dual_point = -np.inf, np.zeros(program.fit.shape)
         self.dual_rows: tuple[ActiveRows, ...] = ()
-        self._cones = program.once("dual cones", lambda: ConeProx(program)) if program.cones else None
+        self._cones = program.once("cones", lambda: ConeProx(program)) if program.cones else None
         self._systems = kept_systems(program)
         self._best_gap, self._best_step = np.inf, 0
         self.working_set: Indices = np.zeros(0, dtype=np.intp)

@@ -19,8 +19,9 @@ from convexnn_solvers.active_sets import Indices
 from convexnn_solvers.affine import UnsupportedProblem
 from convexnn_solvers.backends import Array, Backend, Float64Array
 from convexnn_solvers.composite import Composite, ConstraintTerm, PenaltyTerm, Point, VariableBlock
+from convexnn_solvers.cone_columns import ConeColumns
 from convexnn_solvers.cones import ActiveRows, no_active_rows
-from convexnn_solvers.dual_norms import ConeColumns, column_groups
+from convexnn_solvers.dual_norms import column_groups
 from convexnn_solvers.dual_values import cone_multipliers
 
 

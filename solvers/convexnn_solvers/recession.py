@@ -14,7 +14,7 @@ import numpy as np
 
 from convexnn_solvers.backends import Array, Float64Array
 from convexnn_solvers.composite import Composite, Point, VariableBlock
-from convexnn_solvers.dual_norms import ConeColumns
+from convexnn_solvers.cone_columns import ConeColumns
 from convexnn_solvers.row_sizes import row_sizes
 
 # How far along a unit direction the objective is followed, ...

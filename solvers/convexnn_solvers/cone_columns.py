@@ -1,0 +1,97 @@
+"""The columns of a variable that lie in pattern cones, projected for feasible points and for bounds."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convexnn_solvers.active_sets import Indices
+from convexnn_solvers.backends import Float64Array
+from convexnn_solvers.composite import Composite, PatternCone
+from convexnn_solvers.cones import ActiveRows, PatternCones, no_active_rows
+
+_EPS = float(np.finfo(np.float64).eps)
+
+
+class ConeColumns:
+    """The columns of one variable that lie in pattern cones: (d * outputs, P) as (d, outputs * P).
+
+    Remembers the active rows of the last projections of every column, primal and dual, which only makes
+    later ones faster.
+    """
+
+    def __init__(self, cone: PatternCone) -> None:
+        self.cones = PatternCones(cone.X, cone.patterns)
+        self.outputs, self.features = cone.outputs, int(cone.X.shape[1])
+        self.gate_count = int(cone.patterns.shape[1])
+        self.gates: Indices = np.tile(np.arange(self.gate_count), self.outputs)
+        self.row_norms = np.linalg.norm(cone.X, axis=1)
+        self._primal: ActiveRows = no_active_rows(self.gates.size)
+        self._dual: ActiveRows = no_active_rows(self.gates.size)
+
+    def split(self, block: NDArray[np.generic]) -> Float64Array:
+        """The variable's array as columns (d, outputs * P)."""
+        stacked = np.reshape(block, (self.outputs, self.features, self.gate_count))
+        return np.asarray(np.transpose(stacked, (1, 0, 2)).reshape(self.features, -1), dtype=np.float64)
+
+    def join(self, columns: Float64Array) -> Float64Array:
+        """The inverse of :meth:`split`."""
+        stacked = columns.reshape(self.features, self.outputs, self.gate_count)
+        return np.ascontiguousarray(np.transpose(stacked, (1, 0, 2))).reshape(-1, self.gate_count)
+
+    def project(self, columns: Float64Array) -> Float64Array:
+        """All columns projected on their cones; those that are inside to rounding are kept as they are."""
+        size = np.linalg.norm(columns, axis=0)
+        index = np.flatnonzero(size)
+        outside = self.cones.slack_violation(columns[:, index], self.gates[index])
+        index = index[outside > 64.0 * _EPS * size[index]]
+        moved = columns.copy()
+        if index.size:
+            warm = self._primal.take(index)
+            found = self.cones.project(columns[:, index], self.gates[index], warm=warm)
+            self._primal = self._primal.replaced(index, found)
+            moved[:, index] = found.points
+        return moved
+
+    def dual_points(self, columns: Float64Array, index: Indices) -> tuple[Float64Array, Float64Array]:
+        """``z + B^T rho`` of some columns for the best ``rho >= 0``, and a bound of its rounding error."""
+        gates, z = self.gates[index], columns[:, index]
+        found = self._projected(z, index)
+        weight = np.sum(found.multipliers * np.append(self.row_norms, 0.0)[found.rows], axis=1)
+        terms = np.sqrt(np.sum(found.rows >= 0, axis=1) + self.features)
+        error = 2.0 * _EPS * terms * (np.linalg.norm(z, axis=0) + weight)
+        return z + self.cones.combine(gates, found), error
+
+    def polar(self, columns: Float64Array) -> ActiveRows:
+        """The best ``rho`` for all columns."""
+        return self._projected(columns, np.arange(self.gates.size))
+
+    def expect(self, multipliers: Float64Array) -> None:
+        """Begin the next dual projections at somebody's multipliers, an array like the constraint's.
+
+        Those with more active rows than features are no solver's that projects, and are not worth a start.
+        """
+        stacked = np.reshape(multipliers, (self.outputs, -1, self.gate_count)).transpose(0, 2, 1)
+        columns = stacked.reshape(self.gates.size, -1)
+        counts = np.count_nonzero(columns > 0.0, axis=1)
+        most = int(np.max(counts, initial=0))
+        if most > self.features:
+            return
+        block, row = np.nonzero(columns > 0.0)
+        place = np.arange(block.size) - (np.cumsum(counts) - counts)[block]
+        rows, values = np.full((self.gates.size, most), -1, dtype=np.intp), np.zeros((self.gates.size, most))
+        rows[block, place], values[block, place] = row, columns[block, row]
+        self._dual = ActiveRows(rows, values)
+
+    def _projected(self, z: Float64Array, index: Indices) -> ActiveRows:
+        found = self.cones.project(z, self.gates[index], warm=self._dual.take(index))
+        self._dual = self._dual.replaced(index, found)
+        return found
+
+
+def cone_columns(composite: Composite, cone: PatternCone) -> ConeColumns:
+    """The columns of a cone, one value for all solves of a problem: they remember active rows."""
+    known: dict[int, tuple[PatternCone, ConeColumns]] = composite.kept.setdefault("cone columns", {})
+    if id(cone) not in known:
+        known[id(cone)] = cone, ConeColumns(cone)  # the cone too: a collected one's id could be another's
+    return known[id(cone)][1]
