@@ -12,7 +12,7 @@ from convexnn_solvers.cones import PatternCones
 from convexnn_solvers.dual_newton import DualNewton
 from convexnn_solvers.gated_program import GatedProgram, block_norms, scaled
 from convexnn_solvers.newton_blocks import ConeProx, PlainProx, jacobian
-from convexnn_solvers.newton_duals import balanced_multiple, best_multiple
+from convexnn_solvers.newton_duals import best_multiple, warm_multiple
 from convexnn_solvers.newton_fits import Fit, LogisticFit, SquaredFit
 from convexnn_solvers.newton_operator import newton_operator
 from convexnn_solvers.newton_outliers import Outliers
@@ -152,17 +152,15 @@ def test_steps_on_the_optimality_conditions_converge_quadratically(cones: bool, 
         active = prox_of(cones, data).at(U - sigma * products, sigma * data.weights)
         features = data.features(data.block_gates(active.blocks))
         gradient = data.fit.derivative(xi) - features.forward(active.values * data.block_signs(active.blocks))
-        step = pair_step(
-            data,
-            pair_operator(data, active, features, data.fit.curvature(xi)),
-            active,
-            (U[:, :, active.blocks] - active.values) / sigma,
-            gradient - centred * gradient.mean(axis=0),
-            lambda operator, right: NewtonSystems(data).solve(
-                operator, right - centred * right.mean(axis=0), 1e-10
-            ),
-            data.adjoint,
-        )
+        gradient -= centred * gradient.mean(axis=0)
+        operator = pair_operator(data, active, features, data.fit.curvature(xi))
+        systems = NewtonSystems(data)
+
+        def solve(right: Float, systems: Any = systems, operator: Any = operator) -> Float:
+            return np.asarray(systems.solve(operator, right - centred * right.mean(axis=0), 1e-10))
+
+        missed = (U[:, :, active.blocks] - active.values) / sigma
+        step = pair_step(data, operator, active, missed, gradient, solve, data.adjoint)
         np.testing.assert_allclose(step.products, data.adjoint(step.xi), atol=1e-12)
         after = np.zeros_like(best)
         after[:, :, active.blocks] = step.values
@@ -298,7 +296,8 @@ def test_the_dual_point_of_other_weights_is_scaled_to_these(cones: bool) -> None
     while not solved.gap <= 1e-12 and solved.newton_steps < 200:
         solved.step(1e-12)
     prediction = data.forward(solved.point)
-    scale = balanced_multiple(data, solved.point, prediction, solved.xi / 0.7)
+    scale = warm_multiple(data, solved.point, prediction, solved.xi / 0.7, 0.5)
     assert scale == pytest.approx(0.7, rel=1e-5)
-    assert balanced_multiple(data, 0.0 * solved.point, 0.0 * prediction, solved.xi) is None
-    assert balanced_multiple(data, solved.point, prediction, -solved.xi) is None
+    assert warm_multiple(data, 0.0 * solved.point, 0.0 * prediction, solved.xi, 0.5) == 0.5
+    assert warm_multiple(data, solved.point, prediction, -solved.xi, 0.5) == 0.5
+    assert warm_multiple(data, solved.point, prediction, -solved.xi, 0.0) == 1.0

@@ -26,7 +26,7 @@ from convexnn_solvers.newton_blocks import (
     unpacked_blocks,
     unpacked_rows,
 )
-from convexnn_solvers.newton_duals import balanced_multiple, best_multiple, relative_gap
+from convexnn_solvers.newton_duals import best_multiple, relative_gap, warm_multiple
 from convexnn_solvers.newton_fits import LineFunction, step_length
 from convexnn_solvers.newton_operator import newton_operator
 from convexnn_solvers.newton_outliers import Outliers
@@ -96,11 +96,12 @@ class DualNewton:
         self._products = self._features.adjoint(self._xi)
         scale = self._offer_dual()
         if warm:
-            scale = balanced_multiple(program, self._U, prediction, self._xi) or scale
-            scale = scale if scale > 0.0 and self._fit.admits(scale * self._xi) else 1.0
+            scale = warm_multiple(program, self._U, prediction, self._xi, scale)
             self._xi, self._products = scale * self._xi, scale * self._products
+            self._paired = active.size > 0 and program.cones
         closeness = np.sqrt(np.clip(self.gap, _CLOSEST, 1.0))
-        self.sigma = float(self.policy.sigma / closeness) if first.sigma is None else first.sigma
+        sigma = (self.policy.warm_sigma if warm else self.policy.sigma) / float(closeness)
+        self.sigma = sigma if first.sigma is None else first.sigma
         self._set_products(self._products)
 
     def packed(self) -> Arrays:
@@ -212,16 +213,12 @@ class DualNewton:
         if not self.systems.can_factorise(operator):
             return False
         missed = (self._U[:, :, blocks] - self._active.values) / self.sigma
-        before = self._residual(gradient)
-        step = pair_step(
-            self.program,
-            operator,
-            self._active,
-            missed,
-            gradient,
-            lambda a, b: self.systems.solve(a, self._centred(b), self.policy.pair_forcing),
-            self._features.adjoint,
-        )
+
+        def solve(right: Float64Array) -> Float64Array:
+            return self.systems.solve(operator, self._centred(right), self.policy.pair_forcing)
+
+        adjoint, before = self._features.adjoint, self._residual(gradient)
+        step = pair_step(self.program, operator, self._active, missed, gradient, solve, adjoint)
         self.newton_steps += 1
         if self._fit.room(self._xi, step.xi) >= 1.0:
             state = self._U, self._xi, self._products
@@ -229,20 +226,20 @@ class DualNewton:
             self._U[:, :, blocks] = step.values
             self._xi = self._xi + step.xi
             self._set_products(self._products + step.products)
-            if self._residual() <= self.policy.pair_gain * before:
+            active = self._active
+            reached = self._features.select(self.program.block_gates(active.blocks))
+            after = self._gradient(reached.forward(active.values * self._signs[active.blocks]))
+            if self._residual(after) <= self.policy.pair_gain * before:
                 self._inner_steps, self._paired = 0, True
                 return True
             self._U, self._xi, products = state
             self._set_products(products)
-        self._pairs_below = 0.1 * self.gap
+        if self.newton_steps > 1:  # a start from another regularisation may not be close enough at first
+            self._pairs_below = 0.1 * self.gap
         return False
 
-    def _residual(self, gradient: Float64Array | None = None) -> float:
+    def _residual(self, gradient: Float64Array) -> float:
         """How far point and dual variable are from optimal together."""
-        if gradient is None:
-            active = self._active
-            features = self._features.select(self.program.block_gates(active.blocks))
-            gradient = self._gradient(features.forward(active.values * self._signs[active.blocks]))
         return float(np.sqrt(np.vdot(gradient, gradient) + self._squared_change() / self.sigma))
 
     def _close_inner(self) -> None:

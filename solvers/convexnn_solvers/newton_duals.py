@@ -51,17 +51,18 @@ def best_multiple(
     return DualMultiple(-program.fit.conjugate(scale * xi), scale, ratios, tuple(rows))
 
 
-def balanced_multiple(
-    program: GatedProgram, U: Float64Array, prediction: Float64Array, xi: Float64Array
-) -> float | None:
-    """The multiple of ``xi`` that could be optimal together with ``U``; None without one.
+def warm_multiple(
+    program: GatedProgram, U: Float64Array, prediction: Float64Array, xi: Float64Array, feasible: float
+) -> float:
+    """The multiple of a given ``xi`` to start from together with ``U``.
 
     At an optimum ``-<xi, A U>`` is the penalty of U. The dual point of another regularisation gets there by
-    the ratio of the two.
+    the ratio of the two; without a U, by the multiple that is ``feasible``.
     """
     along = -float(np.vdot(xi, prediction))
     penalty = float(program.weights @ block_norms(U))
-    return penalty / along if along > 0.0 and penalty > 0.0 else None
+    scale = penalty / along if along > 0.0 and penalty > 0.0 else feasible
+    return scale if scale > 0.0 and program.fit.admits(scale * xi) else 1.0
 
 
 def relative_gap(primal: float, dual: float) -> float:

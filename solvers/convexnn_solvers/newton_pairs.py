@@ -58,7 +58,7 @@ def pair_step(
     active: ActiveBlocks,
     missed: Float64Array,
     gradient: Float64Array,
-    solve: Callable[[NewtonOperator, Float64Array], Float64Array],
+    solve: Callable[[Float64Array], Float64Array],
     adjoint: Callable[[Float64Array], Float64Array],
 ) -> PairStep:
     """One step from the blocks' proximal values V, where ``missed`` is ``(U - V) / sigma`` on the blocks and
@@ -68,7 +68,7 @@ def pair_step(
     """
     gates, signs = program.block_gates(active.blocks), program.block_signs(active.blocks)
     first = operator.sigma * operator.jacobian.apply(missed)
-    xi = -solve(operator, gradient + operator.features.forward(first * signs))
+    xi = -solve(gradient + operator.features.forward(first * signs))
     products = adjoint(xi)
     second = operator.sigma * operator.jacobian.apply(products[:, :, gates] * signs)
     return PairStep(xi, products, active.values - first - second)

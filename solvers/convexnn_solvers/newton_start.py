@@ -17,18 +17,19 @@ class NewtonPolicy:
     """The numbers that steer the method; the defaults were chosen by counting Newton steps.
 
     ``sigma``: first penalty, for programs scaled to size one, over the square root of the gap at the
-    start (at such a gap a cold start would have come to such a penalty); it grows by ``growth`` after an
-    inner problem of at most ``few`` steps and shrinks by half after ``many``, up to ``largest_sigma``.
-    ``inner``: an inner problem is solved when its gradient is at most ``inner / sqrt(sigma)`` times the
-    change of the point, or after ``inner_limit`` steps. ``forcing``: relative residual of the linear
-    systems. ``damping``: with cones, the curvature that is added to the Newton matrix after a shortened
-    step, as a share of the largest that leaving the active rows can add; ``damping_growth`` and
-    ``damping_decay`` after short and full steps. ``pair_forcing``: ``forcing`` for steps on the optimality
-    conditions, and ``pair_gain``: what has to be left of their residual for such a step to be kept.
-    ``patience``: so many steps without a better gap are a stall.
+    start (at such a gap a cold start would have come to such a penalty), and ``warm_sigma`` the same with a
+    dual variable to start from; it grows by ``growth`` after an inner problem of at most ``few`` steps and
+    shrinks by half after ``many``, up to ``largest_sigma``. ``inner``: an inner problem is solved when its
+    gradient is at most ``inner / sqrt(sigma)`` times the change of the point, or after ``inner_limit`` steps.
+    ``forcing``: relative residual of the linear systems. ``damping``: with cones, the curvature that is added
+    to the Newton matrix after a shortened step, as a share of the largest that leaving the active rows can
+    add; ``damping_growth`` and ``damping_decay`` after short and full steps. ``pair_forcing``: ``forcing``
+    for steps on the optimality conditions, and ``pair_gain``: what may be left of their residual for such a
+    step to be kept. ``patience``: so many steps without a better gap are a stall.
     """
 
     sigma: float = 10.0
+    warm_sigma: float = 3.0
     growth: float = 3.0
     largest_sigma: float = 1e8
     few: int = 8
@@ -40,7 +41,7 @@ class NewtonPolicy:
     damping_growth: float = 3.0
     damping_decay: float = 0.5
     pair_forcing: float = 1e-4
-    pair_gain: float = 0.5
+    pair_gain: float = 0.9
     patience: int = 300
 
 
