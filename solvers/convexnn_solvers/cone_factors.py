@@ -31,8 +31,7 @@ class ConeFactors(NamedTuple):
 
 def empty_factors(blocks: int, rows: int, features: int, capacity: int) -> ConeFactors:
     """Room for as many of the blocks as fit into a fixed size, at least one."""
-    each = 8.0 * (capacity * (features + capacity) + rows + features)
-    slots = int(max(1, min(blocks, _MOST_BYTES // each)))
+    slots = _slots(blocks, rows, features, capacity)
     return ConeFactors(
         np.full(slots, _NO_BLOCK, dtype=np.intp),
         np.empty((slots, capacity, features)),
@@ -43,3 +42,17 @@ def empty_factors(blocks: int, rows: int, features: int, capacity: int) -> ConeF
         np.empty(capacity),
         np.empty(capacity),
     )
+
+
+def factor_bytes(blocks: int, rows: int, features: int, capacity: int) -> int:
+    """What :func:`empty_factors` allocates."""
+    return int(_slots(blocks, rows, features, capacity) * _each(rows, features, capacity))
+
+
+def _slots(blocks: int, rows: int, features: int, capacity: int) -> int:
+    return int(max(1, min(blocks, _MOST_BYTES // _each(rows, features, capacity))))
+
+
+def _each(rows: int, features: int, capacity: int) -> float:
+    """Bytes of one block."""
+    return 8.0 * (capacity * (features + capacity) + rows + features)

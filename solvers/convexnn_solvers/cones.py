@@ -75,7 +75,7 @@ class PatternCones:
         if not np.isfinite(data).all():
             raise ValueError("X holds NaN or infinite entries.")
         self.X = data
-        large = data.size * bits.shape[1] >= _COMPILED_FROM if compiled is None else compiled
+        large = machine_code_pays(data, bits) if compiled is None else compiled
         self._kernel = machine_code() if large else None
         self._bits = np.ascontiguousarray(bits.T)
         self._norms = _row_norms(data)
@@ -224,6 +224,11 @@ class PatternCones:
             moved = unit_points + (moved - inner) @ self._basis.T
         multipliers = active.multipliers * (scale[:, None] / norms[active.rows])
         return moved * scale[:, None], ActiveRows(active.rows, multipliers)
+
+
+def machine_code_pays(X: Float64Array, patterns: NDArray[np.bool_]) -> bool:
+    """Whether projections on these cones are worth loading it."""
+    return bool(X.size * patterns.shape[1] >= _COMPILED_FROM)
 
 
 def _row_norms(rows: Float64Array) -> Float64Array:

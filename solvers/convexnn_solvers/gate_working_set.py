@@ -180,13 +180,27 @@ class WorkingSetNewton:
         return np.sort(np.argpartition(-scores, size - 1)[:size])
 
 
+def gates_at_a_time(program: GatedProgram) -> int:
+    """How many gates the method works on at first."""
+    first = min(program.gates, WorkingSetPolicy().first)
+    return first if _must_be_few(program) or _many(program) else program.gates
+
+
+def _must_be_few(program: GatedProgram) -> bool:
+    return 8.0 * program.patterns.size > _MEMORY
+
+
+def _many(program: GatedProgram) -> bool:
+    return program.gates > (_CONES_FROM if program.cones else _PLAIN_FROM)
+
+
 def newton_engine(
     program: GatedProgram, policy: NewtonPolicy, start: NewtonStart
 ) -> DualNewton | WorkingSetNewton:
     """The method on all gates, or on a working set where that pays or memory asks for it."""
-    if 8.0 * program.patterns.size > _MEMORY:
+    if _must_be_few(program):
         return WorkingSetNewton(program, policy, start)
-    many = program.gates > (_CONES_FROM if program.cones else _PLAIN_FROM)
+    many = _many(program)
     if many and program.cones:
         null = program.fit.at(np.zeros(program.fit.shape)).xi
         norms = block_norms(program.by_block(program.adjoint(null)))

@@ -114,7 +114,7 @@ class GatedProgram:
 
     def gate_slices(self) -> Iterator[slice]:
         """Consecutive gates, few enough that an (n, gates) array stays small."""
-        size = self._gates_at_a_time
+        size = self.gates_at_a_time
         for start in range(0, self.gates, size):
             yield slice(start, min(start + size, self.gates))
 
@@ -130,14 +130,15 @@ class GatedProgram:
         """The prediction (n, c) of ``U`` (c, d, B), without the offset; zero blocks cost nothing."""
         active = np.flatnonzero(np.any(U != 0.0, axis=(0, 1)))
         total = np.zeros(self.fit.shape)
-        for start in range(0, active.size, self._gates_at_a_time):
-            blocks = active[start : start + self._gates_at_a_time]
+        for start in range(0, active.size, self.gates_at_a_time):
+            blocks = active[start : start + self.gates_at_a_time]
             signed = U[:, :, blocks] * self.block_signs(blocks)
             total += self.features(self.block_gates(blocks)).forward(signed)
         return total
 
     @property
-    def _gates_at_a_time(self) -> int:
+    def gates_at_a_time(self) -> int:
+        """So many gates' features are made at a time."""
         height = self.X.shape[0] if self.stored is None else self.stored.shape[0] * self.stored.shape[1]
         return max(1, _CHUNK_ENTRIES // max(int(height), 1))
 

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from convexnn_solvers.affine import TapeMap, UnsupportedProblem
 from convexnn_solvers.backends import Backend
 from convexnn_solvers.composite import Composite
+from convexnn_solvers.cone_factors import factor_bytes
+from convexnn_solvers.cones import machine_code_pays
+from convexnn_solvers.gate_working_set import gates_at_a_time
+from convexnn_solvers.gated_program import GatedProgram
 from convexnn_solvers.gated_structure import GatedStructure
 from convexnn_solvers.memory_budget import budget, itemsize, readable
+from convexnn_solvers.newton_system import factor_entries
 
-# Counted in the least that was measured: who is refused could not have been solved. Arrays of the size of the
-# weights and of the affine outputs that an accelerated step has at a time; those of multipliers; those that a
-# certificate has, in float64 on the host; those of cones that are projected on instead.
-_STEPS, _MULTIPLIERS, _JUDGED, _PROJECTED = 6, 6, 4, 3
+# Counted in about the least that was measured: who is refused could hardly have been solved. Arrays of the
+# size of the weights and of the affine outputs that an accelerated step has at a time; those of multipliers;
+# those that a certificate has, in float64 on the host; those of cones that are projected on instead.
+_STEPS, _MULTIPLIERS, _JUDGED, _PROJECTED = 6, 6, 4, 5
 # The same for solvers of gated programs, which judge themselves.
 _NEWTON_POINTS, _DESCENT_POINTS = 10, 6
-# Gates of a first working set of Newton's method, and of block descent.
-_WORKING, _SWEPT = 100, 10
+# Gates of a first working set of block descent.
+_SWEPT = 10
 
 
 def check_first_order(name: str, composite: Composite, memory: float | None) -> None:
@@ -42,18 +48,42 @@ def check_first_order(name: str, composite: Composite, memory: float | None) -> 
 
 
 def check_newton(structure: GatedStructure, memory: float | None) -> None:
-    """Refuse a gated program whose features and weights do not fit into ``memory``."""
-    n = structure.mirror.shape[0]
-    needed = _gated_needs(structure, _NEWTON_POINTS)
-    needed["the slopes of a working set"] = 8 * n * min(structure.programs[0].gates, _WORKING)
+    """Refuse a gated program whose features, weights and linear systems do not fit into ``memory``."""
+    needed = _gated_needs(structure, _NEWTON_POINTS) | newton_needs(structure.programs)
     _refuse("SemismoothNewton", needed, memory, structure.composite.backend, "use RFISTA()")
+
+
+def newton_needs(programs: Sequence[GatedProgram]) -> dict[str, int]:
+    """Bytes of Newton's method besides the weights: one program at a time has a linear system.
+
+    Active are as many blocks as there are gates at a time: with cones half of them, and of the rows of each
+    cone at most a third and at most four fifths of the features, as measured at first steps.
+    """
+    program = programs[0]
+    n, d, c = program.X.shape[0], program.X.shape[1], program.outputs
+    gates = gates_at_a_time(program)
+    everything = 8 * n * gates * len(programs) if program.stored is None else 0
+    own = n if program.stored is None else program.stored.shape[0] * program.stored.shape[1]
+    needed = {"the features of a working set": everything + 8 * own * gates}
+    free = d
+    if program.cones:
+        blocks, width = gates * len(program.signs), max(min(n, d), 1)
+        remembered = 8 * blocks * (2 * width + d + 1)
+        factors = factor_bytes(blocks, n, d, width) if machine_code_pays(program.X, program.patterns) else 0
+        needed["active rows"] = 2 * c * len(programs) * (remembered + factors)
+        free = max(d - int(min(n / 3, 0.8 * d)), 1)
+        needed["free directions"] = 8 * c * gates * (d * d + free * (d + 2 * n))
+    needed["linear systems"] = 8 * factor_entries(n, gates, gates * free, program.cones)
+    return needed
 
 
 def check_descent(structure: GatedStructure, memory: float | None) -> None:
     """The same for block descent, whose gates have a basis each."""
     program = structure.programs[0]
     needed = _gated_needs(structure, _DESCENT_POINTS)
-    needed["the bases of a working set"] = 8 * program.X.shape[1] ** 2 * min(program.gates, _SWEPT)
+    n, d = program.X.shape
+    needed["the bases of a working set"] = 2 * 8 * d**2 * min(program.gates, _SWEPT)
+    needed["the slopes of some gates"] = 2 * 8 * n * min(program.gates, program.gates_at_a_time)
     _refuse("BlockDescent", needed, memory, structure.composite.backend, "use RFISTA()")
 
 

@@ -223,6 +223,21 @@ class NewtonSystems:
         return operator.first_part(self._base)
 
 
+def factor_entries(n: int, blocks: int, rank: int, cones: bool, limits: SystemLimits | None = None) -> int:
+    """How many numbers the cheaper of the two factors takes, with the matrices that it is made of.
+
+    ``rank``: of all ``blocks`` together; the columns of blocks in cones are not counted here.
+    """
+    most = (limits or SystemLimits()).memory / 8.0
+    dense, low = n * (2 * n if cones else 3 * n + blocks), 2 * rank * (n + rank)
+    columns = 0 if cones else 2 * n * rank
+    work = (n * n * rank if cones else 2.0 * n * n * blocks) + n**3 / 3.0
+    low_work = n * float(rank) ** 2 + rank**3 / 3.0
+    choices = ((work, dense, dense), (low_work, low, low + columns))
+    fitting = [(operations, taken) for operations, entries, taken in choices if entries <= most]
+    return min(fitting)[1] if fitting else 0
+
+
 def _from_roots(operator: NewtonOperator, output: int, dense: bool) -> Solve:
     """The exact inverse within one output, from the columns ``A_b M_b``."""
     columns, owner = operator.jacobian.roots(output)
