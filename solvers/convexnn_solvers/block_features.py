@@ -134,8 +134,9 @@ class GatedFeatures:
 
     def times(self, columns: Float64Array, owners: Indices | None = None) -> Float64Array:
         """As there."""
-        slopes = self.slopes if owners is None else self.slopes[:, owners]
-        return np.asarray((self.X @ columns) * slopes)
+        out = columns.T @ self.X.T  # the slopes of a block, and the result's columns, are contiguous
+        out *= self.slopes.T if owners is None else self.slopes.T[owners]
+        return np.asarray(out.T)
 
     def stacked(self, weights: Float64Array) -> Float64Array:
         """As there."""

@@ -241,7 +241,7 @@ def factor_entries(n: int, blocks: int, rank: int, cones: bool, limits: SystemLi
 def _from_roots(operator: NewtonOperator, output: int, dense: bool) -> Solve:
     """The exact inverse within one output, from the columns ``A_b M_b``."""
     columns, owner = operator.jacobian.roots(output)
-    W = np.sqrt(operator.sigma) * operator.features.times(columns, owner)
+    W = operator.features.times(np.sqrt(operator.sigma) * columns, owner)
     h = operator.diagonal[:, output]
     return _cholesky(outer(W), h) if dense else _woodbury(W, h)
 
