@@ -109,11 +109,8 @@ class Huber:
         return 2.0 * weight * xp.clip(q, -self.threshold, self.threshold)
 
     def conjugate(self, v: Float64Array, weight: Any) -> float:
-        w = np.broadcast_to(np.asarray(weight, dtype=np.float64), v.shape)
-        if np.any(np.abs(v) > 2.0 * self.threshold * w):
-            return np.inf
-        active = w > 0.0
-        return float(np.sum(v[active] ** 2 / (4.0 * w[active])))
+        outside = np.any(np.abs(v) > 2.0 * self.threshold * np.asarray(weight, dtype=np.float64))
+        return np.inf if outside else Square().conjugate(v, weight)
 
     def nearest(self, v: Float64Array, weight: Any) -> Float64Array:
         limit = 2.0 * self.threshold * np.asarray(weight, dtype=np.float64)
@@ -136,7 +133,7 @@ class Softplus:
         return weight * xp.where(q >= 0.0, 1.0 / (1.0 + tail), tail / (1.0 + tail))
 
     def conjugate(self, v: Float64Array, weight: Any) -> float:
-        w = np.broadcast_to(np.asarray(weight, dtype=np.float64), v.shape)
+        w = _per_entry(weight, v.shape)
         if np.any(v < 0.0) or np.any(v > w):
             return np.inf
         active = w > 0.0
@@ -172,7 +169,7 @@ class Exponential:
 
     def conjugate(self, v: Float64Array, weight: Any) -> float:
         """``sum(v log(v / weight) - v)`` for ``v >= 0``, infinite elsewhere."""
-        w = np.broadcast_to(np.asarray(weight, dtype=np.float64), v.shape)
+        w = _per_entry(weight, v.shape)
         if np.any(v < 0.0) or np.any(v[w == 0.0] > 0.0):
             return np.inf
         positive = v > 0.0
@@ -207,7 +204,7 @@ class Square:
 
     def conjugate(self, v: Float64Array, weight: Any) -> float:
         """``sum(v^2 / (4 weight))``; infinite where the weight is zero and ``v`` is not."""
-        w = np.broadcast_to(np.asarray(weight, dtype=np.float64), v.shape)
+        w = _per_entry(weight, v.shape)
         if np.any(v[w == 0.0] != 0.0):
             return np.inf
         active = w > 0.0
@@ -274,7 +271,7 @@ class LogSumExp:
     def conjugate(self, v: Float64Array, weight: Any) -> float:
         """``sum(v log(v / weight))`` on the scaled simplices, infinite elsewhere."""
         totals = np.sum(v, axis=self.axis)
-        w = np.broadcast_to(np.asarray(weight, dtype=np.float64), totals.shape)
+        w = _per_entry(weight, np.shape(totals))
         if np.any(v < 0.0) or np.any(np.abs(totals - w) > self._slack(v) * w):
             return np.inf
         spread = w if self.axis is None else np.expand_dims(w, self.axis)
@@ -298,3 +295,8 @@ class LogSumExp:
 
     def _top(self, q: Array, xp: Any) -> Array:
         return xp.max(q) if self.axis is None else xp.max(q, axis=self.axis, keepdims=True)
+
+
+def _per_entry(weight: Any, shape: tuple[int, ...]) -> Float64Array:
+    """The weight of every entry, in float64."""
+    return np.broadcast_to(np.asarray(weight, dtype=np.float64), shape)
