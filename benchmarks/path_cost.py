@@ -23,8 +23,11 @@ from convexnn_solvers import Auto
 PROGRAMS = (
     ("diabetes", "gated", 500),
     ("synthetic-500", "gated", 500),
+    ("breast_cancer", "gated", 500),
+    ("german", "gated", 500),
     ("diabetes", "relu", 100),
     ("synthetic-500", "relu", 100),
+    ("breast_cancer", "relu", 100),
 )
 _TINY = (("tiny", "gated", 20), ("tiny", "relu", 10))
 

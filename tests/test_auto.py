@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import cvxpy as cp
@@ -27,6 +28,7 @@ _RNG = np.random.default_rng(0)
 _X = _RNG.standard_normal((40, 4))
 _Y = np.maximum(_X @ _RNG.standard_normal(4), 0.0) - 0.3 * _X[:, 0]
 _GATES = cnn.sample_gates(_X, 12)
+_DIRECTION = np.linalg.qr(np.random.default_rng(0).standard_normal((4, 4)))[0][:, 0]
 
 
 def _gated() -> Any:
@@ -34,8 +36,21 @@ def _gated() -> Any:
 
 
 def _strongly_regularised() -> Any:
+    """A linear function where one gate is open and its negative elsewhere: other gates explain it badly."""
+    seen = np.where(_GATES.patterns[:, 3], _X @ _DIRECTION, -_X @ _DIRECTION)
+    model = cnn.gated_relu(_X, _GATES)
+    return model.problem(seen, 0.2 * cnn.lambda_max(model, seen))
+
+
+def _gates_alike() -> Any:
     model = cnn.gated_relu(_X, _GATES)
     return model.problem(_Y, 0.2 * cnn.lambda_max(model, _Y))
+
+
+def _several_alike() -> Any:
+    model = cnn.gated_relu(_X, _GATES, outputs=2)
+    Y = np.stack([_Y, -_Y], axis=1)
+    return model.problem(Y, 0.2 * cnn.lambda_max(model, Y))
 
 
 def _strongly_regularised_classes() -> Any:
@@ -64,6 +79,8 @@ def _bounded_below() -> Any:
     [
         (_gated, "SemismoothNewton"),
         (_strongly_regularised, "BlockDescent"),
+        (_gates_alike, "SemismoothNewton"),
+        (_several_alike, "BlockDescent"),
         (_strongly_regularised_classes, "SemismoothNewton"),
         (_relu, "SemismoothNewton"),
         (_ridge, "RFISTA"),
@@ -83,11 +100,10 @@ def test_the_engine_fits_the_problem_and_is_named(make: Any, engine: str) -> Non
 
 
 def test_a_solve_from_the_last_dual_point_is_newtons() -> None:
-    model = cnn.gated_relu(_X, _GATES)
-    problem = model.problem(_Y, 0.2 * cnn.lambda_max(model, _Y))
-    picked = []
+    problem, picked = _strongly_regularised(), []
+    (reg,) = problem.parameters()
     for share in (1.0, 0.9):
-        model.reg.value = share * model.reg.value
+        reg.value = share * reg.value
         problem.solve(solver=Auto(), warm_start=True)
         assert problem.status == cp.OPTIMAL
         picked += [run["engine"] for run in problem.solver_stats.extra_stats["engines"]]
@@ -139,6 +155,12 @@ def _small_weight() -> Any:
     return cnn.gated_relu(_X, _GATES).problem(_Y, 1e-4)
 
 
+def _rather_small_weight(stretch: float) -> Any:
+    X = _X * np.array([stretch, 1.0, 1.0, 1.0])
+    model = cnn.gated_relu(X, cnn.sample_gates(X, 12))
+    return model.problem(_Y, 0.01 * cnn.lambda_max(model, _Y))
+
+
 def _many_samples_per_product() -> Any:
     X = _RNG.standard_normal((1300, 2))
     return cnn.gated_relu(X, cnn.sample_gates(X, 1)).problem(np.abs(X[:, 0]), 0.02)
@@ -149,6 +171,8 @@ def _many_samples_per_product() -> Any:
     [
         (_two_outputs, {}, "ADMM", "all outputs"),
         (_small_weight, {}, "ADMM", "regularisation is small"),
+        (partial(_rather_small_weight, 1.0), {}, "ADMM", "rather small"),
+        (partial(_rather_small_weight, 5.0), {}, "SemismoothNewton", "gated program"),
         (_small_weight, {"tol": 1e-9}, "SemismoothNewton", "gated program"),
         (_gated, {"dtype": "float32"}, "ADMM", "ADMM need not"),
         (_gated, {"backend": "torch"}, "ADMM", "ADMM need not"),

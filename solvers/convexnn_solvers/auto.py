@@ -36,13 +36,18 @@ _GRAM_BYTES = 2**30
 _FEATURE_BYTES = 2**29
 # Block descent is for regularisations of at least this share of the largest useful one, and for features that
 # a processor's cache holds, measured: below, so many gates interact that Newton's method needs less time, and
-# beyond, sweeps wait for memory. After so many sweeps it was a wrong guess.
+# beyond, sweeps wait for memory. One program must also be of data where at most the share ``_FEW_ALIKE`` of
+# the gates has ``_ALIKE`` times the largest dual norm when all weights vanish: where many gates explain the
+# targets about as well, many become active. After so many sweeps, of each program, it was a wrong guess.
 _LARGE = 0.07
 _CACHE_BYTES = 2**23
-_MOST_SWEEPS = 300
+_ALIKE, _FEW_ALIKE = 0.7, 0.3
+_MOST_SWEEPS, _MOST_OF_EACH = 300, 1000
 # ADMM was measured to overtake Newton's method with several outputs, from so many samples, and from so small
-# a share of the largest useful regularisation on, for gaps down to the last number.
-_SAMPLES, _SMALL, _TIGHT = 1000, 0.01, 1e-7
+# a share of the largest useful regularisation on, for gaps down to the last number; from ``_RATHER_SMALL`` on
+# where the other squared singular values of the features are on average ``_EVEN`` times the largest or more.
+_SAMPLES, _SMALL, _TIGHT = 2500, 0.003, 1e-7
+_RATHER_SMALL, _EVEN = 0.02, 0.2
 # From this tolerance on ADMM may work in single precision, where a factor takes half of the memory.
 _SINGLE = 1e-4
 # How a solve ends when another engine may get further from the same point.
@@ -73,14 +78,17 @@ def engines(
         strength = _strength(structure)
         first = structure.programs[0]
         cached = first.X.nbytes <= _CACHE_BYTES and first.stored is None
-        few = foreign is None and cached and strength is not None and strength >= _LARGE
+        large = foreign is None and cached and strength is not None and strength >= _LARGE
+        few = large and _few_gates(structure)
         # Newton's method goes on from the dual point that an earlier solve left, which block descent cannot.
         warm = bool(multipliers.thetas)
         if few and not warm:
             yield _descent(structure, options, strength)
             before = "BlockDescent made too little progress"
         obstacle = foreign or _too_large(structure)
-        admm = _admm(composite, structure, strength, obstacle, options, multipliers)
+        admm: Engine | str = "SemismoothNewton goes on from the last dual point"
+        if obstacle is not None or not warm or first.outputs > 1:
+            admm = _admm(composite, structure, strength, obstacle, options, multipliers)
         if isinstance(admm, Engine):
             yield replace(admm, reason=before or admm.reason)
             before = "ADMM got no further"
@@ -115,7 +123,8 @@ def engines(
 def _descent(structure: GatedStructure, options: Options, strength: float | None) -> Engine:
     """Block descent, its machine code loaded."""
     check_descent(structure, options.memory)
-    descent = block_descent_method(structure, options.tol, DescentPolicy(most_sweeps=_MOST_SWEEPS))
+    sweeps = _MOST_SWEEPS if len(structure.programs) == 1 else _MOST_OF_EACH
+    descent = block_descent_method(structure, options.tol, DescentPolicy(most_sweeps=sweeps))
     reason = f"the regularisation is {strength:.2g} of that where all weights vanish: few gates are active"
     return Engine("BlockDescent", reason, lambda: descent)
 
@@ -162,7 +171,11 @@ def _one_factor_pays(structure: GatedStructure, strength: float | None, tol: flo
         return None
     if n > _SAMPLES:
         return f"one factor of {n} samples serves all steps"
-    return "the regularisation is small" if strength <= _SMALL else None
+    if strength <= _SMALL:
+        return "the regularisation is small"
+    if strength <= _RATHER_SMALL and _evenness(structure.programs[0]) >= _EVEN:
+        return "the regularisation is rather small and no direction of the features stands out"
+    return None
 
 
 def _single_precision_pays(structure: GatedStructure, strength: float | None, tol: float) -> str | None:
@@ -252,6 +265,31 @@ def _strength(structure: GatedStructure) -> float | None:
         norms = program.once("null norms", partial(_null_norms, program))
         shares.append(float(np.max(norms / program.weights, initial=0.0)))
     return 1.0 / max([1.0, *shares])
+
+
+def _few_gates(structure: GatedStructure) -> bool:
+    """Whether few gates of the only program explain the targets nearly as well as the best one.
+
+    Of several programs, block descent takes one after the other, and others did no better on any.
+    """
+    program = structure.programs[0]
+    if len(structure.programs) > 1 or program.outputs > 1:
+        return True
+    ratios = program.once("null norms", partial(_null_norms, program)) / program.weights
+    return float(np.mean(ratios >= _ALIKE * np.max(ratios))) <= _FEW_ALIKE
+
+
+def _evenness(program: GatedProgram) -> float:
+    """The mean square of the features' singular values but the largest, over its square."""
+    return program.once("evenness", partial(_spectral_evenness, program.X))
+
+
+def _spectral_evenness(X: Float64Array) -> float:
+    largest = float(np.max(np.abs(X), initial=0.0))
+    if not largest > 0.0:
+        return 1.0
+    squares = np.linalg.svd(X / largest, compute_uv=False) ** 2
+    return float(np.mean(squares[1:]) / squares[0]) if squares.size > 1 else 1.0
 
 
 def _null_norms(program: GatedProgram) -> Float64Array:
