@@ -126,9 +126,10 @@ def test_most_gates_stay_outside_and_the_certificate_counts_them() -> None:
     assert again.relative_gap <= 1e-8
 
 
+@pytest.mark.parametrize("share", [0.05, 1e-6])
 @pytest.mark.parametrize("end", [7, 30, 95])
-def test_a_packed_state_goes_on_to_the_same_bits(end: int) -> None:
-    composite = composite_of(problem_of("squared, biases"))
+def test_a_packed_state_goes_on_to_the_same_bits(end: int, share: float) -> None:
+    composite = composite_of(problem_of("squared, biases", share=share))
     method = method_of(composite, 1e-7, first=3)
     whole = states(method, composite, 140)
     state = method.unpacked(method.packed(whole[end]))
@@ -150,6 +151,18 @@ def test_principal_components_save_iterations_where_features_are_uneven() -> Non
     plain = run(composite, rfista_method(composite), tol=1e-6, max_iter=int(1.5 * ours.iterations))
     assert ours.status is Status.OPTIMAL
     assert plain.status is Status.ITERATION_LIMIT
+
+
+def test_stages_of_larger_penalties_settle_weights_that_the_data_do_not_fix() -> None:
+    """A penalty of 1e-9 of the largest moves them by as much in a step: the gap stayed at a quarter."""
+    X, y = EVEN[:15, :5], Y[:15]
+    model = cnn.gated_relu(X, cnn.sample_gates(X, 15, seed=0))
+    composite = composite_of(model.problem(y, 1e-9 * cnn.lambda_max(model, y)))
+    staged = run(composite, method_of(composite, 3e-2, first=10), tol=3e-2, max_iter=8000)
+    plain = run(composite, rfista_method(composite), tol=3e-2, max_iter=staged.iterations)
+    assert staged.status is Status.OPTIMAL
+    assert plain.certificate.relative_gap is not None
+    assert plain.certificate.relative_gap > 0.1
 
 
 @pytest.mark.parametrize("spread", [0, 3, 6])

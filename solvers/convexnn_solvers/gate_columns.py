@@ -9,6 +9,7 @@ components of X, in which every feature can have a step length of its own.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -130,6 +131,12 @@ class GateColumns:
     mirror: Array | None
     shift: Array
 
+    @cached_property
+    def quadratic(self) -> bool:
+        """Whether the loss is a sum of squares and there is nothing else that is smooth."""
+        xp = self.whole.backend.xp
+        return self.whole.losses[0].loss.quadratic and not any(xp.any(c != 0.0) for c in self.whole.linear)
+
     @property
     def count(self) -> int:
         """The number P of gates."""
@@ -157,11 +164,11 @@ class GateColumns:
             kept={},
         )
 
-    def shrinkage(self, composite: Composite) -> ColumnShrinkage:
-        """The proximal map of a restricted problem."""
+    def shrinkage(self, composite: Composite, inflation: float) -> ColumnShrinkage:
+        """The proximal map of a restricted problem with its penalties multiplied by ``inflation``."""
         prices: list[Array | None] = [None] * len(composite.variables)
         for term in composite.penalties:
-            prices[term.variable] = term.weight
+            prices[term.variable] = inflation * term.weight
         return ColumnShrinkage(tuple(prices), composite.backend)
 
     def taken(self, point: Point, chosen: Array) -> Point:

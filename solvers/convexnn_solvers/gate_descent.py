@@ -23,6 +23,7 @@ from convexnn_solvers.checkpoint import Arrays, packed_point, whole_point
 from convexnn_solvers.composite import Composite, Point
 from convexnn_solvers.curvature import largest_curvature, loss_hessian, positive_scales
 from convexnn_solvers.gate_columns import ColumnShrinkage, GateColumns, gate_columns
+from convexnn_solvers.gate_schedule import Schedule, estimated_gap, first_schedule, unpacked_schedule
 from convexnn_solvers.iterate import Candidate, Method
 from convexnn_solvers.rfista import (
     Descent,
@@ -40,49 +41,6 @@ _FIRST, _GROWTH = 64, 1.2
 # Sets shrink when they have become so many times larger than they need to be, and at the first passes only:
 # in the end they grow, so that what they converge to is the solution.
 _LAVISH, _SHRINKING_PASSES = 1.2, 40
-# Passes come after so many iterations, then after this share of all.
-_PASS, _PASS_SHARE = 10, 0.1
-# A certificate is asked for when the estimate is below this share of the tolerance, then of the estimate; and
-# in any case after so many iterations, then after this share of all, to see whether the solve has stalled.
-_MARGIN, _SHRINK = 0.95, 0.5
-_LOOK, _LOOK_SHARE = 100, 0.5
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """When to pass over all gates and to ask for certificates, in iterations.
-
-    ``due``: a certificate is due now. ``goal``: the estimated gap at which the next one is.
-    """
-
-    goal: float
-    count: int = 0
-    passes: int = 0
-    next_pass: int = _PASS
-    next_look: int = _LOOK
-    due: bool = False
-
-    def stepped(self) -> Schedule:
-        """After one more iteration."""
-        return replace(self, count=self.count + 1, due=False)
-
-    def passed(self, gap: float) -> Schedule:
-        """After a pass that estimated this gap."""
-        close = gap <= self.goal
-        late = self.count >= self.next_look
-        return replace(
-            self,
-            goal=_SHRINK * min(gap, self.goal) if close else self.goal,
-            passes=self.passes + 1,
-            next_pass=self.count + max(_PASS, int(_PASS_SHARE * self.count)),
-            next_look=self.count + max(_LOOK, int(_LOOK_SHARE * self.count))
-            if close or late
-            else self.next_look,
-            due=close or late,
-        )
-
-    def _later(self) -> int:
-        return self.count + max(_LOOK, int(_LOOK_SHARE * self.count))
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +97,8 @@ class GateDescent:
             curvature = largest_curvature(problem, hessian, smooth.scales, range(len(units)))
         step = 1.0 / curvature if curvature > 0.0 else 1.0
         descent = descend_from(smooth, columns.taken(x, chosen), step)
-        return GateState(descent, chosen, smooth, columns.shrinkage(problem), Schedule(_MARGIN * self.tol))
+        plan = first_schedule(self.tol, float(whole.backend.xp.max(ratios)))
+        return GateState(descent, chosen, smooth, columns.shrinkage(problem, plan.inflation), plan)
 
     def step(self, state: GateState) -> GateState:
         """One accelerated step, and a pass over all gates when it is time."""
@@ -175,8 +134,7 @@ class GateDescent:
             arrays |= packed_point(name, point, backend.to_numpy)
         arrays["chosen"] = np.asarray(backend.to_numpy(state.chosen), dtype=np.int64)
         arrays["scales"] = np.asarray(self._scale_numbers(state.smooth))
-        arrays["counts"] = np.asarray([plan.count, plan.passes, plan.next_pass, plan.next_look, plan.due])
-        arrays["goal"] = np.asarray(plan.goal)
+        arrays["schedule"] = plan.packed()
         return arrays
 
     def unpacked(self, arrays: Mapping[str, NDArray[Any]]) -> GateState:
@@ -190,15 +148,18 @@ class GateDescent:
         chosen = backend.xp.asarray(arrays["chosen"], device=backend.device)
         problem = self.columns.restricted(chosen)
         smooth = self._smooth(problem, tuple(float(scale) for scale in arrays["scales"]))
-        count, passes, next_pass, next_look, due = (int(value) for value in arrays["counts"])
-        plan = Schedule(float(arrays["goal"]), count, passes, next_pass, next_look, bool(due))
+        plan = unpacked_schedule(arrays["schedule"])
         x, y = (tuple(backend.asarray(a) for a in whole_point(name, arrays)) for name in ("set.x", "set.y"))
-        return GateState(replace(descent, x=x, y=y), chosen, smooth, self.columns.shrinkage(problem), plan)
+        return GateState(
+            replace(descent, x=x, y=y), chosen, smooth, self.columns.shrinkage(problem, plan.inflation), plan
+        )
 
     def _passed(self, state: GateState) -> GateState:
         """After one look at all gates: the next set, if this one lacks gates or has far too many."""
         found = self._look_at_all(state)
         plan = state.schedule.passed(found.gap)
+        if plan.inflation != state.schedule.inflation:
+            state = self._deflated(state, plan.inflation)
         state = replace(state, schedule=plan)
         held = int(state.chosen.shape[0])
         wanted = self._size(found.used)
@@ -210,17 +171,28 @@ class GateDescent:
         chosen = self._largest(found.ratios, keep, min(size, self.columns.count))
         return self._on(state, chosen)
 
+    def _deflated(self, state: GateState, inflation: float) -> GateState:
+        """The same point with other penalties, and no momentum."""
+        x, outputs = state.descent.x, state.descent.outputs
+        shrinkage = self.columns.shrinkage(state.smooth.composite, inflation)
+        again = replace(state.descent, y=x, y_outputs=outputs, momentum=1.0)
+        return replace(state, descent=again, shrinkage=shrinkage)
+
     def _look_at_all(self, state: GateState) -> _Pass:
         """One adjoint product with all gates; a device is asked for five numbers."""
         columns, descent = self.columns, state.descent
         backend, problem = columns.whole.backend, state.smooth.composite
         xp = backend.xp
         cotangents = columns.whole.loss_gradients(descent.outputs)
-        ratios = columns.ratios_of(self._gradient(descent.outputs))
+        inflation = state.schedule.inflation
+        ratios = columns.ratios_of(self._gradient(descent.outputs)) / inflation
         outside = 1.0 * ratios
         outside[state.chosen] = 0.0
         used = columns.used(descent.x) | columns.used(descent.y)
-        smooth, penalty = problem.smooth_value(descent.x, descent.outputs), problem.penalty_value(descent.x)
+        smooth, penalty = (
+            problem.smooth_value(descent.x, descent.outputs),
+            inflation * problem.penalty_value(descent.x),
+        )
         inner = xp.sum(cotangents[0] * (descent.outputs[0] - columns.shift))
         for c, v in zip(problem.linear, descent.x, strict=True):
             inner = inner + xp.sum(c * v)
@@ -229,7 +201,8 @@ class GateDescent:
         smooth, penalty, inner, largest, count, missing = backend.to_numpy(
             xp.stack([*numbers, *counts])
         ).tolist()
-        return _Pass(ratios, int(count), int(missing), _gap(smooth, penalty, inner, largest))
+        gap = estimated_gap(smooth, penalty, inner, largest, columns.quadratic)
+        return _Pass(ratios, int(count), int(missing), gap)
 
     def _gradient(self, outputs: Point) -> Point:
         """The gradient of the smooth part with respect to the weights of all gates."""
@@ -266,7 +239,7 @@ class GateDescent:
             descent=replace(descent, x=x, y=y),
             chosen=chosen,
             smooth=smooth,
-            shrinkage=self.columns.shrinkage(problem),
+            shrinkage=self.columns.shrinkage(problem, state.schedule.inflation),
         )
 
     def _units(self, problem: Composite) -> list[Any]:
@@ -288,17 +261,6 @@ class GateDescent:
             scale if isinstance(scale, float) else float(smooth.composite.backend.xp.max(scale))
             for scale in smooth.scales
         )
-
-
-def _gap(smooth: float, penalty: float, inner: float, largest: float) -> float:
-    """The relative gap that the scaled residual leaves, from below for the dual of losses whose infimum is 0.
-
-    At the residual itself the gap is ``penalty + inner``; a feasible multiple ``s <= 1`` of it has at least
-    the share ``s`` of its dual value, since conjugates are convex.
-    """
-    primal = smooth + penalty
-    dual = min(1.0, 1.0 / largest if largest > 0.0 else 1.0) * (smooth - inner)
-    return abs(primal - dual) / max(abs(primal), abs(dual), 1e-300)
 
 
 def gradient_method(composite: Composite, exact: Composite, tol: float) -> Method[Any]:

@@ -107,7 +107,7 @@ class Watch:
         self.dual_point: DualPoint | None = None
         self.history: list[HistoryRow] = []
         self.confirmed: tuple[tuple[tuple[Float64Array, ...], DualPoint | None], Certificate] | None = None
-        self.improved_at, self.improved_to = 0, math.inf
+        self.improved_at, self.improved_to, self.lowest = 0, math.inf, math.inf
         self.seconds_before = 0.0
         self.printed = limits.seconds()
         if limits.verbose:
@@ -145,10 +145,8 @@ class Watch:
     def take_up(self, saved: Arrays) -> Status | None:
         """Go on from a checkpoint. Only points are taken from it: what is known of them is computed anew."""
         self.history = list(unpacked_history(saved["watch.history"]))
-        self.improved_at, self.improved_to = (
-            int(saved["watch.improved"][0]),
-            float(saved["watch.improved"][1]),
-        )
+        at, self.improved_to, self.lowest = (float(value) for value in saved["watch.improved"])
+        self.improved_at = int(at)
         self.seconds_before = float(saved["watch.seconds"])
         best = unpacked_candidate("watch", saved)
         self.point = best.point
@@ -167,7 +165,7 @@ class Watch:
         duals = () if self.dual_point is None else (self.dual_point,)
         return {
             "watch.history": packed_history(self.history[:looks]),
-            "watch.improved": np.asarray([self.improved_at, self.improved_to]),
+            "watch.improved": np.asarray([self.improved_at, self.improved_to, self.lowest]),
             "watch.seconds": np.asarray(self._seconds()),
             **packed_candidate("watch", self.point, duals),
             **packed_point("watch.previous", self.previous),
@@ -302,10 +300,16 @@ class Watch:
     def _stalled(self, row: HistoryRow) -> bool:
         iteration = row["iteration"]
         distance = self.sign * row["primal"] if row["relative_gap"] is None else abs(row["relative_gap"])
-        before = self.improved_to
-        if math.isinf(before) or distance < before - _IMPROVEMENT * abs(before):
-            self.improved_at, self.improved_to = iteration, distance
+        objective = self.sign * row["primal"]
+        # A bound may be worthless for long while the objective still falls.
+        if _improved(distance, self.improved_to) or _improved(objective, self.lowest):
+            self.improved_at = iteration
+            self.improved_to, self.lowest = min(distance, self.improved_to), min(objective, self.lowest)
         return iteration - self.improved_at > max(_PATIENCE, iteration // 2)
+
+
+def _improved(value: float, before: float) -> bool:
+    return math.isinf(before) or value < before - _IMPROVEMENT * abs(before)
 
 
 def packed_candidate(name: str, point: Sequence[Float64Array], duals: Sequence[DualPoint]) -> Arrays:
