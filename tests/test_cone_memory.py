@@ -9,16 +9,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from convexnn_solvers import cone_factors
+import convexnn_models as cnn
+from convexnn_solvers import SemismoothNewton, cone_factors, cones
 from convexnn_solvers.cone_memory import ConeMemory
 from convexnn_solvers.cones import PatternCones
 
 Float = NDArray[np.float64]
-COMPILED = pytest.param(
-    True,
-    marks=pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="numba is not installed"),
-    id="machine code",
-)
+needs_numba = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="numba is not installed")
+COMPILED = pytest.param(True, marks=needs_numba, id="machine code")
 COUNT = 14
 
 
@@ -132,3 +130,42 @@ def test_complements_are_what_active_rows_leave_free(
                 gram = np.einsum("gdq,gdr->gqr", bases, bases)
                 np.testing.assert_allclose(gram, np.broadcast_to(np.eye(d - k), gram.shape), atol=1e-13)
                 np.testing.assert_allclose(np.einsum("gkd,gdq->gkq", X[given], bases), 0.0, atol=1e-12)
+
+
+@needs_numba
+def test_factors_stay_exact_however_often_they_change() -> None:
+    rng = np.random.default_rng(12)
+    X = rng.standard_normal((200, 20))
+    X[:, :4] = np.round(X[:, :4])
+    patterns, everything = X @ rng.standard_normal((20, 6)) >= 0.0, np.arange(6)
+    memory = ConeMemory(PatternCones(X, patterns, compiled=True), everything)
+    Z, velocity = rng.standard_normal((2, 20, 6))
+    points, seen = Z, set[tuple[int, ...]]()
+    for _ in range(1000):
+        velocity = 0.9 * velocity + 0.3 * rng.standard_normal(Z.shape)
+        Z = Z + 0.05 * velocity
+        Z = Z / np.linalg.norm(Z, axis=0)
+        points = memory.project(Z, everything)
+        seen |= {tuple(rows) for rows in memory.active(everything).rows}
+    assert len(seen) > 1000
+    expected = PatternCones(X, patterns, compiled=False).project(Z, everything).points
+    np.testing.assert_allclose(points, expected, rtol=0.0, atol=1e-13)
+
+
+@needs_numba
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_newtons_method_takes_the_same_steps_with_and_without_memory(
+    outputs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    X, rng = DATA["many samples"][:120, :6], np.random.default_rng(13)
+    Y = np.abs(X @ rng.standard_normal((6, outputs))) + 0.1 * rng.standard_normal((120, outputs))
+    histories: list[list[Float]] = []
+    for compiled_from in (0.0, np.inf):
+        monkeypatch.setattr(cones, "_COMPILED_FROM", compiled_from)
+        problem = cnn.relu(X, cnn.sample_gates(X, 12, seed=1), outputs=outputs).problem(Y, 0.003)
+        problem.solve(solver=SemismoothNewton(tol=1e-8))
+        assert problem.status == "optimal"
+        extra = problem.solver_stats.extra_stats
+        histories.append([np.array([row["primal"], row["dual"]]) for row in extra["history"]])
+        histories[-1].append(np.array([extra["iterations"], problem.value]))
+    np.testing.assert_allclose(histories[0], histories[1], rtol=1e-8)
