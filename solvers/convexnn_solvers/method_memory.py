@@ -57,7 +57,8 @@ def newton_needs(programs: Sequence[GatedProgram]) -> dict[str, int]:
     """Bytes of Newton's method besides the weights: one program at a time has a linear system.
 
     Active are as many blocks as there are gates at a time: with cones half of them, and of the rows of each
-    cone at most a third and at most four fifths of the features, as measured at first steps.
+    cone at most a third and at most four fifths of the features, as measured at first steps. Bases of free
+    directions are there twice while they are made.
     """
     program = programs[0]
     n, d, c = program.X.shape[0], program.X.shape[1], program.outputs
@@ -68,11 +69,13 @@ def newton_needs(programs: Sequence[GatedProgram]) -> dict[str, int]:
     free = d
     if program.cones:
         blocks, width = gates * len(program.signs), max(min(n, d), 1)
-        remembered = 8 * blocks * (2 * width + d + 1)
+        # Those of all gates are remembered beside those of a working set.
+        known = blocks + (program.blocks if gates < program.gates else 0)
+        remembered = 8 * known * (2 * width + d + 1)
         factors = factor_bytes(blocks, n, d, width) if machine_code_pays(program.X, program.patterns) else 0
-        needed["active rows"] = 2 * c * len(programs) * (remembered + factors)
+        needed["active rows"] = c * len(programs) * (remembered + factors)
         free = max(d - int(min(n / 3, 0.8 * d)), 1)
-        needed["free directions"] = 8 * c * gates * (d * d + free * (d + 2 * n))
+        needed["free directions"] = 8 * c * gates * (2 * d * d + free * (d + 2 * n))
     needed["linear systems"] = 8 * factor_entries(n, gates, gates * free, program.cones)
     return needed
 
