@@ -70,6 +70,7 @@ class ConeColumns:
         """Begin the next dual projections at somebody's multipliers, an array like the constraint's.
 
         Those with more active rows than features are no solver's that projects, and are not worth a start.
+        Columns without any, which a solver need not project, begin where they ended.
         """
         stacked = np.reshape(multipliers, (self.outputs, -1, self.gate_count)).transpose(0, 2, 1)
         columns = stacked.reshape(self.gates.size, -1)
@@ -81,7 +82,8 @@ class ConeColumns:
         place = np.arange(block.size) - (np.cumsum(counts) - counts)[block]
         rows, values = np.full((self.gates.size, most), -1, dtype=np.intp), np.zeros((self.gates.size, most))
         rows[block, place], values[block, place] = row, columns[block, row]
-        self._dual = ActiveRows(rows, values)
+        told = np.flatnonzero(counts)
+        self._dual = self._dual.replaced(told, ActiveRows(rows[told], values[told]))
 
     def _projected(self, z: Float64Array, index: Indices) -> ActiveRows:
         found = self.cones.project(z, self.gates[index], warm=self._dual.take(index))
