@@ -112,6 +112,29 @@ def test_a_solve_from_the_last_dual_point_is_newtons() -> None:
     assert problem.solver_stats.extra_stats["engines"][0]["engine"] == "BlockDescent"
 
 
+def _steps_on_few_gates(monkeypatch: pytest.MonkeyPatch, most: int) -> list[dict[str, str]]:
+    monkeypatch.setattr(auto_module, "_MANY", len(_X))
+    monkeypatch.setattr(auto_module, "_MOST_STEPS", most)
+    problem = _gates_alike()
+    problem.solve(solver=Auto())
+    assert problem.status == cp.OPTIMAL
+    runs: list[dict[str, str]] = problem.solver_stats.extra_stats["engines"]
+    return runs
+
+
+def test_many_samples_and_few_active_gates_are_for_first_order_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    (run,) = _steps_on_few_gates(monkeypatch, 1000)
+    assert run["engine"] == "RFISTA"
+    assert "samples are many" in run["reason"]
+
+
+def test_first_order_steps_that_lead_nowhere_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried, finished = _steps_on_few_gates(monkeypatch, 3)
+    assert (tried["engine"], tried["status"]) == ("RFISTA", "STALLED")
+    assert (finished["engine"], finished["status"]) == ("SemismoothNewton", "OPTIMAL")
+    assert finished["reason"] == "RFISTA made too little progress"
+
+
 def test_too_many_samples_to_factor_go_to_a_first_order_method(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auto_module, "_GRAM_BYTES", 8 * 39 * 39)
     problem = _gated()

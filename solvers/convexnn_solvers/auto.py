@@ -43,6 +43,9 @@ _LARGE = 0.07
 _CACHE_BYTES = 2**23
 _ALIKE, _FEW_ALIKE = 0.7, 0.3
 _MOST_SWEEPS, _MOST_OF_EACH = 300, 1000
+# With one output and from so many samples on R-FISTA was measured to overtake them all at such
+# regularisations: a few gates are all that its steps see. After so many steps it was a wrong guess.
+_MANY, _MOST_STEPS = 1500, 1000
 # ADMM was measured to overtake Newton's method with several outputs, from so many samples, and from so small
 # a share of the largest useful regularisation on, for gaps down to the last number; from ``_RATHER_SMALL`` on
 # where the other squared singular values of the features are on average ``_EVEN`` times the largest or more.
@@ -79,9 +82,15 @@ def engines(
         first = structure.programs[0]
         cached = first.X.nbytes <= _CACHE_BYTES and first.stored is None
         large = foreign is None and cached and strength is not None and strength >= _LARGE
-        few = large and _few_gates(structure)
-        # Newton's method goes on from the dual point that an earlier solve left, which block descent cannot.
+        # Newton's method goes on from the dual point that an earlier solve left, which the next two cannot.
         warm = bool(multipliers.thetas)
+        many = first.outputs == len(structure.programs) == 1 and first.fit.shape[0] >= _MANY
+        few = large and not many and _few_gates(structure)
+        if large and many and not warm:
+            check_first_order("RFISTA", composite, options.memory)
+            reason = f"{_few_active(strength)}, and samples are many"
+            yield Engine("RFISTA", reason, lambda: gradient_method(composite, exact, options.tol, _MOST_STEPS))
+            before = "RFISTA made too little progress"
         if few and not warm:
             yield _descent(structure, options, strength)
             before = "BlockDescent made too little progress"
@@ -125,8 +134,11 @@ def _descent(structure: GatedStructure, options: Options, strength: float | None
     check_descent(structure, options.memory)
     sweeps = _MOST_SWEEPS if len(structure.programs) == 1 else _MOST_OF_EACH
     descent = block_descent_method(structure, options.tol, DescentPolicy(most_sweeps=sweeps))
-    reason = f"the regularisation is {strength:.2g} of that where all weights vanish: few gates are active"
-    return Engine("BlockDescent", reason, lambda: descent)
+    return Engine("BlockDescent", _few_active(strength), lambda: descent)
+
+
+def _few_active(strength: float | None) -> str:
+    return f"the regularisation is {strength:.2g} of that where all weights vanish: few gates are active"
 
 
 def _admm(

@@ -35,6 +35,7 @@ from convexnn_solvers.rfista import (
     rfista_method,
     unpacked_descent,
 )
+from convexnn_solvers.status import Status
 
 # Gates of the first set, and of later ones as a multiple of those in use: measured, larger sets only cost.
 _FIRST, _GROWTH = 64, 1.2
@@ -68,12 +69,13 @@ class _Pass:
 class GateDescent:
     """The method for :func:`convexnn_solvers.iterate.iterate`; ``tol`` is the relative gap to reach.
 
-    ``first``: gates of the first set.
+    ``first``: gates of the first set. ``most``: so many steps are a stall.
     """
 
     columns: GateColumns
     tol: float
     first: int = _FIRST
+    most: float = math.inf
     name: str = "R-FISTA"
     judges_itself: bool = True
 
@@ -111,15 +113,17 @@ class GateDescent:
         return 0.0 if math.isinf(state.descent.residual) else state.descent.residual
 
     def wants_look(self, state: GateState) -> bool:
-        """When the estimated gap is small enough, or nobody looked for long."""
-        return state.schedule.due
+        """When the estimated gap is small enough, nobody looked for long, or all steps are used up."""
+        return state.schedule.due or self._used_up(state)
 
     def candidate(self, state: GateState) -> Candidate:
         """The iterate on all gates; the certificate makes its own dual point of its residual."""
-        backend = self.columns.whole.backend
-        return Candidate(
-            tuple(backend.to_numpy(a) for a in self.columns.lifted(state.descent.x, state.chosen))
-        )
+        lifted = self.columns.lifted(state.descent.x, state.chosen)
+        point = tuple(self.columns.whole.backend.to_numpy(a) for a in lifted)
+        return Candidate(point, finding=Status.STALLED if self._used_up(state) else None)
+
+    def _used_up(self, state: GateState) -> bool:
+        return state.schedule.count >= self.most
 
     def multipliers(self, state: GateState) -> tuple[Float64Array, ...]:
         """There are no constraints."""
@@ -263,13 +267,15 @@ class GateDescent:
         )
 
 
-def gradient_method(composite: Composite, exact: Composite, tol: float) -> Method[Any]:
-    """R-FISTA: on a working set where the problem has gates, else on all variables.
+def gradient_method(
+    composite: Composite, exact: Composite, tol: float, most: float = math.inf
+) -> Method[Any]:
+    """R-FISTA: on a working set where the problem has gates, ``most`` steps of it, else on all variables.
 
     ``exact`` is the problem in float64 with NumPy. Raises UnsupportedProblem, naming what it cannot take.
     """
     check_smooth(composite)
     try:
-        return GateDescent(gate_columns(composite, exact), tol)
+        return GateDescent(gate_columns(composite, exact), tol, most=most)
     except UnsupportedProblem:
         return rfista_method(composite)
