@@ -164,7 +164,7 @@ def _admm(
     except UnsupportedProblem as error:
         return str(error)
     if not method.affordable:
-        return "a factor for ADMM costs more than a hundred steps without one"
+        return "a factor for ADMM costs more than hundreds of steps without one"
     return Engine("ADMM", reason, lambda: method)
 
 
