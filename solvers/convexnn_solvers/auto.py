@@ -89,7 +89,8 @@ def engines(
         if large and many and not warm:
             check_first_order("RFISTA", composite, options.memory)
             reason = f"{_few_active(strength)}, and samples are many"
-            yield Engine("RFISTA", reason, lambda: gradient_method(composite, exact, options.tol, _MOST_STEPS))
+            steps = partial(gradient_method, composite, exact, options.tol, _MOST_STEPS)
+            yield Engine("RFISTA", reason, steps)
             before = "RFISTA made too little progress"
         if few and not warm:
             yield _descent(structure, options, strength)
