@@ -69,6 +69,18 @@ def test_agrees_with_an_interior_point_solver(
     assert value == pytest.approx(reference, rel=1e-5)
 
 
+@pytest.mark.parametrize("grouping", ["shared", "per-output"])
+@pytest.mark.parametrize("make", [cnn.gated_relu, cnn.relu])
+def test_an_output_with_nothing_to_fit_leaves_the_others_alone(make: Any, grouping: str) -> None:
+    X, y = training_data(n=25, d=3)
+    gates, solver = cnn.sample_gates(X, 6, seed=1), SemismoothNewton(tol=1e-8)
+    alone = make(X, gates).problem(y, 0.01).solve(solver=solver)
+    model = make(X, gates, outputs=2, grouping=grouping)
+    value = model.problem(np.column_stack([y, 0.0 * y]), 0.01).solve(solver=solver)
+    assert value == pytest.approx(alone, rel=2e-8)
+    assert all(not variable.value[3:].any() for variable in model.variables)
+
+
 def test_dual_values_are_multipliers_of_the_cones() -> None:
     X, y = training_data(n=30, d=3)
     gates = cnn.sample_gates(X, 6, seed=2)

@@ -33,8 +33,10 @@ def best_multiple(
     """The best feasible multiple of ``-xi``; ``products`` are ``A^T xi`` by block (c, d, B)."""
     wanted = program.fit.wanted_scale(xi)
     ratios = block_norms(products) / program.weights
+    none = no_active_rows(program.blocks)
     if not wanted > 0.0:
-        return DualMultiple(-program.fit.conjugate(0.0 * xi), 0.0, ratios)
+        rows = () if cones is None else (none,) * program.outputs
+        return DualMultiple(-program.fit.conjugate(0.0 * xi), 0.0, ratios, rows)
     found: list[ActiveRows] = []
     long = np.zeros(0, dtype=np.intp)
     if cones is not None:
@@ -46,9 +48,8 @@ def best_multiple(
     if program.fit.outliers is not None:
         largest = max(largest, float(np.max(np.abs(xi), initial=0.0)) / program.fit.outliers)
     scale = wanted / max(1.0, wanted * largest)
-    none = no_active_rows(program.blocks)
-    rows = (none.replaced(long, ActiveRows(active.rows, scale * active.multipliers)) for active in found)
-    return DualMultiple(-program.fit.conjugate(scale * xi), scale, ratios, tuple(rows))
+    rows = tuple(none.replaced(long, ActiveRows(active.rows, scale * active.multipliers)) for active in found)
+    return DualMultiple(-program.fit.conjugate(scale * xi), scale, ratios, rows)
 
 
 def warm_multiple(
