@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import cvxpy as cp
@@ -75,6 +76,18 @@ def test_a_start_at_the_optimum_needs_no_step() -> None:
     point = run(WorkingSetNewton(data, sets=SMALL), 1e-7).point
     again = run(WorkingSetNewton(data, start=NewtonStart(point), sets=SMALL), 1e-3)
     assert again.newton_steps <= 2
+
+
+@pytest.mark.parametrize("engine", [DualNewton, WorkingSetNewton])
+@pytest.mark.parametrize("cones", [False, True])
+def test_the_dual_point_of_a_problem_without_offset_is_no_bound_with_one(cones: bool, engine: Any) -> None:
+    data = program(cones)
+    assert isinstance(data.fit, SquaredFit)
+    without = replace(data, fit=SquaredFit(data.fit.Y - data.fit.Y.mean()), kept={})
+    data = replace(data, fit=replace(without.fit, centred=True), kept={})
+    xi = run(DualNewton(without), 1e-8).xi
+    optimum = run(DualNewton(data), 1e-8).primal
+    assert engine(data, start=NewtonStart(xi=xi)).dual <= optimum * (1.0 + 1e-12)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,13 @@ from convexnn_solvers.newton_fits import LineFunction, step_length
 from convexnn_solvers.newton_operator import newton_operator
 from convexnn_solvers.newton_outliers import Outliers
 from convexnn_solvers.newton_pairs import pair_operator, pair_step
-from convexnn_solvers.newton_start import NewtonPolicy, NewtonStart, kept_features, kept_systems
+from convexnn_solvers.newton_start import (
+    NewtonPolicy,
+    NewtonStart,
+    given_dual,
+    kept_features,
+    kept_systems,
+)
 from convexnn_solvers.packing import Arrays, Held, below, packed_attributes, part, restore_attributes
 
 _EPS = float(np.finfo(np.float64).eps)
@@ -89,18 +95,17 @@ class DualNewton:
         active = np.flatnonzero(np.any(self._U != 0.0, axis=(0, 1)))
         prediction = program.forward(self._U)
         fitted = self._fit.at(prediction)
-        given = None if first.xi is None else self._centred(first.xi)
-        warm = given is not None and self._fit.admits(given)
-        self._xi = given if given is not None and warm else fitted.xi
+        given = given_dual(program, first)
+        self._xi = fitted.xi if given is None else given
         self._offer_primal(prediction, active, self._U[:, :, active])
         self._products = self._features.adjoint(self._xi)
         scale = self._offer_dual()
-        if warm:
+        if given is not None:
             scale = warm_multiple(program, self._U, prediction, self._xi, scale)
             self._xi, self._products = scale * self._xi, scale * self._products
             self._paired = active.size > 0 and program.cones
         closeness = np.sqrt(np.clip(self.gap, _CLOSEST, 1.0))
-        sigma = (self.policy.warm_sigma if warm else self.policy.sigma) / float(closeness)
+        sigma = (self.policy.sigma if given is None else self.policy.warm_sigma) / float(closeness)
         self.sigma = sigma if first.sigma is None else first.sigma
         self._set_products(self._products)
 

@@ -19,7 +19,7 @@ from convexnn_solvers.dual_newton import DualNewton
 from convexnn_solvers.gated_program import GatedProgram, Indices, block_norms
 from convexnn_solvers.newton_blocks import ConeProx, packed_rows, unpacked_rows
 from convexnn_solvers.newton_duals import best_multiple, relative_gap
-from convexnn_solvers.newton_start import NewtonPolicy, NewtonStart, kept_systems
+from convexnn_solvers.newton_start import NewtonPolicy, NewtonStart, given_dual, kept_systems
 from convexnn_solvers.packing import Arrays, Held, below, packed_attributes, part, restore_attributes
 
 # Measured: below so many gates a working set gains nothing; with cones it gains at large weights only.
@@ -82,7 +82,8 @@ class WorkingSetNewton:
         fitted = program.fit.at(program.forward(self._U))
         self.primal = fitted.value + float(program.weights @ block_norms(self._U))
         self.offset = fitted.offset
-        self._xi = fitted.xi if start.xi is None else start.xi
+        given = given_dual(program, start)
+        self._xi = fitted.xi if given is None else given
         self._begin_round()
 
     def packed(self) -> Arrays:

@@ -62,6 +62,15 @@ class NewtonStart:
     held: Held | None = None
 
 
+def given_dual(program: GatedProgram, start: NewtonStart) -> Float64Array | None:
+    """The dual variable to start from (n, c), with columns of sum zero if need be; None where there is none
+    or the conjugate is infinite there."""
+    if start.xi is None:
+        return None
+    xi = start.xi - start.xi.mean(axis=0) if program.fit.centred else start.xi
+    return xi if program.fit.admits(xi) else None
+
+
 def kept_systems(program: GatedProgram) -> NewtonSystems:
     """The program's solver of linear systems: that of an earlier solve where it is small enough to keep."""
     if small(program.fit.shape[0], program.fit.shape[0]):
