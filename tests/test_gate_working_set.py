@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 import convexnn_models as cnn
 from convexnn_solvers import SemismoothNewton, certificate
+from convexnn_solvers.cone_memory import ConeMemory
 from convexnn_solvers.dual_newton import DualNewton
 from convexnn_solvers.gate_working_set import WorkingSetNewton, WorkingSetPolicy, newton_engine
 from convexnn_solvers.gated_program import GatedProgram, block_norms, scaled
@@ -69,6 +71,18 @@ def test_few_gates_suffice_when_few_are_active() -> None:
     assert engine.gap <= 1e-7
     assert engine.rounds > 1
     assert len(engine.working_set) < 100
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_what_a_working_set_remembered_goes_with_it(outputs: int) -> None:
+    def living() -> int:
+        gc.collect()
+        return sum(isinstance(one, ConeMemory) for one in gc.get_objects())
+
+    before = living()
+    data = program(cones=True, outputs=outputs)
+    assert run(WorkingSetNewton(data, sets=SMALL), 1e-6).gap <= 1e-6
+    assert living() == before + outputs  # those of all gates, kept for the next solve
 
 
 def test_a_start_at_the_optimum_needs_no_step() -> None:

@@ -71,7 +71,8 @@ class NewtonSystems:
         self._base: Float64Array | None = None
         self._factor: Solve | None = None
         self._factor_work = 0.0
-        self._origin: NewtonOperator | None = None
+        # The operator of the factor, packed: it would keep projections of a solve that has ended.
+        self._origin: Arrays = {}
 
     def solve(self, operator: NewtonOperator, right: Float64Array, rtol: float) -> Float64Array:
         """``x`` with ``||operator(x) - right|| <= rtol ||right||``, or as good as the iteration limit allows.
@@ -95,7 +96,7 @@ class NewtonSystems:
 
     def packed(self) -> Arrays:
         """The operator of the latest factor: enough to make it anew."""
-        return {} if self._origin is None else packed_operator(self._origin)
+        return dict(self._origin)
 
     def restore(self, held: Held) -> None:
         """The factor that was there when this was packed."""
@@ -105,10 +106,8 @@ class NewtonSystems:
 
     def _similar(self, operator: NewtonOperator) -> bool:
         """Whether the latest factor is one for about the same penalty; else it is no preconditioner."""
-        assert self._origin is not None
-        return bool(
-            max(operator.sigma, self._origin.sigma) <= _SIMILAR * min(operator.sigma, self._origin.sigma)
-        )
+        sigma = float(self._origin["sigma"])
+        return bool(max(operator.sigma, sigma) <= _SIMILAR * min(operator.sigma, sigma))
 
     def can_factorise(self, operator: NewtonOperator) -> bool:
         """Whether the matrix would be factorised exactly."""
@@ -117,7 +116,7 @@ class NewtonSystems:
 
     def _refactor(self, operator: NewtonOperator, written: SharedOperator | None) -> None:
         self._factor, self._factor_work = self._new_factor(operator, written)
-        self._origin = operator
+        self._origin = packed_operator(operator)
         self.counts.factorisations += 1
 
     def _written_out(self, operator: NewtonOperator) -> SharedOperator | None:
