@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,3 +68,14 @@ def test_small_data_do_not_load_machine_code() -> None:
     machine_code.cache_clear()
     PatternCones(X, np.ones((40, 3), dtype=np.bool_))
     assert machine_code.cache_info().currsize == 0
+
+
+def test_machine_code_needs_no_folder_to_be_kept_in() -> None:
+    from convexnn_solvers.compiled import compiled
+
+    names: dict[str, Any] = {}
+    exec("def twice(x): return 2.0 * x", names)  # without a file there is no folder
+    numba = importlib.import_module("numba")
+    with pytest.raises(RuntimeError, match="cannot cache"):
+        numba.njit(cache=True)(names["twice"])
+    assert compiled(names["twice"])(1.5) == 3.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import numba
@@ -15,5 +16,9 @@ def compiled(function: _Function) -> _Function:
 
     What is kept goes by the file of the function alone: functions that call each other belong in one file.
     """
-    machine_code: Any = numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})(function)
+    in_machine_code: Any = partial(numba.njit, nogil=True, fastmath={"reassoc", "contract"})
+    try:
+        machine_code = in_machine_code(cache=True)(function)
+    except RuntimeError:  # no folder can be written: every process compiles anew
+        machine_code = in_machine_code()(function)
     return cast(_Function, machine_code)
