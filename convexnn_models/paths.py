@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -164,9 +164,16 @@ def _statistics(problem: Any) -> dict[str, Any]:
 
 
 def _proof(problem: Any) -> Certificate:
-    """The certificate that our solvers computed at the point they returned; for others, one made now."""
+    """The certificate that our solvers computed at the point they returned; for others, one made now.
+
+    Its dual point is kept without the multipliers of the cones, arrays of samples x gates at every point:
+    they follow from the rest by projections.
+    """
     made = _statistics(problem).get("certificate")
-    return made if isinstance(made, Certificate) else certificate(problem)
+    proof = made if isinstance(made, Certificate) else certificate(problem)
+    if proof.dual_point is None:
+        return proof
+    return replace(proof, dual_point=DualPoint(proof.dual_point.thetas))
 
 
 def falling_regs(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import convexnn_models as cnn
-from convexnn_solvers import SemismoothNewton
+from convexnn_solvers import SemismoothNewton, certificate
 from convexnn_solvers.newton_system import NewtonSystems
 
 _RNG = np.random.default_rng(0)
@@ -37,6 +37,21 @@ def test_every_point_is_certified_and_no_worse_than_alone(formulation: Any, loss
         assert point.certificate.dual <= problem.value * (1.0 + 1e-6) + 1e-9
         assert point.certificate.primal >= problem.value * (1.0 - 1e-6) - 1e-9
     assert path[-1].network.width > 0
+
+
+def test_points_keep_their_dual_points_without_an_array_of_samples_by_gates() -> None:
+    model = cnn.relu(_X, _GATES)
+    path = cnn.regularization_path(model, _Y, 3, ratio=0.05)
+    problem = model.problem(_Y, model.reg)
+    for point in path:
+        dual = point.certificate.dual_point
+        assert dual is not None
+        assert sum(a.size for a in (*dual.thetas, *dual.multipliers) if a is not None) == _Y.size
+        model.reg.value = point.reg
+        assert point.certificate.dual is not None
+        again = certificate(problem, dual).dual
+        assert again is not None
+        assert again >= point.certificate.dual * (1.0 - 1e-9)
 
 
 @pytest.mark.parametrize("formulation", [cnn.gated_relu, cnn.relu])
