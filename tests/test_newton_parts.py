@@ -263,6 +263,19 @@ def test_scaled_programs_have_the_same_solutions(factor: float) -> None:
     assert np.linalg.norm(inside.fit.at(np.zeros((24, 2))).xi) == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("cones", [False, True])
+def test_what_is_kept_for_a_program_is_not_taken_for_something_else(cones: bool) -> None:
+    data = program(cones)
+    inside, scaling = scaled(data)
+    values = []
+    for one in (data, inside, data):
+        solved = DualNewton(one)
+        while not solved.gap <= 1e-9 and solved.newton_steps < 200:
+            solved.step(1e-9)
+        values.append(solved.primal)
+    np.testing.assert_allclose(values[1] * scaling.targets**2, values[::2], rtol=1e-8)
+
+
 def test_adjoint_and_forward_are_adjoint() -> None:
     data, rng = program(cones=True, outputs=2, slope=0.2), np.random.default_rng(10)
     U, r = rng.standard_normal(data.point_shape), rng.standard_normal((24, 2))

@@ -81,5 +81,5 @@ def kept_systems(program: GatedProgram) -> NewtonSystems:
 def kept_features(program: GatedProgram) -> BlockFeatures:
     """The features of all gates."""
     if program.stored is None and small(*program.patterns.shape):
-        return program.once("features", lambda: program.features(slice(None)))
+        return program.once("block features", lambda: program.features(slice(None)))
     return program.features(slice(None))
