@@ -46,9 +46,10 @@ def project_blocks(
     """Lawson-Hanson for m of B blocks, in place.
 
     ``unit`` (n, d) holds unit (or zero) rows, ``bits`` (P, n) their signs per gate; ``points`` (m, d) of
-    length about one, ``gates`` (m,) and ``blocks`` (m,): which of the B blocks they are. ``rows`` (B, k),
-    padded with -1, and ``rho`` (B, k) are the warm start and the result; ``projected`` (m, d) and
-    ``finished`` (m,) are results.
+    length about one, ``gates`` (m,) and ``blocks`` (m,): which of the B blocks they are. Slacks down to
+    ``-tolerance`` count as zero, rows within ``dependent`` of the span of the active ones as dependent.
+    ``rows`` (B, k), padded with -1, and ``rho`` (B, k) are the warm start and the result, as are ``factors``;
+    ``projected`` (m, d) and ``finished`` (m,) are results.
     """
     violated = np.empty(unit.shape[0], dtype=np.intp)
     for j in range(gates.size):

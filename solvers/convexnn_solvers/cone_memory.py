@@ -18,7 +18,7 @@ _REMEMBERED = ("rows", "rho", "scale", "polar")
 
 
 class ConeMemory:
-    """Blocks of one column each; ``gates`` (B,) are their gates."""
+    """Blocks of one column each; ``gates`` (B,) are their gates, ``active`` what is known of them already."""
 
     def __init__(self, cones: PatternCones, gates: Indices, active: RememberedRows | None = None) -> None:
         self._cones, self._gates = cones, gates

@@ -32,7 +32,7 @@ _LARGE = 1e3
 
 @dataclass(frozen=True, eq=False)
 class PairStep:
-    """The change of the dual variable (n, 1), its products (1, d, P), and the new values of the blocks."""
+    """The change of the dual variable (n, 1), its products (1, d, P), the blocks' new values (1, d, m)."""
 
     xi: Float64Array
     products: Float64Array
@@ -61,10 +61,11 @@ def pair_step(
     solve: Callable[[Float64Array], Float64Array],
     adjoint: Callable[[Float64Array], Float64Array],
 ) -> PairStep:
-    """One step from the blocks' proximal values V, where ``missed`` is ``(U - V) / sigma`` on the blocks and
-    ``gradient`` is ``F*'(xi) - A V``.
+    """One step from the m blocks' proximal values V, where ``missed`` (1, d, m) is ``(U - V) / sigma`` on the
+    blocks and ``gradient`` (n, 1) is ``F*'(xi) - A V``.
 
-    ``solve`` solves with the operator, and ``adjoint`` has the products of all gates.
+    ``solve`` solves with the operator, (n, 1) for (n, 1); ``adjoint`` gives the products (1, d, P) of all
+    gates with (n, 1).
     """
     gates, signs = program.block_gates(active.blocks), program.block_signs(active.blocks)
     first = operator.sigma * operator.jacobian.apply(missed)
