@@ -18,9 +18,8 @@ from convexnn_solvers.composite import Composite, DualPoint
 from convexnn_solvers.concave_search import maximise
 from convexnn_solvers.dual_norms import DualNorms
 from convexnn_solvers.free_variables import Arrays, FreeVariables, collect_free_variables, into_domains
-from convexnn_solvers.losses import ThinDomain
 from convexnn_solvers.nonsmooth_losses import Nonsmooth
-from convexnn_solvers.norm_balls import rounding
+from convexnn_solvers.thin_domains import ThinDomains
 
 Multipliers = tuple[Float64Array | None, ...]
 
@@ -67,6 +66,7 @@ class DualBounds:
         count = len(composite.losses)
         self._shapes = tuple(b.shape for b in offsets)
         self._loss_offsets = offsets[:count]
+        self._thin = ThinDomains(composite, self.norms, self._loss_offsets)
         #: Positions of the constraints whose multipliers enter linearly: all but the exact pattern cones.
         exact = self.norms.exact.values()
         if any(np.any(offsets[count + m]) for m in exact):
@@ -195,7 +195,7 @@ class DualBounds:
             other = _float64(adjoint(tuple(None if v is None else v / divisor for v in cotangents)))
             apart = tuple(a - divisor * b for a, b in zip(image, other, strict=True))
             error = max(error, self.norms.unprojected(apart))
-        error = 4.0 * error + self._missed_image(direction.thetas, image)
+        error = 4.0 * error + self._thin.in_image(direction.thetas, image, self._fixed)
         hints: Multipliers = tuple(None for _ in image)
         exact = {v: m for v, m in self.norms.exact.items() if direction.multipliers[m] is not None}
         if exact:
@@ -204,28 +204,6 @@ class DualBounds:
             hints = tuple(h if v in exact else None for v, h in enumerate(pulled))
             self.norms.expect(direction.multipliers)
         return _Direction(direction.thetas, direction.multipliers, image, hints, error)
-
-    def _missed_image(self, thetas: Arrays, image: Arrays) -> float:
-        """What moving the thetas all the way into domains without an inside adds to a quotient.
-
-        At a scale the move lies between those of the thetas and of zero.
-        """
-        if not any(isinstance(term.loss, ThinDomain) for term in self.composite.losses):
-            return 0.0
-        missed = self._moved(thetas)
-        if not self._fixed:
-            missed += self._moved(tuple(0.0 * t for t in thetas)) * (1.0 + self.norms.unprojected(image))
-        return missed
-
-    def _moved(self, thetas: Arrays) -> float:
-        shifts = tuple(
-            -term.loss.shift(-theta, term.weight) if isinstance(term.loss, ThinDomain) else None
-            for term, theta in zip(self.composite.losses, thetas, strict=True)
-        )
-        if all(shift is None or not shift.any() for shift in shifts):
-            return 0.0
-        none = (None for _ in self.composite.constraints)
-        return self.norms.unprojected(_float64(self.composite.affine.adjoint((*shifts, *none))))
 
     def _feasible_scales(self, ray: _Direction) -> tuple[float, float] | None:
         """An interval of scales of which both ends, and therefore all, are feasible; None if none was found.
@@ -301,21 +279,11 @@ class DualBounds:
             sizes = zip((*ray.thetas, *ray.multipliers), (*self._loss_offsets, *self._offsets), strict=True)
             size = sum(float(np.sum(np.abs(t * b))) for t, b in sizes if t is not None and b is not None)
             size = scale * size + abs(conjugates) + abs(support) + abs(self.composite.constant)
-            value -= 4.0 * _EPS * size + self._missed(ray.thetas, scale, conjugates)
+            value -= 4.0 * _EPS * size + self._thin.in_value(ray.thetas, scale, conjugates)
             if self._free is not None:
                 factor = 1.0 if self._fixed else scale
                 value -= factor * self._free.leak(ray.thetas, self._general(ray.multipliers))
         return value
-
-    def _missed(self, thetas: Arrays, scale: float, conjugates: float) -> float:
-        """What moving the thetas all the way into domains without an inside can cost."""
-        total = 0.0
-        for term, theta, b in zip(self.composite.losses, thetas, self._loss_offsets, strict=True):
-            if isinstance(term.loss, ThinDomain):
-                missed = term.loss.missed(-scale * theta)
-                total += float(np.sum(missed * (np.abs(b) + 2.0)))
-                total += 2.0 * rounding(theta.size) * abs(conjugates)  # entropies change by their share
-        return total
 
     def _completed(self, multipliers: Multipliers) -> Multipliers:
         missing = len(self.composite.constraints) - len(multipliers)
