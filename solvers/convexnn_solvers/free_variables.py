@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.composite import Composite
+from convexnn_solvers.reach import reach_of_constraints, reach_of_losses
 
 Arrays = tuple[Float64Array, ...]
 Dual = tuple[Arrays, tuple[Float64Array | None, ...]]
@@ -117,27 +118,16 @@ class FreeVariables:
 
     @cached_property
     def _reach(self) -> tuple[Float64Array, Float64Array]:
-        """How far the losses' offsets move the free variables, and how far those of constraints.
+        """How far the losses' offsets move the free variables, in units of one, and those of constraints.
 
-        The first for offsets of size one, ``|b . v| <= |reach v|`` for the least ``b``: from the singular
-        values of the losses' columns, in units of one offset per row. The second per variable: the
-        largest offset of a constraint over the largest entry of the column there, and without any in the
-        losses at least the losses' largest offset.
+        Variables that no loss reads go at least as far as the losses' largest offset.
         """
-        columns = self.theta_columns()
-        largest = np.max(np.abs(columns), axis=0, initial=0.0)
-        constrained = np.where(largest > 0.0, 0.0, self._largest_offset)
-        for block, offset in zip(self.constraints, self._constraint_offsets, strict=True):
-            entry = np.max(np.abs(block), axis=0, initial=0.0)
-            reached = np.where(entry > 0.0, offset / np.where(entry > 0.0, entry, 1.0), 0.0)
+        unread = ~np.any(self.theta_columns(), axis=0)
+        constrained = np.where(unread, self._largest_offset, 0.0)
+        if self.constraints:
+            reached = reach_of_constraints(self.constraints, self._constraint_offsets)
             constrained = np.maximum(constrained, reached)
-        if not np.any(largest > 0.0):
-            return np.zeros((0, largest.size)), constrained
-        scale = np.where(largest > 0.0, largest, 1.0)
-        _, values, right = np.linalg.svd(np.linalg.qr(columns / scale, mode="r"))
-        kept = values > _EPS * max(columns.shape) * values[0]
-        reached = right[: values.size][kept] / values[kept, None]
-        return np.sqrt(columns.shape[0]) * reached / scale, constrained
+        return reach_of_losses(self.theta_columns()), constrained
 
     def project(
         self,
