@@ -215,7 +215,7 @@ def test_points_of_the_wrong_form_are_refused(x: Any, sentence: str) -> None:
 
 
 def test_too_many_free_entries_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("convexnn_solvers.free_variables._MAX_ENTRIES", 10)
+    monkeypatch.setattr("convexnn_solvers.free_columns._MAX_ENTRIES", 10)
     found = Certifier(plant(0, cones=False, bias=True).composite()).certify(
         tuple(np.zeros(s) for s in ((3, 8), (1,)))
     )

@@ -305,3 +305,26 @@ def test_conditions_missed_by_rounding_cost_as_much_as_constraints_make_of_it(
         found = certificate(problem, [DualPoint(thetas, (np.array(slope * size),))])
         assert found.dual is not None
         assert -1e-3 <= found.dual <= 0.0
+
+
+@pytest.mark.parametrize("linked", ["epigraph", "equal to a bounded one", "equal to a constrained one"])
+@pytest.mark.parametrize("share", [0.0, 1e-12, -1e-12, 1.9e-12])
+def test_conditions_missed_by_rounding_cost_as_much_as_linked_variables_make_of_it(
+    linked: str, share: float
+) -> None:
+    """t is as large as x, in a constraint without an offset, and the objective is 1 where it is 5e7."""
+    point = np.array([3e7, 4e7, 1.0])
+    size = float(np.linalg.norm(point))
+    t, x = cp.Variable(), cp.Variable(3)
+    constraints, duals = [cp.SOC(t, x), x == point], [np.append(1.0, -point / size)[:, None], -point / size]
+    if linked != "epigraph":
+        bounded = linked == "equal to a bounded one"
+        x = cp.Variable(bounds=[size, None]) if bounded else cp.Variable()
+        constraints, duals = [t == x], [np.array(-1.0)]
+        if not bounded:
+            constraints, duals = [*constraints, x >= size], [*duals, np.array(1.0)]
+    t.value, x.value = size, point if linked == "epigraph" else size
+    problem = cp.Problem(cp.Minimize(t - size + 1.0), constraints)
+    found = certificate(problem, [DualPoint((), tuple((1.0 + share) * dual for dual in duals))])
+    assert found.dual is not None
+    assert 1.0 - 1e-3 <= found.dual <= 1.0

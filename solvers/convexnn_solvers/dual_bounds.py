@@ -17,7 +17,8 @@ from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.composite import Composite, DualPoint
 from convexnn_solvers.concave_search import maximise
 from convexnn_solvers.dual_norms import DualNorms
-from convexnn_solvers.free_variables import Arrays, FreeVariables, collect_free_variables, into_domains
+from convexnn_solvers.free_columns import collect_free_variables
+from convexnn_solvers.free_variables import Arrays, FreeVariables, into_domains
 from convexnn_solvers.nonsmooth_losses import Nonsmooth
 from convexnn_solvers.thin_domains import ThinDomains
 

@@ -18,13 +18,11 @@ from numpy.typing import NDArray
 
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.composite import Composite
-from convexnn_solvers.reach import reach_of_constraints, reach_of_losses
+from convexnn_solvers.reach import Offsets, reach_of_constraints, reach_of_losses
 
 Arrays = tuple[Float64Array, ...]
 Dual = tuple[Arrays, tuple[Float64Array | None, ...]]
 
-# Entries of the dense columns of all free variables together.
-_MAX_ENTRIES = 50_000_000
 # Relative to the sum of the absolute values of its terms, the condition counts as satisfied up to the first
 # (a bound pays for the rest, see :meth:`FreeVariables.leak`), and as satisfied to rounding up to the second.
 _ROUNDING = 1e-12
@@ -33,8 +31,6 @@ _EXACT = 8.0 * _EPS
 _NEWTON_STEPS = 60
 # Shifts beyond this are those of a condition that cannot be met.
 _FAR = 1e150
-# Indexed by 1, 2, 3 and -1: one lower bound, none, a penalty, one upper bound.
-_SIGN_OF_KIND = np.array([0, 1, 0, 2, -1], dtype=np.int8)
 # Dual blocks below this share of the largest one may still move as if they were of that size.
 _SMALL_BLOCK = 1e-3
 
@@ -55,8 +51,7 @@ class FreeVariables:
     signs: NDArray[np.int8]
     composite: Composite
     quadratic: bool
-    _largest_offset: float
-    _constraint_offsets: tuple[float, ...]
+    offsets: Offsets
     ball: Callable[[Float64Array], Float64Array] | None = None
 
     def theta_columns(self) -> Float64Array:
@@ -114,7 +109,7 @@ class FreeVariables:
         residual, size = self.residual(thetas, multipliers), self._term_sizes(thetas, multipliers)
         directions, constrained = self._reach
         errors = np.abs(directions @ residual) + _EPS * (np.abs(directions) @ size)
-        return self._largest_offset * float(np.linalg.norm(errors)) + float(np.abs(residual) @ constrained)
+        return self.offsets.losses * float(np.linalg.norm(errors)) + float(np.abs(residual) @ constrained)
 
     @cached_property
     def _reach(self) -> tuple[Float64Array, Float64Array]:
@@ -122,12 +117,11 @@ class FreeVariables:
 
         Variables that no loss reads go at least as far as the losses' largest offset.
         """
-        unread = ~np.any(self.theta_columns(), axis=0)
-        constrained = np.where(unread, self._largest_offset, 0.0)
-        if self.constraints:
-            reached = reach_of_constraints(self.constraints, self._constraint_offsets)
-            constrained = np.maximum(constrained, reached)
-        return reach_of_losses(self.theta_columns()), constrained
+        columns = self.theta_columns()
+        unread = np.where(np.any(columns, axis=0), 0.0, self.offsets.losses)
+        return reach_of_losses(columns), np.maximum(
+            reach_of_constraints(self.constraints, self.offsets), unread
+        )
 
     def project(
         self,
@@ -295,44 +289,3 @@ def _spread(
     """The given arrays in the places of those that are not None."""
     arrays = iter(given)
     return tuple(None if place is None else next(arrays) for place in like)
-
-
-def collect_free_variables(
-    composite: Composite,
-    free: Sequence[NDArray[np.int8]],
-    ball: Callable[[Float64Array], Float64Array] | None = None,
-) -> FreeVariables | None:
-    """The columns of the entries where ``free``, an array per variable, is not zero.
-
-    2 means without bounds, 3 with a penalty, for all of which together ``ball`` projects on the dual ball.
-    None when there are none. ValueError: too many to hold.
-    """
-    sizes = [int(np.count_nonzero(kinds)) for kinds in free]
-    if not any(sizes):
-        return None
-    outputs = composite.affine.forward(composite.zeros())
-    entries = sum(int(np.size(q)) for q in outputs) * sum(sizes)
-    if entries > _MAX_ENTRIES:
-        name = composite.variables[int(np.argmax(sizes))].name
-        raise ValueError(f"the variable {name} has no penalty and too many entries ({max(sizes)})")
-    columns = []
-    for index, kinds in enumerate(free):
-        for entry in np.flatnonzero(kinds):
-            point = [np.zeros(v.shape) for v in composite.variables]
-            point[index].flat[entry] = 1.0
-            columns.append([np.ravel(q) for q in composite.affine.linear(tuple(point))])
-    stacked = [np.column_stack(parts) for parts in zip(*columns, strict=True)]
-    count = len(composite.losses)
-    offsets = [float(np.max(np.abs(q), initial=0.0)) for q in outputs]
-    touched = [bool(np.any(block)) for block in stacked[:count]]
-    return FreeVariables(
-        losses=tuple(stacked[:count]),
-        constraints=tuple(stacked[count:]),
-        linear=np.concatenate([c[kinds != 0] for c, kinds in zip(composite.linear, free, strict=True)]),
-        signs=np.concatenate([_SIGN_OF_KIND[kinds[kinds != 0]] for kinds in free]),
-        ball=ball,
-        composite=composite,
-        quadratic=all(t.loss.quadratic for t, hit in zip(composite.losses, touched, strict=True) if hit),
-        _largest_offset=max(offsets[:count], default=0.0),
-        _constraint_offsets=tuple(offsets[count:]),
-    )
