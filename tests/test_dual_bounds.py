@@ -13,6 +13,7 @@ from planted import HUBER_THRESHOLD, LossName, Planted, plant
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
+from convexnn_solvers.atoms import gated, pattern_slack
 from convexnn_solvers.backends import numpy_backend
 from convexnn_solvers.certificate import certificate
 from convexnn_solvers.compiler import compile_problem
@@ -328,3 +329,27 @@ def test_conditions_missed_by_rounding_cost_as_much_as_linked_variables_make_of_
     found = certificate(problem, [DualPoint((), tuple((1.0 + share) * dual for dual in duals))])
     assert found.dual is not None
     assert 1.0 - 1e-3 <= found.dual <= 1.0
+
+
+def test_huge_multipliers_of_cones_whose_sums_cancel_hide_no_group() -> None:
+    """Rows r and -3 r: rounding of ``B^T rho``, here of one part in 1e16, made the norm of a group too small.
+
+    The cone is a half-line along s, where group norm and l1 norm reach their weight at nearly the same scale.
+    """
+    r, s, weight = np.array([5.0, 9.0]), np.array([-9.0, 5.0]) / 16.0, 0.25
+    length = float(np.linalg.norm(s))
+    X, bits, last = np.stack([r, -3.0 * r, s]), np.ones((3, 1), dtype=bool), np.array([0.0, 0.0, 1.0])
+    q, w = cp.Variable(), cp.Variable((2, 1))
+    fit = 0.999 * length * last * q + gated(X, bits, w) - last
+    cost = cp.sum_squares(fit) / 2 + weight * cp.abs(q) + weight * cp.sum(cp.norm(w, 2, axis=0))
+    problem = cp.Problem(cp.Minimize(cost), [pattern_slack(X, bits, w) >= 0])
+    q.value, w.value = np.array(0.0), np.zeros((2, 1))
+    largest = weight / length
+    optimum = largest - largest**2 / 2.0
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        size = 10.0 ** rng.uniform(11.0, 13.0) * rng.random()
+        rho = size * np.array([[3.0], [1.0], [0.0]])
+        found = certificate(problem, [DualPoint((largest * last,), (rho,))])
+        assert found.dual is not None
+        assert optimum * (1.0 - 1e-9) <= found.dual <= optimum * (1.0 + 1e-14)

@@ -58,9 +58,14 @@ class ConeColumns:
         gates, z = self.gates[index], columns[:, index]
         found = self._projected(z, index)
         weight = np.sum(found.multipliers * np.append(self.row_norms, 0.0)[found.rows], axis=1)
-        terms = np.sqrt(np.sum(found.rows >= 0, axis=1) + self.features)
-        error = 2.0 * _EPS * terms * (np.linalg.norm(z, axis=0) + weight)
-        return z + self.cones.combine(gates, found), error
+        size = np.linalg.norm(z, axis=0) + weight
+        return z + self.cones.combine(gates, found), self._rounding(np.sum(found.rows >= 0, axis=1), size)
+
+    def hint_rounding(self, multipliers: Float64Array) -> Float64Array:
+        """A bound, per column, of the rounding error in ``B^T rho`` for an array of multipliers."""
+        stacked = np.abs(np.reshape(multipliers, (self.outputs, -1, self.gate_count)))
+        weight = np.einsum("i,oij->oj", self.row_norms, stacked)
+        return self._rounding(np.count_nonzero(stacked, axis=1), weight).ravel()
 
     def polar(self, columns: Float64Array) -> ActiveRows:
         """The best ``rho`` for all columns."""
@@ -84,6 +89,10 @@ class ConeColumns:
         rows[block, place], values[block, place] = row, columns[block, row]
         told = np.flatnonzero(counts)
         self._dual = self._dual.replaced(told, ActiveRows(rows[told], values[told]))
+
+    def _rounding(self, rows: Indices, size: Float64Array) -> Float64Array:
+        """Of sums over so many rows whose terms have the given size together."""
+        return np.asarray(2.0 * _EPS * np.sqrt(rows + self.features) * size)
 
     def _projected(self, z: Float64Array, index: Indices) -> ActiveRows:
         found = self.cones.project(z, self.gates[index], warm=self._dual.take(index))

@@ -203,6 +203,7 @@ class DualBounds:
             cones = tuple(mu if m in exact.values() else None for m, mu in enumerate(direction.multipliers))
             pulled = _float64(adjoint((*(None for _ in direction.thetas), *cones)))
             hints = tuple(h if v in exact else None for v, h in enumerate(pulled))
+            error += self.norms.hint_rounding(direction.multipliers)
             self.norms.expect(direction.multipliers)
         return _Direction(direction.thetas, direction.multipliers, image, hints, error)
 

@@ -171,6 +171,18 @@ class DualNorms:
             if given is not None:
                 self.columns[variable].expect(given)
 
+    def hint_rounding(self, multipliers: Sequence[Float64Array | None]) -> float:
+        """How much rounding moves :meth:`ratio` with hints made of these multipliers of all constraints."""
+        largest = 0.0
+        for variable, position in self.exact.items():
+            given, columns = multipliers[position], self.columns[variable]
+            if given is not None and variable in self._penalised:
+                errors = np.zeros((columns.features, columns.gates.size))
+                errors[0] = columns.hint_rounding(given)
+                moved = self._penalised[variable].largest(columns.join(errors), shrink=False)
+                largest = max(largest, moved)
+        return largest
+
     def unprojected(self, z: tuple[Float64Array, ...]) -> float:
         """The largest quotient without any projection; bounds how much an error ``z`` moves :meth:`ratio`."""
         return self._across.max(
