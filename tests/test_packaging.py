@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import time
@@ -29,6 +30,12 @@ def test_importing_adds_no_optional_package() -> None:
     added = run(code + f"print(*sorted({modules} - before))").split()
     assert not set(added) & set(OPTIONAL)
     assert {"convexnn_models", "convexnn_solvers"} <= set(added)
+
+
+def test_the_layout_of_the_solvers_names_every_file_once() -> None:
+    text = (ROOT / "solvers" / "README.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(\w+)`", text.split("**Ground.**")[1])
+    assert sorted(named) == sorted(p.stem for p in PACKAGES[1].glob("[!_]*.py"))
 
 
 def test_importing_is_quick() -> None:

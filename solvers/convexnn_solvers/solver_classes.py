@@ -117,8 +117,8 @@ class SemismoothNewton(CompositeSolver):
     Takes one squared, Huber or logistic loss of a gated prediction, a group norm of every weight variable
     (shared by the outputs or per output), pattern cones on all of them or on none, and a free output bias;
     every other problem is refused by name. Tens of steps, each with a Newton system of the size of the
-    samples or of the active weights. Works in float64 on the CPU. Options as for :class:`RFISTA`;
-    ``max_iter`` counts Newton steps.
+    samples or of the active weights; the last ones are on the optimality conditions themselves. Works in
+    float64 on the CPU. Options as for :class:`RFISTA`; ``max_iter`` counts Newton steps.
     """
 
     def method(self, composite: Composite, multipliers: DualPoint, options: Options) -> Method[Any]:
@@ -159,7 +159,8 @@ class ADMM(CompositeSolver):
     (shared by the outputs or per output) and a free output bias; pattern cones and every other problem are
     refused by name. One n x n matrix is factored for all gates and outputs together, so that a step costs
     two products with the features; refused with the bytes that it would need where that matrix does not
-    fit into ``memory``. Works in float64 and float32, with NumPy and torch, ``device="cuda"`` included.
+    fit into ``memory``. Up to 512 MiB it stays with the problem, and its last factor, for solves at other
+    regularisations. Works in float64 and float32, with NumPy and torch, ``device="cuda"`` included.
     Options as for :class:`RFISTA`; ``max_iter`` counts iterations.
     """
 
@@ -182,9 +183,11 @@ class ADMM(CompositeSolver):
 class Auto(CompositeSolver):
     """The engine that fits the problem, and another one when it gets stuck.
 
-    Block descent for gated programs at large regularisation, ADMM with several outputs, many samples, small
-    regularisation, in float32 or on a GPU, semismooth Newton for other gated and for ReLU programs; where
-    the samples' Gram matrix cannot be factored R-FISTA, or the augmented Lagrangian with constraints.
+    For gated programs block descent at large regularisation where few gates explain the targets, R-FISTA
+    there with many samples; ADMM with several outputs, many samples, small regularisation, in float32 or on a
+    GPU; semismooth Newton for the others, for ReLU programs, and from the dual point of an earlier solve
+    with one output. Where the samples' Gram matrix cannot be factored, and for all other problems, R-FISTA,
+    or the augmented Lagrangian with constraints or losses without a gradient.
     ``extra_stats["engines"]`` lists who ran, why, and how it ended. Options as for :class:`RFISTA`.
     """
 
