@@ -245,8 +245,10 @@ def test_directions_that_no_scale_makes_feasible_are_moved_until_they_are(name: 
         assert distance > 0.0 or proof.dual >= best - 1e-6
 
 
-@pytest.mark.parametrize("inner", [0.0, 0.5], ids=["one norm", "l1 within it"])
-def test_duals_of_sums_that_cancel_are_feasible_in_exact_arithmetic(inner: float) -> None:
+@pytest.mark.parametrize(
+    ("inner", "zeros"), [(0.0, 0), (0.5, 0), (0.0, 300)], ids=["one norm", "l1 within it", "many columns"]
+)
+def test_duals_of_sums_that_cancel_are_feasible_in_exact_arithmetic(inner: float, zeros: int) -> None:
     """``X^T theta`` is a difference of terms up to 1e10 times its size: rounding must not widen its ball."""
     binding = 0
     for seed in range(120):
@@ -256,11 +258,12 @@ def test_duals_of_sums_that_cancel_are_feasible_in_exact_arithmetic(inner: float
         y = 1e3 * rng.standard_normal(n)
         direction = X @ rng.standard_normal(d)
         y += X @ np.linalg.lstsq(X, 3.0 * direction / np.linalg.norm(X.T @ direction) - y)[0]
-        w = cp.Variable(d)
-        objective = cp.sum_squares(X @ w - y) / 2 + 0.7 * cp.norm(w) + inner * cp.norm1(w)
+        w = cp.Variable(d + zeros)
+        fit = np.hstack([X, np.zeros((n, zeros))]) @ w - y
+        objective = cp.sum_squares(fit) / 2 + 0.7 * cp.norm(w) + inner * cp.norm1(w)
         composite = compile_problem(cp.Problem(cp.Minimize(objective)), numpy_backend()).composite()
         bounds = DualBounds(composite)
-        found = bounds.best([bounds.residual(composite.affine.forward((np.zeros(d),)))])
+        found = bounds.best([bounds.residual(composite.affine.forward(composite.zeros()))])
         assert found is not None
         theta = [Fraction(float(t)) for t in np.ravel(found.point.thetas[0])]
         columns = [[Fraction(float(entry)) for entry in column] for column in X.T]

@@ -27,9 +27,10 @@ Multipliers = tuple[Float64Array | None, ...]
 _EPS = float(np.finfo(np.float64).eps)
 _BISECTIONS = 60
 # By which numbers directions are divided to measure rounding: all of them where up to so many entries, which
-# can agree by chance, are compared, and else the first.
+# can agree by chance, are compared, or where so many products are soon made; else the first. Of many entries
+# a few of another size than the rest are as good as alone.
 _DIVISORS = (3.0, 5.0, 7.0, 11.0)
-_FEW = 200
+_FEW, _FEW_PRODUCTS = 200, 1_000_000
 # Scalar conditions up to which all of them are met together by Newton's method.
 _MAX_CONDITIONS = 400
 
@@ -191,8 +192,9 @@ class DualBounds:
         cotangents = (*direction.thetas, *general)
         image = _float64(adjoint(cotangents))
         # The rounding of the adjoint is measured: the same product in other numbers rounds otherwise.
-        error = 0.0
-        for divisor in _DIVISORS if sum(a.size for a in image) <= _FEW else _DIVISORS[:1]:
+        error, entries = 0.0, sum(int(np.count_nonzero(a)) for a in image)
+        several = entries <= max(_FEW, _FEW_PRODUCTS // max(sum(t.size for t in direction.thetas), 1))
+        for divisor in _DIVISORS if several else _DIVISORS[:1]:
             other = _float64(adjoint(tuple(None if v is None else v / divisor for v in cotangents)))
             apart = tuple(a - divisor * b for a, b in zip(image, other, strict=True))
             error = max(error, self.norms.unprojected(apart))
