@@ -356,3 +356,23 @@ def test_huge_multipliers_of_cones_whose_sums_cancel_hide_no_group() -> None:
         found = certificate(problem, [DualPoint((largest * last,), (rho,))])
         assert found.dual is not None
         assert optimum * (1.0 - 1e-9) <= found.dual <= optimum * (1.0 + 1e-14)
+
+
+@pytest.mark.parametrize("cones", [False, True])
+@pytest.mark.parametrize("exponent", [-530, -540, -560])
+def test_bounds_are_the_same_in_units_whose_squares_underflow(cones: bool, exponent: int) -> None:
+    """Else groups look as if they had no condition, and zero is called optimal."""
+    rng, unit = np.random.default_rng(0), 2.0**exponent
+    X, y = rng.standard_normal((12, 3)), rng.standard_normal(12)
+    bits = X @ rng.standard_normal((3, 5)) >= 0.0
+    proofs = []
+    for size in (1.0, unit):
+        u = cp.Variable((3, 5))
+        cost = cp.sum_squares(gated(size * X, bits, u) - y) / 24 + 0.01 * size * cp.mixed_norm(u.T, 2, 1)
+        u.value = np.zeros((3, 5))
+        rows = [pattern_slack(size * X, bits, u) >= 0] if cones else []
+        proofs.append(certificate(cp.Problem(cp.Minimize(cost), rows)))
+    ours, tiny = proofs
+    assert ours.dual is not None
+    assert tiny.dual == pytest.approx(ours.dual, rel=1e-12)
+    assert tiny.primal == pytest.approx(ours.primal, rel=1e-12)

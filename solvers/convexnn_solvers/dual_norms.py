@@ -51,8 +51,8 @@ class _Penalised:
         if self.groups is None:
             everything = np.arange(self.columns.gates.size)
             points, error = self.columns.dual_points(self.columns.split(z), everything)
-            inflated = np.linalg.norm(points, axis=0)
-            inflated = 1.0 + error / np.where(inflated > 0.0, inflated, 1.0)
+            lengths = _lengths(points)
+            inflated = 1.0 + error / np.where(lengths > 0.0, lengths, 1.0)
             return self.largest(self.columns.join(points * inflated))
         return self._aligned(self.columns, self.groups, z, hint, floor)
 
@@ -77,9 +77,9 @@ class _Penalised:
             batch = batch[upper[batch] > largest]
             index = np.flatnonzero(np.isin(groups, batch))
             points, error = columns.dual_points(split, index)
-            squares = (np.linalg.norm(points, axis=0) + error) ** 2
-            norms = np.sqrt(np.bincount(groups[index], weights=squares, minlength=upper.size)[batch])
-            largest = max(largest, float(_quotient(norms, weight[batch]).max()))
+            norms = np.zeros(upper.size)
+            np.hypot.at(norms, groups[index], _lengths(points) + error)
+            largest = max(largest, float(_quotient(norms[batch], weight[batch]).max()))
             start, size = start + size, 2 * size
         return largest
 
@@ -234,6 +234,10 @@ class DualNorms:
             else:
                 points.append(block)
         return tuple(points)
+
+
+def _lengths(points: Float64Array) -> Float64Array:
+    return np.asarray(GroupNorm(0).dual_norms(points, np))
 
 
 def _quotient(norms: Float64Array, weight: Float64Array) -> Float64Array:

@@ -87,7 +87,16 @@ class GroupNorm:
         return view * (shrink if self.axis is None else xp.expand_dims(shrink, axis=self.axis))
 
     def dual_norms(self, view: Array, xp: Any) -> Array:
-        return self.norms(view, xp)
+        """The norms themselves, but without underflow: bounds rest on them, whatever the units."""
+        norms = self.norms(view, xp)
+        info = xp.finfo(view.dtype)
+        least = info.smallest_normal / info.eps  # squares below have lost digits
+        lost = norms * norms < least
+        if not xp.any(lost):
+            return norms
+        entries = lost if self.axis is None else xp.expand_dims(lost, axis=self.axis)
+        raised = self.norms(xp.where(entries, view, xp.zeros_like(view)) / least, xp) * least
+        return xp.where(lost, raised, norms)
 
 
 @dataclass(frozen=True)
