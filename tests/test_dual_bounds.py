@@ -320,7 +320,8 @@ def test_conditions_missed_by_rounding_cost_as_much_as_linked_variables_make_of_
     point = np.array([3e7, 4e7, 1.0])
     size = float(np.linalg.norm(point))
     t, x = cp.Variable(), cp.Variable(3)
-    constraints, duals = [cp.SOC(t, x), x == point], [np.append(1.0, -point / size)[:, None], -point / size]
+    constraints: list[Any] = [cp.SOC(t, x), x == point]
+    duals: list[Any] = [np.append(1.0, -point / size)[:, None], -point / size]
     if linked != "epigraph":
         bounded = linked == "equal to a bounded one"
         x = cp.Variable(bounds=[size, None]) if bounded else cp.Variable()
