@@ -205,6 +205,29 @@ def test_a_term_without_a_bound_ends_stalled_and_never_optimal() -> None:
     assert result.certificate.primal == pytest.approx(planted.value, rel=1e-9)
 
 
+@pytest.mark.parametrize("falling", ["gap", "violation"])
+def test_a_solve_goes_on_while_gap_or_violation_fall(falling: str) -> None:
+    """They were compared with the objective where the solve began: zero, below which they never fall."""
+    planted = plant(5, cones=False)
+    composite = planted.composite()
+
+    class Slow(Certifier):
+        def certify(self, x: Any, candidates: Any = (), thorough: bool = True) -> Any:
+            looks = next(count)
+            found = super().certify(x, candidates, thorough)
+            nothing = replace(found, primal=0.0, dual=None, gap=None, relative_gap=None, dual_point=None)
+            if looks == 0 or falling == "violation":
+                return replace(nothing, excess=100.0 * 0.98**looks)
+            return replace(found, primal=100.0, dual=100.0 * (1.0 - 0.98**looks))
+
+    count = itertools.count()
+    starts = [Candidate(tuple(np.zeros(v.shape) for v in composite.variables))]
+    method = _Exploding(planted, "nothing")
+    limits = Limits(tol=1e-9, max_iter=20_000)
+    result = iterate(method, composite, Slow(composite), starts, limits)
+    assert (result.status, result.iterations) == (Status.ITERATION_LIMIT, 20_000)
+
+
 def test_statuses_are_sentences() -> None:
     assert all(status.value.endswith(".") and len(status.value.split()) > 5 for status in Status)
     assert [status for status in Status if status.cvxpy == cp.OPTIMAL] == [Status.OPTIMAL]

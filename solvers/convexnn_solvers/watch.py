@@ -298,10 +298,10 @@ class Watch:
         return Status.STALLED if self._stalled(row) else None
 
     def _stalled(self, row: HistoryRow) -> bool:
-        iteration = row["iteration"]
-        distance = self.sign * row["primal"] if row["relative_gap"] is None else abs(row["relative_gap"])
-        objective = self.sign * row["primal"]
-        # A bound may be worthless for long while the objective still falls.
+        iteration, objective, gap = row["iteration"], self.sign * row["primal"], row["relative_gap"]
+        # Violations count until there is a gap; a bound may be worthless for long while the objective falls.
+        excess = 1.0 if self.best is None else max(1.0, self.best.excess)
+        distance = excess if gap is None else abs(gap)
         if _improved(distance, self.improved_to) or _improved(objective, self.lowest):
             self.improved_at = iteration
             self.improved_to, self.lowest = min(distance, self.improved_to), min(objective, self.lowest)
