@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -73,95 +73,159 @@ def engines(
 
     ``exact`` is ``composite`` in float64 with NumPy.
     """
-    before = ""
     try:
         _check_memory(exact)
-        structure = gated_structure(exact)
-        foreign = _foreign_arithmetic(composite)
-        strength = _strength(structure)
-        first = structure.programs[0]
-        cached = first.X.nbytes <= _CACHE_BYTES and first.stored is None
-        large = foreign is None and cached and strength is not None and strength >= _LARGE
-        # Newton's method goes on from the dual point that an earlier solve left, which the next two cannot.
-        warm = bool(multipliers.thetas)
-        many = first.outputs == len(structure.programs) == 1 and first.fit.shape[0] >= _MANY
-        few = large and not many and _few_gates(structure)
-        if large and many and not warm:
-            check_first_order("RFISTA", composite, options.memory)
-            reason = f"{_few_active(strength)}, and samples are many"
-            steps = partial(gradient_method, composite, exact, options.tol, _MOST_STEPS)
-            yield Engine("RFISTA", reason, steps)
-            before = "RFISTA made too little progress"
-        if few and not warm:
-            yield _descent(structure, options, strength)
-            before = "BlockDescent made too little progress"
-        obstacle = foreign or _too_large(structure)
-        admm: Engine | str = "SemismoothNewton goes on from the last dual point"
-        if obstacle is not None or not warm or first.outputs > 1:
-            admm = _admm(composite, structure, strength, obstacle, options, multipliers)
-        if isinstance(admm, Engine):
-            yield replace(admm, reason=before or admm.reason)
-            before = "ADMM got no further"
-        elif obstacle is not None:
-            obstacle = f"{obstacle}; {admm}"
-        if obstacle is None:
-            check_newton(structure, options.memory)
-            newton = semismooth_newton_method(structure, options.tol, warm=multipliers)
-            reason = "the problem is a gated program of a size that Newton's method can take"
-            if warm:
-                reason += ", and it goes on from the last dual point"
-            yield Engine("SemismoothNewton", before or reason, lambda: newton)
-            before = "SemismoothNewton got no further"
-        if few and warm:
-            yield _descent(structure, options, strength)
-        before = before or str(obstacle)
+        case = _Case(composite, exact, gated_structure(exact), multipliers, options)
+        reason = yield from _for_gates(case)
     except UnsupportedProblem as error:
-        before = str(error)
+        reason = str(error)
     if composite.constraints or nonsmooth_losses(composite):
         check_first_order("AugmentedLagrangian", composite, options.memory)
         on_cpu = str(composite.backend.device) == "cpu"
-        yield Engine(
-            "AugmentedLagrangian",
-            before,
-            lambda: augmented_lagrangian_method(composite, project_cones=on_cpu, warm=multipliers),
-        )
+        method = partial(augmented_lagrangian_method, composite, project_cones=on_cpu, warm=multipliers)
+        yield Engine("AugmentedLagrangian", reason, method)
     else:
         check_first_order("RFISTA", composite, options.memory)
-        yield Engine("RFISTA", before, lambda: gradient_method(composite, exact, options.tol))
+        yield Engine("RFISTA", reason, lambda: gradient_method(composite, exact, options.tol))
 
 
-def _descent(structure: GatedStructure, options: Options, strength: float | None) -> Engine:
+@dataclass(frozen=True, eq=False)
+class _Case:
+    """A gated program, and what decides between its engines."""
+
+    composite: Composite
+    exact: Composite
+    structure: GatedStructure
+    multipliers: DualPoint
+    options: Options
+
+    @property
+    def first(self) -> GatedProgram:
+        """The first program; the others have the same features and gates."""
+        return self.structure.programs[0]
+
+    @property
+    def warm(self) -> bool:
+        """Whether an earlier solve left a dual point: Newton's method and ADMM go on from it, others not."""
+        return bool(self.multipliers.thetas)
+
+    @cached_property
+    def strength(self) -> float | None:
+        """The regularisation over that where all weights vanish; None: block descent cannot take it."""
+        shares: list[float] = []
+        for program in self.structure.programs:
+            if program.cones or not isinstance(program.fit, SquaredFit):
+                return None
+            norms = program.once("null norms", partial(_null_norms, program))
+            shares.append(float(np.max(norms / program.weights, initial=0.0)))
+        return 1.0 / max([1.0, *shares])
+
+    @property
+    def strength_text(self) -> str:
+        """Why few gates are active."""
+        share = f"{self.strength:.2g}"
+        return f"the regularisation is {share} of that where all weights vanish: few gates are active"
+
+    @property
+    def at_home(self) -> bool:
+        """Whether the problem is where Newton's method and block descent work."""
+        backend = self.composite.backend
+        return backend.name == "numpy" and backend.dtype == np.float64
+
+    @cached_property
+    def obstacle(self) -> str | None:
+        """Why Newton's method cannot work, or would not get a matrix of the samples."""
+        if not self.at_home:
+            return "SemismoothNewton works in float64 with NumPy on the CPU"
+        n, program = self.first.fit.shape[0], self.first
+        if 8 * n * n <= _GRAM_BYTES or (program.outputs == 1 and not program.cones):
+            return None
+        return f"SemismoothNewton would factor a {n} x {n} matrix"
+
+    @property
+    def few_active(self) -> bool:
+        """Whether the regularisation leaves few gates active, of features that a cache holds."""
+        cached = self.first.X.nbytes <= _CACHE_BYTES and self.first.stored is None
+        return self.at_home and cached and self.strength is not None and self.strength >= _LARGE
+
+    @property
+    def many_samples(self) -> bool:
+        """Whether there is one output and so many samples that first-order steps pay at few active gates."""
+        alone = self.first.outputs == len(self.structure.programs) == 1
+        return alone and self.first.fit.shape[0] >= _MANY
+
+    @cached_property
+    def for_descent(self) -> bool:
+        """Whether block descent is worth a try."""
+        return self.few_active and not self.many_samples and _few_gates(self.structure)
+
+
+def _for_gates(case: _Case) -> Generator[Engine, None, str]:
+    """The engines of gated programs; at last, why another one has to be tried.
+
+    Raises UnsupportedProblem where the next one would not fit into memory.
+    """
+    before = ""
+    guess = None if case.warm else _guess(case)
+    if guess is not None:
+        yield guess
+        before = f"{guess.name} made too little progress"
+    admm = _admm(case)
+    if isinstance(admm, Engine):
+        yield replace(admm, reason=before or admm.reason)
+        before = "ADMM got no further"
+    if case.obstacle is None:
+        newton = _newton(case)
+        yield replace(newton, reason=before or newton.reason)
+        before = "SemismoothNewton got no further"
+    if case.for_descent and case.warm:
+        yield _descent(case)
+    return before or f"{case.obstacle}; {admm}"
+
+
+def _guess(case: _Case) -> Engine | None:
+    """What is far faster where few gates are active, and is given up after a while where they are not."""
+    if case.few_active and case.many_samples:
+        check_first_order("RFISTA", case.composite, case.options.memory)
+        method = partial(gradient_method, case.composite, case.exact, case.options.tol, _MOST_STEPS)
+        return Engine("RFISTA", f"{case.strength_text}, and samples are many", method)
+    return _descent(case) if case.for_descent else None
+
+
+def _newton(case: _Case) -> Engine:
+    """Newton's method."""
+    check_newton(case.structure, case.options.memory)
+    newton = semismooth_newton_method(case.structure, case.options.tol, warm=case.multipliers)
+    further = ", and it goes on from the last dual point" if case.warm else ""
+    reason = f"the problem is a gated program of a size that Newton's method can take{further}"
+    return Engine("SemismoothNewton", reason, lambda: newton)
+
+
+def _descent(case: _Case) -> Engine:
     """Block descent, its machine code loaded."""
-    check_descent(structure, options.memory)
-    sweeps = _MOST_SWEEPS if len(structure.programs) == 1 else _MOST_OF_EACH
-    descent = block_descent_method(structure, options.tol, DescentPolicy(most_sweeps=sweeps))
-    return Engine("BlockDescent", _few_active(strength), lambda: descent)
+    check_descent(case.structure, case.options.memory)
+    sweeps = _MOST_SWEEPS if len(case.structure.programs) == 1 else _MOST_OF_EACH
+    descent = block_descent_method(case.structure, case.options.tol, DescentPolicy(most_sweeps=sweeps))
+    return Engine("BlockDescent", case.strength_text, lambda: descent)
 
 
-def _few_active(strength: float | None) -> str:
-    return f"the regularisation is {strength:.2g} of that where all weights vanish: few gates are active"
-
-
-def _admm(
-    composite: Composite,
-    structure: GatedStructure,
-    strength: float | None,
-    obstacle: str | None,
-    options: Options,
-    warm: DualPoint,
-) -> Engine | str:
+def _admm(case: _Case) -> Engine | str:
     """ADMM where Newton's method cannot work, or takes longer; else why not."""
-    reason = _one_factor_pays(structure, strength, options.tol)
-    single = False
-    if reason is None and obstacle is None:
-        reason = _single_precision_pays(structure, strength, options.tol)
-        single = reason is not None
+    structure, options, obstacle = case.structure, case.options, case.obstacle
+    if obstacle is None and case.warm and case.first.outputs == 1:
+        return "SemismoothNewton goes on from the last dual point"
+    reason = _one_factor_pays(structure, case.strength, options.tol)
+    single = reason is None and obstacle is None
+    if single:
+        reason = _single_precision_pays(structure, case.strength, options.tol)
     if obstacle is not None:
         reason = f"{obstacle}; ADMM need not"
     if reason is None:
         return "SemismoothNewton is faster than ADMM"
     try:
-        method = admm_method(composite, structure, options.tol, options.memory, single=single, warm=warm)
+        method = admm_method(
+            case.composite, structure, options.tol, options.memory, single=single, warm=case.multipliers
+        )
     except UnsupportedProblem as error:
         return str(error)
     if not method.affordable:
@@ -246,38 +310,10 @@ def _joined(iterations: int, history: tuple[HistoryRow, ...], result: Result) ->
     return replace(result, iterations=iterations + result.iterations, history=(*history, *later))
 
 
-def _foreign_arithmetic(composite: Composite) -> str | None:
-    """Why Newton's method and block descent cannot work where the problem lives."""
-    backend = composite.backend
-    if backend.name == "numpy" and backend.dtype == np.float64:
-        return None
-    return "SemismoothNewton works in float64 with NumPy on the CPU"
-
-
-def _too_large(structure: GatedStructure) -> str | None:
-    """Why the Newton method does not get a matrix of the samples."""
-    program = structure.programs[0]
-    n = program.fit.shape[0]
-    if 8 * n * n <= _GRAM_BYTES or (program.outputs == 1 and not program.cones):
-        return None
-    return f"SemismoothNewton would factor a {n} x {n} matrix"
-
-
 def _check_memory(composite: Composite) -> None:
     size = gated_maps(composite)[0].gates.X.nbytes
     if size > _FEATURE_BYTES:
         raise UnsupportedProblem(f"SemismoothNewton would copy {size / 2**20:.0f} MB of features")
-
-
-def _strength(structure: GatedStructure) -> float | None:
-    """The regularisation over that where all weights vanish; None: block descent cannot take the program."""
-    shares: list[float] = []
-    for program in structure.programs:
-        if program.cones or not isinstance(program.fit, SquaredFit):
-            return None
-        norms = program.once("null norms", partial(_null_norms, program))
-        shares.append(float(np.max(norms / program.weights, initial=0.0)))
-    return 1.0 / max([1.0, *shares])
 
 
 def _few_gates(structure: GatedStructure) -> bool:
