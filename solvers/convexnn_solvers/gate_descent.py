@@ -205,7 +205,7 @@ class GateDescent:
         smooth, penalty, inner, largest, count, missing = backend.to_numpy(
             xp.stack([*numbers, *counts])
         ).tolist()
-        gap = estimated_gap(smooth, penalty, inner, largest, columns.quadratic)
+        gap = estimated_gap(smooth, penalty, inner, largest, columns.quadratic, columns.whole.constant)
         return _Pass(ratios, int(count), int(missing), gap)
 
     def _gradient(self, outputs: Point) -> Point:

@@ -96,12 +96,14 @@ def first_schedule(tol: float, largest: float) -> Schedule:
     return Schedule(_MARGIN * tol, first=first, inflation=first)
 
 
-def estimated_gap(smooth: float, penalty: float, inner: float, largest: float, quadratic: bool) -> float:
+def estimated_gap(
+    smooth: float, penalty: float, inner: float, largest: float, quadratic: bool, constant: float
+) -> float:
     """The relative gap that a multiple ``s`` of the residual leaves, feasible up to ``1 / largest``.
 
     ``inner`` is the gradient's product with the point. The dual value is ``s (2 f - inner) - s^2 f`` for a
     quadratic loss of value f. For others whose infimum is 0 it is at least the share ``s <= 1`` of
-    ``f - inner``, since conjugates are convex.
+    ``f - inner``, since conjugates are convex. The problem's ``constant`` is part of both values.
     """
     primal, top = smooth + penalty, 1.0 / largest if largest > 0.0 else 1.0
     if quadratic:
@@ -110,4 +112,4 @@ def estimated_gap(smooth: float, penalty: float, inner: float, largest: float, q
         dual = scale * slope - scale * scale * smooth
     else:
         dual = min(1.0, top) * (smooth - inner)
-    return abs(primal - dual) / max(abs(primal), abs(dual), 1e-300)
+    return abs(primal - dual) / max(abs(primal + constant), abs(dual + constant), 1e-300)
