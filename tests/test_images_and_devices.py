@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,11 +16,12 @@ import pytest
 pytest.importorskip("torch", reason="pip install 'convexnn[torch]'")
 
 import convexnn_models as cnn
-from benchmarks import gpu
+from benchmarks import gpu, scnn_run
 from benchmarks.cases import Case, Instance
 from benchmarks.peers import Scnn
 from benchmarks.referee import Referee
 from benchmarks.scnn_run import missing
+from convexnn_models.datasets import Dataset
 from convexnn_solvers.backends import torch_backend
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -80,6 +83,44 @@ def test_scnn_beside_us_or_how_to_get_it(data_folder: Path, tmp_path: Path) -> N
     assert spent[1] <= spent[0]
     gap = [float(text) for text in re.findall(r"\(relative ([-+.\de]+)\)", printed)][1]
     assert -1e-12 <= gap <= 1.0
+
+
+class _Scnn:
+    """Takes a second for an iteration, and two to hand out its weights."""
+
+    clock = 0.0
+
+    def __init__(self, *data: Any, **options: Any) -> None:
+        if options["device"] == "too small":
+            raise RuntimeError("out of memory")
+
+    def until(self, enough: Callable[[Callable[[], Any]], bool]) -> bool:
+        while True:
+            _Scnn.clock += 1.0
+            if enough(self.fetch):
+                return True
+
+    def fetch(self) -> Any:
+        _Scnn.clock += 2.0
+        return [np.zeros((30, 5))]
+
+
+@pytest.mark.parametrize("device", ["cpu", "too small"])
+def test_scnn_has_our_time_for_itself(
+    device: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights were fetched on its time; a device without room for its data ended the example."""
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    side_by_side = importlib.import_module("side_by_side")
+    monkeypatch.setattr(scnn_run, "ScnnRun", _Scnn)
+    monkeypatch.setattr(scnn_run, "load_scnn", lambda: None)
+    monkeypatch.setattr(side_by_side.time, "perf_counter", lambda: _Scnn.clock)
+    X, y = np.random.default_rng(0).standard_normal((20, 2)), np.arange(20) % 10
+    data = Dataset("digits", X, y, X, y)
+    chosen = side_by_side.arguments(None, 20, 5, 1e-3).parse_args(["--device", device])
+    side_by_side.beside_scnn("gates", data, cnn.sample_gates(X, 5, bias=True), 6.0, chosen)
+    expected = "scnn failed: out of memory" if device == "too small" else "6 iterations of its R-FISTA"
+    assert expected in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("dtype", "most"), [("float64", 1e-13), ("float32", 1e-5)])
