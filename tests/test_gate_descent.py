@@ -152,6 +152,24 @@ def test_a_packed_state_goes_on_to_the_same_bits(end: int, share: float) -> None
             assert np.array_equal(a, b)
 
 
+def test_a_packed_state_goes_on_where_principal_components_have_other_signs() -> None:
+    """As another machine may find them: weights that were turned with these are other weights."""
+    composite = composite_of(problem_of("squared, biases"))
+    method = method_of(composite, 1e-7, first=3)
+    state = states(method, composite, 60)[-1]
+    columns = method.columns
+    assert columns.metric is not None
+    signs = np.array([1.0, -1.0, 1.0, -1.0, -1.0, 1.0])
+    metric = replace(columns.metric, basis=columns.metric.basis * signs)
+    gates = replace(columns.gates, X=columns.gates.X * signs)
+    other = replace(method, columns=replace(columns, metric=metric, gates=gates))
+    resumed = other.unpacked(method.packed(state))
+    for found, expected in ((resumed.descent.x, state.descent.x), (resumed.descent.y, state.descent.y)):
+        ours, theirs = other.columns.lifted(found, state.chosen), columns.lifted(expected, state.chosen)
+        for a, b in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
 def test_principal_components_save_iterations_where_features_are_uneven() -> None:
     """Of those on all gates in the user's features; the small ones matter here as much as the large."""
     X = UNEVEN * 10.0 ** np.linspace(0.0, 1.5, 6)

@@ -42,6 +42,8 @@ _FIRST, _GROWTH = 64, 1.2
 # Sets shrink when they have become so many times larger than they need to be, and at the first passes only:
 # in the end they grow, so that what they converge to is the solution.
 _LAVISH, _SHRINKING_PASSES = 1.2, 40
+# Points of one checkpoint in the user's features and in principal components agree this well, relatively.
+_ALIKE = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,9 +156,16 @@ class GateDescent:
         smooth = self._smooth(problem, tuple(float(scale) for scale in arrays["scales"]))
         plan = unpacked_schedule(arrays["schedule"])
         x, y = (tuple(backend.asarray(a) for a in whole_point(name, arrays)) for name in ("set.x", "set.y"))
+        if not self._are(x, chosen, descent.x):
+            x, y = (self.columns.taken(point, chosen) for point in (descent.x, descent.y))
         return GateState(
             replace(descent, x=x, y=y), chosen, smooth, self.columns.shrinkage(problem, plan.inflation), plan
         )
+
+    def _are(self, x: Point, chosen: Array, whole: Point) -> bool:
+        """Whether a point on a set is this one: other machines find principal components of other signs."""
+        size, lifted = self.columns.whole.backend.xp.linalg.vector_norm, self.columns.lifted(x, chosen)
+        return all(float(size(a - b)) <= _ALIKE * float(size(b)) for a, b in zip(lifted, whole, strict=True))
 
     def _passed(self, state: GateState) -> GateState:
         """After one look at all gates: the next set, if this one lacks gates or has far too many."""
