@@ -68,20 +68,24 @@ class ScnnRun:
         self._lab: Any = importlib.import_module("lab")
         self._torch: Any = importlib.import_module("torch")
         self._before = self._torch.is_grad_enabled(), self._torch.get_default_dtype()
-        interface = importlib.import_module("scnn.private.interface")
-        interface.set_device(device, dtype, 0)
-        self._dtype = np.dtype(dtype)
-        if torch:
-            self._lab.set_backend("torch")
-            self._lab.set_device(device)
         self._c = Y.shape[1] if Y.ndim == 2 else 1
         self._shape = (-1, self._c, len(gates), X.shape[1])
         self._terms: ScnnTerms = scnn_terms(X, reg, self._c)
-        self._data = (self._tensor(self._terms.X), self._tensor(Y.reshape(len(Y), -1)))
-        kind = importlib.import_module("scnn.regularizers").NeuronGL1(self._terms.lam)
-        self._model = self._models(gates, relu, interface.build_internal_regularizer(kind))
-        settings = importlib.import_module("scnn.metrics").Metrics(metric_freq=_NEVER)
-        self._procedure: Any = interface.build_optimizer(self._solver(gates, relu), kind, settings)
+        self._dtype = np.dtype(dtype)
+        try:
+            interface = importlib.import_module("scnn.private.interface")
+            interface.set_device(device, dtype, 0)
+            if torch:
+                self._lab.set_backend("torch")
+                self._lab.set_device(device)
+            self._data = (self._tensor(self._terms.X), self._tensor(Y.reshape(len(Y), -1)))
+            kind = importlib.import_module("scnn.regularizers").NeuronGL1(self._terms.lam)
+            self._model = self._models(gates, relu, interface.build_internal_regularizer(kind))
+            settings = importlib.import_module("scnn.metrics").Metrics(metric_freq=_NEVER)
+            self._procedure: Any = interface.build_optimizer(self._solver(gates, relu), kind, settings)
+        except BaseException:
+            self._restore_torch()
+            raise
         if relu:
             criteria = importlib.import_module("scnn.private.methods")
             self._procedure.outer_term_criterion = criteria.ConstrainedHeuristic(0.0, 0.0)
@@ -124,10 +128,13 @@ class ScnnRun:
         except _Enough:
             return True
         finally:
-            # What scnn had set for all of torch.
-            self._torch.set_grad_enabled(self._before[0])
-            self._torch.set_default_dtype(self._before[1])
+            self._restore_torch()
         return False
+
+    def _restore_torch(self) -> None:
+        """Undo what scnn has set for all of torch."""
+        self._torch.set_grad_enabled(self._before[0])
+        self._torch.set_default_dtype(self._before[1])
 
     def _tensor(self, array: Any) -> Any:
         # With torch, scnn takes the precision of what it is given.

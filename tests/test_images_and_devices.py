@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -121,6 +122,30 @@ def test_scnn_has_our_time_for_itself(
     side_by_side.beside_scnn("gates", data, cnn.sample_gates(X, 5, bias=True), 6.0, chosen)
     expected = "scnn failed: out of memory" if device == "too small" else "6 iterations of its R-FISTA"
     assert expected in capsys.readouterr().out
+
+
+def test_a_device_without_room_for_scnn_leaves_torch_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = importlib.import_module("torch")
+    before = library.is_grad_enabled(), library.get_default_dtype()
+
+    def set_device(*arguments: Any) -> None:
+        library.set_grad_enabled(False)
+        library.set_default_dtype(library.float64)
+
+    def tensor(array: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(scnn_run, "load_scnn", lambda: None)
+    monkeypatch.setitem(sys.modules, "lab", SimpleNamespace(tensor=tensor))
+    monkeypatch.setitem(sys.modules, "scnn.private.interface", SimpleNamespace(set_device=set_device))
+    X = np.random.default_rng(0).standard_normal((20, 2))
+    try:
+        with pytest.raises(RuntimeError, match="out of memory"):
+            scnn_run.ScnnRun(X, X, cnn.sample_gates(X, 5), 0.01)
+        assert (library.is_grad_enabled(), library.get_default_dtype()) == before
+    finally:
+        library.set_grad_enabled(before[0])
+        library.set_default_dtype(before[1])
 
 
 @pytest.mark.parametrize(("dtype", "most"), [("float64", 1e-13), ("float32", 1e-5)])
