@@ -192,7 +192,7 @@ class GateDescent:
         return replace(state, descent=again, shrinkage=shrinkage)
 
     def _look_at_all(self, state: GateState) -> _Pass:
-        """One adjoint product with all gates; a device is asked for five numbers."""
+        """One adjoint product with all gates; a device is asked for six numbers."""
         columns, descent = self.columns, state.descent
         backend, problem = columns.whole.backend, state.smooth.composite
         xp = backend.xp

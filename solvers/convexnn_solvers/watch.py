@@ -27,7 +27,7 @@ from convexnn_solvers.recession import descends_for_ever
 from convexnn_solvers.result import HistoryRow, Progress, Result
 from convexnn_solvers.status import Status
 
-# The solve has stalled when nothing improved during so many iterations, and a third of all of them.
+# The solve has stalled when nothing improved during so many iterations, and half of all of them.
 _PATIENCE = 5000
 # An improvement by less than this share is none.
 _IMPROVEMENT = 1e-3
