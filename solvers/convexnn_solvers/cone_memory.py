@@ -64,8 +64,9 @@ class ConeMemory:
         )
         left = np.flatnonzero(~finished)
         if left.size:
+            # The active rows of some are no longer theirs, even if Ctrl-C ends this.
+            self._factors.block.fill(-1)
             points[left] = self._batched(Z[:, left], blocks[left]).T
-            self._factors.block.fill(-1)  # the active rows of some are no longer theirs
         return points.T
 
     def active(self, blocks: Indices) -> ActiveRows:
