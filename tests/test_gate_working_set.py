@@ -97,9 +97,10 @@ def test_a_start_at_the_optimum_needs_no_step() -> None:
 def test_the_dual_point_of_a_problem_without_offset_is_no_bound_with_one(cones: bool, engine: Any) -> None:
     data = program(cones)
     assert isinstance(data.fit, SquaredFit)
-    without = replace(data, fit=SquaredFit(data.fit.Y - data.fit.Y.mean()), kept={})
-    data = replace(data, fit=replace(without.fit, centred=True), kept={})
-    xi = run(DualNewton(without), 1e-8).xi
+    fit = SquaredFit(data.fit.Y - data.fit.Y.mean())
+    without = run(DualNewton(replace(data, fit=fit, kept={})), 1e-8)
+    assert isinstance(without, DualNewton)
+    xi, data = without.xi, replace(data, fit=replace(fit, centred=True), kept={})
     optimum = run(DualNewton(data), 1e-8).primal
     assert engine(data, start=NewtonStart(xi=xi)).dual <= optimum * (1.0 + 1e-12)
 
