@@ -233,8 +233,8 @@ def _shrink(moved: float, distance: float) -> float:
     """
     if not (math.isfinite(distance) and distance > 0.0 and moved > 0.0):
         return _LEAST_SHRINK
-    power = 1 + math.ceil(math.log(distance / moved) / -math.log(_SHRINK))
-    return max(_LEAST_SHRINK, _SHRINK**power)
+    power = math.ceil((math.log(distance) - math.log(moved)) / -math.log(_SHRINK))
+    return max(_LEAST_SHRINK, _SHRINK ** (1 + power))
 
 
 def _finite(point: Point, smooth: Smooth) -> bool:
@@ -252,8 +252,7 @@ def bregman(composite: Composite, new: Point, old: Point, cotangents: Sequence[A
     eps = float(xp.finfo(composite.backend.dtype).eps)
     total = 0.0
     for term, q, p, g in zip(composite.losses, new, old, cotangents, strict=False):
-        # A loss may have a formula that does not cancel. Looked up by name: asking a Protocol, every time,
-        # takes longer than a small product.
+        # A formula that does not cancel; by name, since asking a Protocol takes longer than a small product.
         formula: Callable[..., Array] | None = getattr(term.loss, "bregman", None)
         if formula is not None:
             total += float(formula(q, p, term.weight, xp))
