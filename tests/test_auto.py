@@ -114,6 +114,7 @@ def test_a_solve_from_the_last_dual_point_is_newtons() -> None:
 
 def _steps_on_few_gates(monkeypatch: pytest.MonkeyPatch, most: int) -> list[dict[str, str]]:
     monkeypatch.setattr(auto_module, "_MANY", len(_X))
+    monkeypatch.setattr(auto_module, "_TALL", len(_X) // _X.shape[1])
     monkeypatch.setattr(auto_module, "_MOST_STEPS", most)
     problem = _gates_alike()
     problem.solve(solver=Auto())

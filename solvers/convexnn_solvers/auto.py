@@ -43,9 +43,9 @@ _LARGE = 0.07
 _CACHE_BYTES = 2**23
 _ALIKE, _FEW_ALIKE = 0.7, 0.3
 _MOST_SWEEPS, _MOST_OF_EACH = 300, 1000
-# With one output and from so many samples on R-FISTA was measured to overtake them all at such
-# regularisations: a few gates are all that its steps see. After so many steps it was a wrong guess.
-_MANY, _MOST_STEPS = 1500, 1000
+# With one output, from so many samples on, and so many for every feature, R-FISTA was measured to overtake them
+# all at such regularisations: its steps see a few gates only. After so many steps it was a wrong guess.
+_MANY, _TALL, _MOST_STEPS = 1500, 20, 1000
 # ADMM was measured to overtake Newton's method with several outputs, from so many samples, and from so small
 # a share of the largest useful regularisation on, for gaps down to the last number; from ``_RATHER_SMALL`` on
 # where the other squared singular values of the features are on average ``_EVEN`` times the largest or more.
@@ -144,20 +144,22 @@ class _Case:
 
     @property
     def few_active(self) -> bool:
-        """Whether the regularisation leaves few gates active, of features that a cache holds."""
-        cached = self.first.X.nbytes <= _CACHE_BYTES and self.first.stored is None
-        return self.at_home and cached and self.strength is not None and self.strength >= _LARGE
+        """Whether the regularisation leaves few gates active, of features that are in memory."""
+        held = self.at_home and self.first.stored is None
+        return held and self.strength is not None and self.strength >= _LARGE
 
     @property
     def many_samples(self) -> bool:
         """Whether there is one output and so many samples that first-order steps pay at few active gates."""
         alone = self.first.outputs == len(self.structure.programs) == 1
-        return alone and self.first.fit.shape[0] >= _MANY
+        n, d = self.first.X.shape
+        return alone and n >= max(_MANY, _TALL * d)
 
     @cached_property
     def for_descent(self) -> bool:
         """Whether block descent is worth a try."""
-        return self.few_active and not self.many_samples and _few_gates(self.structure)
+        cached = self.first.X.nbytes <= _CACHE_BYTES
+        return self.few_active and cached and not self.many_samples and _few_gates(self.structure)
 
 
 def _for_gates(case: _Case) -> Generator[Engine, None, str]:
