@@ -43,8 +43,8 @@ _LARGE = 0.07
 _CACHE_BYTES = 2**23
 _ALIKE, _FEW_ALIKE = 0.7, 0.3
 _MOST_SWEEPS, _MOST_OF_EACH = 300, 1000
-# With one output, from so many samples on, and so many for every feature, R-FISTA was measured to overtake them
-# all at such regularisations: its steps see a few gates only. After so many steps it was a wrong guess.
+# With one output, from so many samples on, and so many for each feature, R-FISTA was measured to overtake all
+# of them at such regularisations: its steps see a few gates only. After so many steps it was a wrong guess.
 _MANY, _TALL, _MOST_STEPS = 1500, 20, 1000
 # ADMM was measured to overtake Newton's method with several outputs, from so many samples, and from so small
 # a share of the largest useful regularisation on, for gaps down to the last number; from ``_RATHER_SMALL`` on
