@@ -371,7 +371,7 @@ def test_bounds_are_the_same_in_units_whose_squares_underflow(cones: bool, expon
         u = cp.Variable((3, 5))
         cost = cp.sum_squares(gated(size * X, bits, u) - y) / 24 + 0.01 * size * cp.mixed_norm(u.T, 2, 1)
         u.value = np.zeros((3, 5))
-        rows = [pattern_slack(size * X, bits, u) >= 0] if cones else []
+        rows: list[Any] = [pattern_slack(size * X, bits, u) >= 0] if cones else []
         proofs.append(certificate(cp.Problem(cp.Minimize(cost), rows)))
     ours, tiny = proofs
     assert ours.dual is not None
