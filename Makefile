@@ -25,8 +25,14 @@ lint: $(VENV)/dev.stamp  ## style, types, import direction
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pyright --threads 2 --pythonpath $(BIN)/python
+	@$(MAKE) --no-print-directory $(VENV)/pyright.stamp
 	$(BIN)/lint-imports
+
+# Unlike mypy, pyright keeps nothing between runs: it runs again when a file or a folder has changed.
+$(VENV)/pyright.stamp: $(VENV)/dev.stamp $(shell find convexnn_models solvers tests examples benchmarks \
+		-name __pycache__ -prune -o -type d -print -o -name '*.py' -print)
+	$(BIN)/pyright --threads 2 --pythonpath $(BIN)/python
+	@touch $@
 
 format: $(VENV)/dev.stamp  ## apply what lint's style checks ask for
 	$(BIN)/ruff check --fix .
