@@ -11,8 +11,7 @@ from convexnn_models._arrays import Float64Array
 from convexnn_models.model import ConvexModel, Training
 from convexnn_solvers.certificate import Certificate
 from convexnn_solvers.composite import DualPoint
-
-_TINY = 1e-300  # below every norm and value that matters
+from convexnn_solvers.gaps import relative_gap
 
 
 def held_value(variable: Any) -> Float64Array:
@@ -92,12 +91,11 @@ def certified(
             note=f"no lower bound for the loss {name}{free}; loss='squared' has one",
         )
     dual, theta = bound
-    gap = primal - dual
     return Certificate(
         primal=primal,
         dual=dual,
-        gap=gap,
-        relative_gap=gap / max(abs(primal), abs(dual), _TINY),
+        gap=primal - dual,
+        relative_gap=relative_gap(primal, dual),
         max_violation=violation,
         scope=scope,
         repaired=violation > 0.0,

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import cvxpy as cp
+import numpy as np
 import pytest
 
-from convexnn_solvers import RFISTA, AugmentedLagrangian, Auto, certificate
+import convexnn_models as cnn
+from convexnn_solvers import ADMM, RFISTA, AugmentedLagrangian, Auto, SemismoothNewton, certificate
 
 _V = cp.Variable(3)
 _W = cp.Variable(2)
@@ -61,3 +63,21 @@ def test_a_constraint_in_small_units_stops_a_descent(unit: float) -> None:
     problem.solve(solver=AugmentedLagrangian(max_iter=3000), warm_start=False)
     assert problem.status == cp.OPTIMAL
     assert float(problem.value) == pytest.approx(2.0 + 2.0**0.5 / 10, rel=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:Solution may be inaccurate")
+@pytest.mark.parametrize("solver", [RFISTA, ADMM, SemismoothNewton])
+@pytest.mark.parametrize("unit", [1.0, 1e-140, 1e-160])
+def test_targets_whose_squares_underflow_are_not_called_optimal(unit: float, solver: Any) -> None:
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((20, 3)), unit * rng.standard_normal(20)
+    model = cnn.gated_relu(X, cnn.sample_gates(X, 6, seed=0))
+    problem = model.problem(y, 0.1 * cnn.lambda_max(model, y))
+    problem.solve(solver=solver(max_iter=200))
+    gap = problem.solver_stats.extra_stats["certificate"].relative_gap
+    if unit == 1e-160:  # the objective has three digits at most
+        assert problem.status == cp.USER_LIMIT
+        assert gap >= 1.0
+    else:
+        assert problem.status == cp.OPTIMAL
+        assert gap <= 1e-4

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from convexnn_solvers.admm_iteration import AdmmIteration, AdmmPolicy, AdmmProblem, Bounds
 from convexnn_solvers.backends import Array, Float64Array
 from convexnn_solvers.checkpoint import Arrays
+from convexnn_solvers.gaps import relative_gap
 from convexnn_solvers.gated_program import Indices
-from convexnn_solvers.newton_duals import relative_gap
 from convexnn_solvers.operators import GateArrays, GatedOperator
 
 # A set of gates is worth its factorisations from so many gates on, and only at large weights.

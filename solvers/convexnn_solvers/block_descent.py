@@ -15,11 +15,12 @@ import numpy as np
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.block_sweeps import BlockSweeps, GateBasis, Sweep, gate_basis, machine_code
 from convexnn_solvers.cones import ActiveRows
+from convexnn_solvers.gaps import relative_gap
 from convexnn_solvers.gated_maps import refusal
 from convexnn_solvers.gated_method import GatedMethod, ProgramSolver
 from convexnn_solvers.gated_program import GatedProgram, Indices, block_norms
 from convexnn_solvers.gated_structure import GatedStructure
-from convexnn_solvers.newton_duals import best_multiple, relative_gap
+from convexnn_solvers.newton_duals import best_multiple
 from convexnn_solvers.newton_fits import SquaredFit
 from convexnn_solvers.packing import Arrays, Held, below, packed_attributes, part, restore_attributes
 

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.block_features import GatedFeatures
+from convexnn_solvers.gaps import relative_gap
 from convexnn_solvers.gated_program import GatedProgram, Indices, block_norms
-from convexnn_solvers.newton_duals import best_multiple, relative_gap
+from convexnn_solvers.newton_duals import best_multiple
 from convexnn_solvers.newton_fits import SquaredFit
 from convexnn_solvers.packing import Arrays, Held, packed_attributes, restore_attributes
 

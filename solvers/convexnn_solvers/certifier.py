@@ -17,6 +17,7 @@ from convexnn_solvers.composite import Composite, DualPoint, Point
 from convexnn_solvers.constraint_cones import NONNEGATIVE, ZERO
 from convexnn_solvers.dual_bounds import Bound, DualBounds
 from convexnn_solvers.free_variables import Arrays
+from convexnn_solvers.gaps import relative_gap
 from convexnn_solvers.row_sizes import row_sizes
 
 # A violation up to this, in the units of its row (see :func:`_allowances`), still counts as feasible.
@@ -31,10 +32,11 @@ class Certificate:
 
     ``primal``: the objective of a feasible point, ``dual``: the bound that no feasible point can pass
     (from below for Minimize, from above for Maximize), ``gap = |primal - dual|``, and
-    ``relative_gap = gap / max(|primal|, |dual|, tiny)``; the last three are None when nothing is proved,
-    and ``note`` says why. ``max_violation``: the largest violation of a constraint by the point as held;
-    ``repaired``: whether ``primal`` belongs to a repaired copy, whose violations, each over what may pass as
-    rounding in its row, are at most ``excess``: feasible up to 1. ``scope``: for which gates the bound holds.
+    ``relative_gap = gap / max(|primal|, |dual|)`` (at least 1 where underflow may be all of both); the last
+    three are None when nothing is proved, and ``note`` says why. ``max_violation``: the largest violation of
+    a constraint by the point as held; ``repaired``: whether ``primal`` belongs to a repaired copy, whose
+    violations, each over what may pass as rounding in its row, are at most ``excess``: feasible up to 1.
+    ``scope``: for which gates the bound holds.
     """
 
     primal: float
@@ -141,7 +143,7 @@ class Certifier:
             primal=sign * primal,
             dual=dual,
             gap=gap,
-            relative_gap=None if gap is None or dual is None else _relative(gap, primal, dual),
+            relative_gap=None if gap is None or bound is None else relative_gap(primal, bound.value),
             max_violation=violation,
             scope=self.composite.scope,
             repaired=repaired,
@@ -232,8 +234,3 @@ def _allowances(composite: Composite) -> list[Float64Array]:
         unit = np.where(size > 0.0, np.minimum(size, 1.0), 1.0)
         found.append(_FEASIBLE * (unit if term.cone == ZERO else unit + e))
     return found
-
-
-def _relative(gap: float, primal: float, dual: float) -> float:
-    """``gap / max(|primal|, |dual|, tiny)``."""
-    return gap / max(abs(primal), abs(dual), float(np.finfo(np.float64).tiny))

@@ -16,6 +16,7 @@ import numpy as np
 from convexnn_solvers.active_sets import ActiveRows
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.block_features import BlockFeatures
+from convexnn_solvers.gaps import relative_gap
 from convexnn_solvers.gated_program import GatedProgram, Indices, block_norms
 from convexnn_solvers.newton_blocks import (
     BlockLine,
@@ -26,7 +27,7 @@ from convexnn_solvers.newton_blocks import (
     unpacked_blocks,
     unpacked_rows,
 )
-from convexnn_solvers.newton_duals import best_multiple, relative_gap, warm_multiple
+from convexnn_solvers.newton_duals import best_multiple, warm_multiple
 from convexnn_solvers.newton_fits import LineFunction, step_length
 from convexnn_solvers.newton_operator import newton_operator
 from convexnn_solvers.newton_outliers import Outliers

@@ -16,9 +16,10 @@ import numpy as np
 from convexnn_solvers.active_sets import ActiveRows
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.dual_newton import DualNewton
+from convexnn_solvers.gaps import relative_gap
 from convexnn_solvers.gated_program import GatedProgram, Indices, block_norms
 from convexnn_solvers.newton_blocks import ConeProx, packed_rows, unpacked_rows
-from convexnn_solvers.newton_duals import best_multiple, relative_gap
+from convexnn_solvers.newton_duals import best_multiple
 from convexnn_solvers.newton_start import NewtonPolicy, NewtonStart, given_dual, kept_systems
 from convexnn_solvers.packing import Arrays, Held, below, packed_attributes, part, restore_attributes
 

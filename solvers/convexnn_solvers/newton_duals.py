@@ -64,11 +64,3 @@ def warm_multiple(
     penalty = float(program.weights @ block_norms(U))
     scale = penalty / along if along > 0.0 and penalty > 0.0 else feasible
     return scale if scale > 0.0 and program.fit.admits(scale * xi) else 1.0
-
-
-def relative_gap(primal: float, dual: float) -> float:
-    """``(primal - dual) / max(|primal|, |dual|)``, 0 for no gap at all; NaN when a value is not finite."""
-    difference = primal - dual
-    if difference == 0.0:
-        return 0.0
-    return difference / max(abs(primal), abs(dual), float(np.finfo(np.float64).tiny))

@@ -23,6 +23,7 @@ from convexnn_solvers.checkpoint import (
 )
 from convexnn_solvers.composite import Composite, DualPoint, Point
 from convexnn_solvers.dual_values import dual_values
+from convexnn_solvers.gaps import relative_gap
 from convexnn_solvers.recession import descends_for_ever
 from convexnn_solvers.result import HistoryRow, Progress, Result
 from convexnn_solvers.status import Status
@@ -31,7 +32,6 @@ from convexnn_solvers.status import Status
 _PATIENCE = 5000
 # An improvement by less than this share is none.
 _IMPROVEMENT = 1e-3
-_TINY = 1e-300
 # With verbose=True a line is printed at least this often, in seconds, certificate or not.
 _SILENCE = 30.0
 
@@ -279,7 +279,7 @@ class Watch:
         """The gap between the best point and the best bound, which need not come from one candidate."""
         if self.dual is None or not _feasible(best):
             return None
-        return self.sign * (best.primal - self.dual) / max(abs(best.primal), abs(self.dual), _TINY)
+        return relative_gap(self.sign * best.primal, self.sign * self.dual)
 
     def _verdict(self, row: HistoryRow, stop: bool, finding: Status | None) -> Status | None:
         gap, iteration, limits = row["relative_gap"], row["iteration"], self.limits

@@ -1,0 +1,18 @@
+"""The relative gap between a value and a bound, the same for certificates and for solvers."""
+
+from __future__ import annotations
+
+# Sums below this, of however many numbers, may have lost digits to underflow: they say nothing relatively.
+_UNDERFLOW = 1e-300
+
+
+def relative_gap(primal: float, dual: float) -> float:
+    """``(primal - dual) / max(|primal|, |dual|)``, and 0 where both are zero.
+
+    At least 1 where both are so small that underflow may be all of them; NaN when one is not finite.
+    """
+    size = max(abs(primal), abs(dual))
+    if size == 0.0:
+        return 0.0
+    ratio = (primal - dual) / size
+    return ratio if not size < _UNDERFLOW else max(1.0, ratio)
