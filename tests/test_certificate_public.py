@@ -18,6 +18,7 @@ from convexnn_models.piecewise_linear import piecewise_linear
 from convexnn_models.relu import relu
 from convexnn_solvers.certificate import Certificate, certificate
 from convexnn_solvers.composite import DualPoint
+from convexnn_solvers.solver_classes import SemismoothNewton
 
 Float = NDArray[np.float64]
 
@@ -294,3 +295,15 @@ def test_the_sentence_of_a_certificate() -> None:
         "for the 3 given gates, why"
     )
     assert "bound" not in str(Certificate(1.0, None, None, None, 0.0, ""))
+
+
+def test_a_certificate_on_a_screen_has_no_arrays() -> None:
+    """In a notebook the last line of a cell is its ``repr``; equal certificates are equal."""
+    _, problem = _small_relu()
+    problem.solve(solver=SemismoothNewton())
+    found = certificate(problem)
+    assert found.dual_point is not None
+    assert "array" not in repr(found)
+    assert found == certificate(problem)
+    assert "array" not in repr(problem.solver_stats)
+    assert repr(found.dual_point).startswith("DualPoint(thetas of [(20,)], ")

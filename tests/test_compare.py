@@ -188,6 +188,7 @@ def test_the_problem_is_left_as_it_was(capsys: pytest.CaptureFixture[str]) -> No
     printed = capsys.readouterr().out
     assert printed == f"{table}\n"
     assert "CLARABEL" in printed
+    assert repr(table) == "<Comparison of CLARABEL>"
     assert "certified" in printed
 
 

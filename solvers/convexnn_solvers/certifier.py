@@ -8,7 +8,7 @@ data alone: a solver can offer dual points, but they are verified like anybody e
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -37,6 +37,7 @@ class Certificate:
     a constraint by the point as held; ``repaired``: whether ``primal`` belongs to a repaired copy, whose
     violations, each over what may pass as rounding in its row, are at most ``excess``: feasible up to 1.
     ``scope``: for which gates the bound holds.
+    ``dual_point``, as large as the data, is neither printed nor compared.
     """
 
     primal: float
@@ -47,7 +48,7 @@ class Certificate:
     scope: str
     repaired: bool = False
     note: str = ""
-    dual_point: DualPoint | None = None
+    dual_point: DualPoint | None = field(default=None, repr=False, compare=False)
     excess: float = 0.0
 
     def __str__(self) -> str:

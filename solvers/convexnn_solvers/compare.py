@@ -75,9 +75,12 @@ class Row(TypedDict):
 
 @dataclass(frozen=True)
 class Comparison:
-    """The outcome of :func:`compare`; ``str()`` is the table."""
+    """The outcome of :func:`compare`; ``str()`` is the table, ``repr()`` says who took part."""
 
     rows: list[Row]
+
+    def __repr__(self) -> str:
+        return f"<Comparison of {', '.join(row['solver'] for row in self.rows)}>"
 
     def __str__(self) -> str:
         width = max((len(row["solver"]) for row in self.rows), default=0)

@@ -108,12 +108,18 @@ class ConstraintTerm:
     from_dual_value: Callable[[Any], Float64Array] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DualPoint:
     """A candidate for a lower bound: one array per loss and one per constraint (None: not given)."""
 
     thetas: tuple[Float64Array, ...]
     multipliers: tuple[Float64Array | None, ...] = ()
+
+    def __repr__(self) -> str:
+        """The shapes: the arrays are as large as the data."""
+        thetas = [theta.shape for theta in self.thetas]
+        multipliers = [None if mu is None else mu.shape for mu in self.multipliers]
+        return f"DualPoint(thetas of {thetas}, multipliers of {multipliers})"
 
 
 class Across(Protocol):
