@@ -43,6 +43,7 @@ OBJECTIVES: dict[str, Callable[[Any, Any, Any], Any]] = {
     "crossing groups": lambda x, U, b: (
         fit_matrix(U) + 0.05 * cp.sum(cp.norm(U, 2, axis=0)) + 0.05 * cp.sum(cp.norm(U, 2, axis=1))
     ),
+    "the same norm twice": lambda x, U, b: fit(x) + 0.02 * cp.norm1(x) + 0.03 * cp.norm1(x),
     "nested groups": lambda x, U, b: (
         fit_matrix(U) + 0.05 * cp.sum(cp.norm(U, 2, axis=1)) + 0.05 * cp.norm(U, "fro")
     ),
@@ -161,6 +162,22 @@ def test_constraints_and_their_dual_values(name: str) -> None:
         ours = np.hstack([np.ravel(part) for part in listed(constraint.dual_value)])
         np.testing.assert_allclose(ours, expected, atol=2e-3 * (1.0 + float(np.abs(expected).max())))
     assert max(float(np.abs(expected).max()) for expected in theirs) > 1e-3
+
+
+@pytest.mark.parametrize("sense", [cp.Minimize, cp.Maximize])
+@pytest.mark.parametrize("name", CONSTRAINED)
+def test_certificates_of_constraints_after_an_interior_point_solver(name: str, sense: Any) -> None:
+    """It says one price for a bounded norm, and nothing of the multipliers inside."""
+    x, U, b = cp.Variable(6, name="x"), cp.Variable((4, 3), name="U"), cp.Variable(name="b")
+    objective, constraints = CONSTRAINED[name](x, U, b)
+    minimised = sense is cp.Minimize
+    problem = cp.Problem(sense(objective if minimised else -objective), constraints)
+    value = optimum(problem, 1e-9, 1e-8)
+    found = certificate(problem)
+    assert found.relative_gap is not None
+    assert found.relative_gap <= 1e-4
+    assert found.dual is not None
+    assert (found.dual <= value + 1e-8) if minimised else (found.dual >= value - 1e-8)
 
 
 def listed(value: Any) -> list[Any]:

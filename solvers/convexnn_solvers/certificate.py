@@ -16,12 +16,15 @@ from convexnn_solvers.composite import Composite, DualPoint
 from convexnn_solvers.dual_values import held_multiplier
 from convexnn_solvers.free_variables import Arrays
 from convexnn_solvers.kink_duals import kink_duals
+from convexnn_solvers.relaxation import relaxation
 
 # How well the compiled objective and CVXPY's own must agree.
 _AGREEMENT = 1e-8
 _ROUNDING = 1e-13
 # A relative gap up to this is not worth looking for better duals at the kinks of losses.
 _CLOSE = 1e-7
+# Dual values of an interior-point solver are tried as they are, and raised by what they may be off.
+_PRICES = (1.0, 1.0 + 1e-7)
 
 
 def certificate(problem: Any, duals: Iterable[Any] | DualPoint = ()) -> Certificate:
@@ -68,7 +71,24 @@ def certificate(problem: Any, duals: Iterable[Any] | DualPoint = ()) -> Certific
         return found
     multipliers = candidates[-1].multipliers if candidates else ()
     kinks = kink_duals(composite, certifier.repair(x), multipliers)
-    return certifier.certify(x, [*candidates, *kinks]) if kinks else found
+    found = certifier.certify(x, [*candidates, *kinks]) if kinks else found
+    return _with_prices(problem, found, composite.sign)
+
+
+def _with_prices(problem: Any, found: Certificate, sign: float) -> Certificate:
+    """The certificate with the bound of the problem's relaxation, where that is better.
+
+    At prices that are a hair too low the relaxation has no minimum where the point makes one of a kink.
+    """
+    for factor in _PRICES:
+        relaxed = relaxation(problem, factor)
+        if relaxed is None:
+            break
+        bound = certificate(relaxed).dual
+        if bound is not None:
+            better = found.dual is None or sign * (bound - found.dual) > 0.0
+            return found.with_bound(bound, sign) if better else found
+    return found
 
 
 def _left_by_solvers(problem: Any, composite: Composite) -> list[DualPoint]:

@@ -8,7 +8,7 @@ data alone: a solver can offer dual points, but they are verified like anybody e
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -63,6 +63,13 @@ class Certificate:
         if self.note:
             parts.append(self.note)
         return ", ".join(parts)
+
+    def with_bound(self, dual: float, sign: float) -> Certificate:
+        """The same point with another bound; ``sign`` is -1 for Maximize."""
+        gap = sign * (self.primal - dual) if self.excess <= 1.0 else None
+        relative = None if gap is None else _relative(gap, self.primal, dual)
+        note = self.note.partition("no lower bound")[0].rstrip("; ")
+        return replace(self, dual=dual, gap=gap, relative_gap=relative, note=note, dual_point=None)
 
 
 @dataclass(frozen=True)

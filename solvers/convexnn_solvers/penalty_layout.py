@@ -1,9 +1,10 @@
 """Which penalties of a variable stay in its proximal map, in which order, and which become split losses.
 
-Penalties of different entries do not meet. Of penalties of the same entries the proximal map is known where
-groups are nested, each inside one group of the next (an l1 norm inside a group norm: the sparse group lasso):
-it is the composition, from the inside out (Jenatton, Mairal, Obozinski and Bach, 2011). A sign of the
-variable may come first. Everything else, such as a group norm inside a general box, is split.
+Penalties of different entries do not meet, and the same one twice is one. Of penalties of the same entries
+the proximal map is known where groups are nested, each inside one group of the next (an l1 norm inside a
+group norm: the sparse group lasso): it is the composition, from the inside out (Jenatton, Mairal, Obozinski
+and Bach, 2011). A sign of the variable may come first. Everything else, such as a group norm inside a general
+box, is split.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ Labels = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class ProximalPenalty:
-    """Penalties of one kind on different entries of one variable, as one: ``positions`` stacks theirs."""
+    """Penalties of one kind on different entries of one variable as one, whose ``positions`` are stacked, or
+    the same penalty several times.
+    """
 
     readings: tuple[PenaltyReading, ...]
     penalty: Penalty
@@ -33,8 +36,8 @@ class ProximalPenalty:
     def weigh(self, weights: Sequence[Float64Array]) -> Float64Array:
         """The weights per group of the stack, from the weight of every atom."""
         groups = [r.weigh(w) for r, w in zip(self.readings, weights, strict=True)]
-        if len(groups) == 1:
-            return groups[0]
+        if len(groups) == 1 or _repeats(self.readings[1], self.readings[0]):
+            return np.asarray(sum(groups))
         if self.penalty.entrywise:
             spread = [
                 np.broadcast_to(g, r.positions.shape) for g, r in zip(groups, self.readings, strict=True)
@@ -55,8 +58,16 @@ def arranged(
     split: list[PenaltyReading] = []
     for reading in sorted(readings, key=_size):
         before = [r for r in kept if r.variable is reading.variable]
-        (kept if _fits(reading, before, in_cones) else split).append(reading)
+        fits = any(_repeats(reading, r) for r in before) or _fits(reading, before, in_cones)
+        (kept if fits else split).append(reading)
     return _merged(kept), [reading.loss for reading in readings if any(reading is s for s in split)]
+
+
+def _repeats(reading: PenaltyReading, other: PenaltyReading) -> bool:
+    """Whether two penalties of a whole variable are the same, so that their weights add up."""
+    same = reading.variable is other.variable and reading.penalty == other.penalty
+    whole = reading.positions.size == reading.variable.size
+    return same and whole and np.array_equal(reading.positions, other.positions)
 
 
 def _fits(reading: PenaltyReading, before: Sequence[PenaltyReading], in_cones: Collection[int]) -> bool:
@@ -106,7 +117,11 @@ def _merged(kept: Sequence[PenaltyReading]) -> list[ProximalPenalty]:
     places: dict[tuple[int, Penalty], list[int]] = {}
     for reading in kept:
         if reading.positions.size == reading.variable.size:
-            groups.append([reading])
+            same = [members for members in groups if _repeats(reading, members[0])]
+            if same:
+                same[0].append(reading)
+            else:
+                groups.append([reading])
             continue
         alike = places.setdefault((reading.variable.id, reading.penalty), [])
         for k in alike:
@@ -121,6 +136,7 @@ def _merged(kept: Sequence[PenaltyReading]) -> list[ProximalPenalty]:
 
 def _united(members: tuple[PenaltyReading, ...]) -> ProximalPenalty:
     first = members[0]
-    united = first.penalty.union([r.positions for r in members]) if len(members) > 1 else None
+    apart = len(members) > 1 and not _repeats(members[1], first)
+    united = first.penalty.union([r.positions for r in members]) if apart else None
     penalty, positions = united or (first.penalty, first.positions)
     return ProximalPenalty(members, penalty, positions)
