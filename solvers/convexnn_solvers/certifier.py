@@ -67,7 +67,7 @@ class Certificate:
     def with_bound(self, dual: float, sign: float) -> Certificate:
         """The same point with another bound; ``sign`` is -1 for Maximize."""
         gap = sign * (self.primal - dual) if self.excess <= 1.0 else None
-        relative = None if gap is None else _relative(gap, self.primal, dual)
+        relative = None if gap is None else relative_gap(sign * self.primal, sign * dual)
         note = self.note.partition("no lower bound")[0].rstrip("; ")
         return replace(self, dual=dual, gap=gap, relative_gap=relative, note=note, dual_point=None)
 
