@@ -40,6 +40,7 @@ _CERTIFICATES = (
     "test_certificate_public.py",
 )  # fmt: skip
 _CONES = ("test_cones.py", "test_active_sets.py", "test_active_set_kernel.py")
+_MEMORY_OF_CONES = ("test_cone_memory.py",)
 _RECOVERY = ("test_recovery_parts.py", "test_recovery.py", "test_break_recovery.py", "test_bad_input.py")
 
 #: Module -> what is responsible for it in ``tests/``, the quick ones first. All of the suite would see more.
@@ -48,7 +49,13 @@ TARGETS: dict[str, tuple[str, ...]] = {
     f"{SOLVERS}/dual_bounds.py": ("test_dual_bounds.py", *_CERTIFICATES),
     f"{SOLVERS}/dual_norms.py": ("test_dual_norms.py", *_CERTIFICATES),
     f"{SOLVERS}/cone_columns.py": ("test_dual_norms.py", *_CERTIFICATES),
-    f"{SOLVERS}/cones.py": _CONES,
+    f"{SOLVERS}/thin_domains.py": ("test_thin_domains.py", "test_certificate_public.py"),
+    f"{SOLVERS}/free_columns.py": ("test_free_variables.py", "test_dual_bounds.py"),
+    f"{SOLVERS}/reach.py": ("test_free_variables.py", "test_dual_bounds.py"),
+    f"{SOLVERS}/cones.py": (*_CONES, *_MEMORY_OF_CONES),
+    f"{SOLVERS}/cone_memory.py": _MEMORY_OF_CONES,
+    f"{SOLVERS}/cone_factors.py": _MEMORY_OF_CONES,
+    f"{SOLVERS}/cone_kernel.py": _MEMORY_OF_CONES,
     f"{SOLVERS}/active_sets.py": _CONES,
     f"{MODELS}/recovery.py": _RECOVERY,
     f"{MODELS}/cone_decomposition.py": _RECOVERY,

@@ -126,7 +126,7 @@ class Certifier:
         primal = self._objective(feasible, outputs)
         directions, ignored = self._directions(outputs, candidates)
         notes = [f"{ignored} dual candidates were ignored: wrong shape or not finite"] if ignored else []
-        bound = self._bounds.best(directions, thorough)
+        bound = self._bounds.best(directions, thorough, feasible)
         excess = left.worst / left.allowed
         if excess > 1.0:
             notes.append(f"no upper bound: the point violates {left.text} by {left.worst:.1e}")

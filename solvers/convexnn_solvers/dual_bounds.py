@@ -120,25 +120,30 @@ class DualBounds:
         )
         return DualPoint(tuple(t for t in thetas if t is not None), tuple(clipped))
 
-    def best(self, directions: Sequence[DualPoint], thorough: bool = True) -> Bound | None:
+    def best(
+        self, directions: Sequence[DualPoint], thorough: bool = True, held: Arrays | None = None
+    ) -> Bound | None:
         """The largest bound; the first direction must be :meth:`residual`, which lies in all domains.
 
-        Unless ``thorough``, that one is left for when no other gives a bound.
+        Unless ``thorough``, that one is left for when no other gives a bound. ``held``: a point, as large as
+        whose free variables may be, see :meth:`FreeVariables.leak`.
         """
         if self.obstacle:
             return None
+        at = zip(self.composite.zeros() if held is None else held, self.norms.free, strict=True)
+        sizes = np.concatenate([np.empty(0), *(x[kinds != 0] for x, kinds in at)])
         best: Bound | None = None
         for direction in directions if thorough else directions[1:]:
-            best = self._bound(direction, best) or best
+            best = self._bound(direction, best, sizes) or best
         if best is None and not thorough:
-            best = self._bound(directions[0], None)
+            best = self._bound(directions[0], None, sizes)
         if best is None:
             thetas = tuple(np.zeros(b.shape) for b in self._loss_offsets)
             zero = DualPoint(thetas, self._completed(()))
-            best = self._bound(zero, None)
+            best = self._bound(zero, None, sizes)
         return best
 
-    def _bound(self, direction: DualPoint, best: Bound | None) -> Bound | None:
+    def _bound(self, direction: DualPoint, best: Bound | None, held: Float64Array) -> Bound | None:
         """The best bound along one direction; None when no scale is feasible or none can exceed ``best``."""
         prepared = self._feasible(direction)
         if prepared is None:
@@ -158,6 +163,9 @@ class DualBounds:
             return None
         scale = self._best_scale(ray, *scales)
         value = self._value(ray, scale, safe=True)
+        if self._free is not None:
+            factor = 1.0 if self._fixed else scale
+            value -= factor * self._free.leak(ray.thetas, self._general(ray.multipliers), held)
         if not np.isfinite(value) or (best is not None and value <= best.value):
             return None
         thetas = tuple(scale * theta for theta in ray.thetas)
@@ -284,9 +292,6 @@ class DualBounds:
             size = sum(float(np.sum(np.abs(t * b))) for t, b in sizes if t is not None and b is not None)
             size = scale * size + abs(conjugates) + abs(support) + abs(self.composite.constant)
             value -= 4.0 * _EPS * size + self._thin.in_value(ray.thetas, scale, conjugates)
-            if self._free is not None:
-                factor = 1.0 if self._fixed else scale
-                value -= factor * self._free.leak(ray.thetas, self._general(ray.multipliers))
         return value
 
     def _completed(self, multipliers: Multipliers) -> Multipliers:

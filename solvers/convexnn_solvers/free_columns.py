@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.composite import Composite, VariableBlock
+from convexnn_solvers.constraint_cones import ZERO
 from convexnn_solvers.free_variables import FreeVariables
 from convexnn_solvers.reach import Offsets
 
@@ -45,6 +46,7 @@ def collect_free_variables(
     stacked = [np.column_stack(parts) for parts in zip(*columns, strict=True)]
     count = len(composite.losses)
     largest = [float(np.max(np.abs(q), initial=0.0)) for q in outputs]
+    equal = [q for q, term in zip(outputs[count:], composite.constraints, strict=True) if term.cone == ZERO]
     bounds = [_bound_sizes(v)[kinds != 0] for v, kinds in zip(composite.variables, free, strict=True)]
     touched = [bool(np.any(block)) for block in stacked[:count]]
     return FreeVariables(
@@ -55,7 +57,12 @@ def collect_free_variables(
         ball=ball,
         composite=composite,
         quadratic=all(t.loss.quadratic for t, hit in zip(composite.losses, touched, strict=True) if hit),
-        offsets=Offsets(max(largest[:count], default=0.0), tuple(largest[count:]), np.concatenate(bounds)),
+        offsets=Offsets(
+            losses=max(largest[:count], default=0.0),
+            constraints=tuple(largest[count:]),
+            equalities=np.abs(np.concatenate([np.ravel(q) for q in equal] or [np.empty(0)])),
+            bounds=np.concatenate(bounds),
+        ),
     )
 
 

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.composite import Composite
-from convexnn_solvers.reach import Offsets, reach_of_constraints, reach_of_losses
+from convexnn_solvers.constraint_cones import ZERO
+from convexnn_solvers.reach import Offsets, reach_of_constraints, reach_of_equalities, reach_of_losses
 
 Arrays = tuple[Float64Array, ...]
 Dual = tuple[Arrays, tuple[Float64Array | None, ...]]
@@ -100,27 +101,35 @@ class FreeVariables:
                 size = size + np.abs(columns).T @ term.cone.even(np.abs(mu)).ravel()
         return size
 
-    def leak(self, thetas: Arrays, multipliers: Sequence[Float64Array | None]) -> float:
+    def leak(self, thetas: Arrays, multipliers: Sequence[Float64Array | None], held: Float64Array) -> float:
         """What the residual can make of a bound, with free variables as large as offsets ask for.
 
         Labels around 1e8 take an output bias there, and make an error of 1e-12 in the condition one of 1e-4;
-        columns that differ by 1e-8 take their coefficients as far, and constraints theirs.
+        columns that differ by 1e-8 take their coefficients as far, and constraints theirs. At least as large
+        as they are ``held`` (N,), which what offsets ask for may miss: no point passes its own bound.
         """
         residual, size = self.residual(thetas, multipliers), self._term_sizes(thetas, multipliers)
-        directions, constrained = self._reach
+        directions, equal, apart = self._reach
         errors = np.abs(directions @ residual) + _EPS * (np.abs(directions) @ size)
-        return self.offsets.losses * float(np.linalg.norm(errors)) + float(np.abs(residual) @ constrained)
+        leaked = self.offsets.losses * float(np.linalg.norm(errors))
+        leaked += float(np.sum(np.abs(equal @ residual) + _EPS * (np.abs(equal) @ size)))
+        return leaked + float((np.abs(residual) + _EPS * size) @ np.maximum(apart, np.abs(held)))
 
     @cached_property
-    def _reach(self) -> tuple[Float64Array, Float64Array]:
-        """How far the losses' offsets move the free variables, in units of one, and those of constraints.
+    def _reach(self) -> tuple[Float64Array, Float64Array, Float64Array]:
+        """How far the losses' offsets move the free variables, in units of one, and those of equalities
+        together and of constraints one by one.
 
         Variables that no loss reads go at least as far as the losses' largest offset.
         """
         columns = self.theta_columns()
         unread = np.where(np.any(columns, axis=0), 0.0, self.offsets.losses)
-        return reach_of_losses(columns), np.maximum(
-            reach_of_constraints(self.constraints, self.offsets), unread
+        pairs = zip(self.composite.constraints, self.constraints, strict=True)
+        equal = [np.empty((0, self.linear.size)), *(c for term, c in pairs if term.cone == ZERO)]
+        return (
+            reach_of_losses(columns),
+            reach_of_equalities(np.concatenate(equal), self.offsets.equalities),
+            np.maximum(reach_of_constraints(self.constraints, self.offsets), unread),
         )
 
     def project(

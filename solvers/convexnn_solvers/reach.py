@@ -14,7 +14,8 @@ import numpy as np
 from convexnn_solvers.backends import Float64Array
 
 _EPS = float(np.finfo(np.float64).eps)
-# Over how many constraints the size of one variable makes others large.
+# Over how many constraints the size of one variable makes larger what was reached before; what was not is
+# reached over as many as it takes.
 _LINKS = 2
 
 
@@ -22,11 +23,13 @@ _LINKS = 2
 class Offsets:
     """The largest offset of all ``losses`` and that of each of the ``constraints``.
 
-    ``bounds`` (N,) are the sizes of the free variables' largest finite bounds, or zero.
+    ``equalities`` (k,) are those of the rows of all equalities, and ``bounds`` (N,) the sizes of the free
+    variables' largest finite bounds, or zero.
     """
 
     losses: float
     constraints: tuple[float, ...]
+    equalities: Float64Array
     bounds: Float64Array
 
 
@@ -51,11 +54,30 @@ def reach_of_constraints(blocks: Sequence[Float64Array], offsets: Offsets) -> Fl
     By the largest offset of a constraint over the largest entry of the column there. Of the variables in one
     constraint all can become as large as one: an epigraph ``||x|| <= t`` has no offset, and t is that of x.
     """
-    reach = offsets.bounds
-    sizes = np.reshape([np.max(np.abs(b), axis=0, initial=0.0) for b in blocks], (len(blocks), reach.size))
-    found = np.broadcast_to(np.reshape(offsets.constraints, (len(blocks), 1)), sizes.shape)
-    for _ in range(1 + _LINKS):
+    count = len(blocks)
+    sizes = np.reshape([np.max(np.abs(b), axis=0, initial=0.0) for b in blocks], (count, offsets.bounds.size))
+    found, reach, rounds = np.reshape(offsets.constraints, (count, 1)), offsets.bounds, 0
+    while True:
+        found = np.broadcast_to(found, sizes.shape)
         quotients = np.divide(found, sizes, out=np.zeros(sizes.shape), where=sizes > 0.0)
-        reach = np.maximum(reach, np.max(quotients, axis=0, initial=0.0))
-        found = np.broadcast_to(np.linalg.norm(sizes * reach, axis=1, keepdims=True), sizes.shape)
-    return reach
+        further = np.maximum(reach, np.max(quotients, axis=0, initial=0.0))
+        if rounds > _LINKS:  # round a circle of constraints sizes may grow for ever
+            further = np.where(reach > 0.0, reach, further)
+        if rounds > 0 and np.array_equal(further, reach):
+            return reach
+        reach, rounds = further, rounds + 1
+        found = np.linalg.norm(sizes * reach, axis=1, keepdims=True)
+
+
+def reach_of_equalities(columns: Float64Array, offsets: Float64Array) -> Float64Array:
+    """Rows ``R`` (k, N) with ``|b . v| <= sum(|R v|)`` for all v, ``b`` the least ``columns b = o``.
+
+    For any ``|o| <= offsets`` (outputs,). Two rows almost alike take b much further than each alone.
+    """
+    rows = np.linalg.norm(columns, axis=1)
+    rows = np.where(rows > 0.0, rows, 1.0)
+    unit = columns / rows[:, None]
+    largest = np.max(np.abs(unit), axis=0, initial=0.0)
+    scale = np.where(largest > 0.0, largest, 1.0)
+    inverse = np.linalg.pinv(unit / scale, rcond=_EPS * max(columns.shape)).T / scale
+    return np.asarray(inverse * (np.abs(offsets) / rows)[:, None])[offsets != 0.0]
