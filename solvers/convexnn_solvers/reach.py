@@ -80,4 +80,5 @@ def reach_of_equalities(columns: Float64Array, offsets: Float64Array) -> Float64
     largest = np.max(np.abs(unit), axis=0, initial=0.0)
     scale = np.where(largest > 0.0, largest, 1.0)
     inverse = np.linalg.pinv(unit / scale, rcond=_EPS * max(columns.shape)).T / scale
-    return np.asarray(inverse * (np.abs(offsets) / rows)[:, None])[offsets != 0.0]
+    reached = inverse * (np.abs(offsets) / rows)[:, None]
+    return np.asarray(reached[offsets != 0.0], dtype=np.float64)
