@@ -17,6 +17,7 @@ from convexnn_solvers.newton_fits import Fit, LogisticFit, SquaredFit
 from convexnn_solvers.newton_operator import newton_operator
 from convexnn_solvers.newton_outliers import Outliers
 from convexnn_solvers.newton_pairs import pair_operator, pair_step
+from convexnn_solvers.newton_start import NewtonPolicy, NewtonStart
 from convexnn_solvers.newton_system import NewtonSystems, SystemLimits
 
 Float = NDArray[np.float64]
@@ -133,6 +134,37 @@ def test_exact_factors_need_one_iteration_and_old_ones_are_used_again() -> None:
     for _ in range(3):
         systems.solve(operator, np.ones((24, 1)), 1e-8)
     assert (systems.counts.factorisations, systems.counts.iterations) == (1, 3)
+
+
+class _WithoutPairs(NewtonSystems):
+    """As if the matrices of steps on the optimality conditions were never positive definite."""
+
+    refused = 0
+
+    def solve(self, operator: Any, right: Float, rtol: float) -> Float:
+        if rtol == NewtonPolicy().pair_forcing:
+            self.refused += 1
+            raise FloatingPointError("not positive definite")
+        return super().solve(operator, right, rtol)
+
+
+@pytest.mark.parametrize("cones", [False, True])
+def test_a_pair_step_that_cannot_be_factored_is_left_out(cones: bool) -> None:
+    data = program(cones)
+    systems = _WithoutPairs(data)
+    solved = DualNewton(data, start=NewtonStart(systems=systems))
+    while not solved.gap <= 1e-9 and solved.newton_steps < 100:
+        solved.step(1e-9)
+    assert solved.gap <= 1e-9
+    assert systems.refused > 0
+
+
+def test_damping_has_a_limit() -> None:
+    data = program(cones=True)
+    solved = DualNewton(data, NewtonPolicy(sigma=1e3, damping_growth=1e100))
+    while not solved.gap <= 1e-9 and solved.newton_steps < 100:
+        solved.step(1e-9)
+    assert solved.gap <= 1e-9
 
 
 @pytest.mark.parametrize("centred", [False, True])

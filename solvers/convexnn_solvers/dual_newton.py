@@ -72,7 +72,7 @@ class DualNewton:
         self._cones: ConeProx | None = None
         if program.cones:
             self._cones = first.cones or program.once("cones", lambda: ConeProx(program))
-        self._outliers = None if self._fit.outliers is None else Outliers(self._fit.outliers, self._fit.shape)
+        self._outliers = Outliers(self._fit.outliers, self._fit.shape)
         self._inner_steps = 0
         self._paired, self._pairs_below = False, 1.0
         self._damping = 0.0
@@ -117,8 +117,7 @@ class DualNewton:
         arrays |= {"best.blocks": blocks, "best.values": values}
         arrays |= below("dual rows", packed_rows(self.dual_rows)) | below("active", self._active.packed())
         arrays |= below("systems", self.systems.packed())
-        if self._outliers is not None:
-            arrays["outliers"] = self._outliers.held
+        arrays["outliers"] = self._outliers.held
         return arrays if self._cones is None else arrays | below("cones", self._cones.packed())
 
     def _restore(self, held: Held) -> None:
@@ -126,8 +125,7 @@ class DualNewton:
         self._best_blocks = held["best.blocks"], held["best.values"]
         self.dual_rows = unpacked_rows(part("dual rows", held))
         self.systems.restore(part("systems", held))
-        if self._outliers is not None:
-            self._outliers.restore(held["outliers"])
+        self._outliers.restore(held["outliers"])
         if self._cones is not None:
             self._cones.restore(part("cones", held))
         self._set_shifted()
@@ -186,10 +184,8 @@ class DualNewton:
         return features, gradient, solved
 
     def _gradient(self, prediction: Float64Array) -> Float64Array:
-        gradient = self._fit.derivative(self._xi) - prediction
-        if self._outliers is not None:
-            gradient = gradient - self._outliers.at(self._xi, self.sigma).values
-        return self._centred(gradient)
+        outliers = self._outliers.at(self._xi, self.sigma).values
+        return self._centred(self._fit.derivative(self._xi) - prediction - outliers)
 
     def _inner_solved(self, gradient: Float64Array, prediction: Float64Array) -> bool:
         size = float(np.linalg.norm(gradient))
@@ -205,15 +201,13 @@ class DualNewton:
         blocks, values = self._active.blocks, self._active.values
         square = float(np.sum((values - self._U[:, :, blocks]) ** 2))
         square += max(float(np.sum(self._U**2) - np.sum(self._U[:, :, blocks] ** 2)), 0.0)
-        if self._outliers is not None:
-            square += self._outliers.squared_change(self._xi, self.sigma)
-        return square
+        return square + self._outliers.squared_change(self._xi, self.sigma)
 
     def _pair_step(self, features: BlockFeatures, gradient: Float64Array) -> bool:
         """A step on the optimality conditions, kept if their residual becomes much smaller."""
         self._paired = False
         blocks = self._active.blocks
-        if self._outliers is not None or self.program.outputs > 1 or blocks.size == 0:
+        if self._fit.outliers is not None or self.program.outputs > 1 or blocks.size == 0:
             return False
         operator = pair_operator(self.program, self._active, features, self._fit.curvature(self._xi))
         if not self.systems.can_factorise(operator):
@@ -224,9 +218,12 @@ class DualNewton:
             return self.systems.solve(operator, self._centred(right), self.policy.pair_forcing)
 
         adjoint, before = self._features.adjoint, self._residual(gradient)
-        step = pair_step(self.program, operator, self._active, missed, gradient, solve, adjoint)
         self.newton_steps += 1
-        if self._fit.room(self._xi, step.xi) >= 1.0:
+        try:
+            step = pair_step(self.program, operator, self._active, missed, gradient, solve, adjoint)
+        except FloatingPointError:  # its penalty is too large for the working precision; others are not
+            step = None
+        if step is not None and self._fit.room(self._xi, step.xi) >= 1.0:
             state = self._U, self._xi, self._products
             self._U = np.zeros(self.program.point_shape)
             self._U[:, :, blocks] = step.values
@@ -250,8 +247,7 @@ class DualNewton:
 
     def _close_inner(self) -> None:
         """Take the proximal point, choose the next penalty."""
-        if self._outliers is not None:
-            self._outliers.accept(self._xi, self.sigma)
+        self._outliers.accept(self._xi, self.sigma)
         self._U = np.zeros(self.program.point_shape)
         self._U[:, :, self._active.blocks] = self._active.values
         if self._inner_steps <= self.policy.few:
@@ -264,8 +260,7 @@ class DualNewton:
     def _newton_step(self, features: BlockFeatures, gradient: Float64Array) -> None:
         diagonal = self._fit.curvature(self._xi)
         diagonal = diagonal + self._damping * self.sigma * self._most_curvature[:, None]
-        if self._outliers is not None:
-            diagonal = diagonal + self._outliers.at(self._xi, self.sigma).curvature
+        diagonal = diagonal + self._outliers.at(self._xi, self.sigma).curvature
         operator = newton_operator(self.program, self._active, features, self.sigma, diagonal)
         direction = -self.systems.solve(operator, gradient, self.policy.forcing)
         products = self._features.adjoint(direction)
@@ -287,7 +282,8 @@ class DualNewton:
     def _change_damping(self, length: float) -> None:
         """Rows that leave the active set on the way add curvature that the Newton matrix does not see."""
         if length < 1.0:
-            self._damping = max(self._damping, self.policy.damping) * self.policy.damping_growth
+            more = max(self._damping, self.policy.damping) * self.policy.damping_growth
+            self._damping = min(more, 1.0)  # all curvature that there can be
         elif self._damping > 0.0:
             smaller = self._damping * self.policy.damping_decay
             self._damping = smaller if smaller >= self.policy.damping else 0.0
@@ -295,19 +291,14 @@ class DualNewton:
     def _line(self, direction: Float64Array, blocks: BlockLine) -> LineFunction:
         """phi on a line, less its value at length 0."""
         fit = self._fit.along(self._xi, direction)
-        outliers = None
-        if self._outliers is not None:
-            outliers = self._outliers.along(self._xi, direction, self.sigma)
+        outliers = self._outliers.along(self._xi, direction, self.sigma)
         start = self._active.envelope / self.sigma
 
         def line(length: float) -> tuple[float, float]:
             value, slope = fit(length)
             envelope, rate = blocks(length)
-            value, slope = value + envelope / self.sigma - start, slope + rate / self.sigma
-            if outliers is not None:
-                extra, rate = outliers(length)
-                value, slope = value + extra, slope + rate
-            return value, slope
+            extra, extra_rate = outliers(length)
+            return value + envelope / self.sigma - start + extra, slope + rate / self.sigma + extra_rate
 
         return line
 

@@ -24,10 +24,10 @@ class OutlierStep:
 
 
 class Outliers:
-    """The outliers at the price ``bend`` each, as multipliers of ``|xi| <= bend``."""
+    """The outliers at the price ``bend`` each, as multipliers of ``|xi| <= bend``; None: there are none."""
 
-    def __init__(self, bend: float, shape: tuple[int, int]) -> None:
-        self._bend = bend
+    def __init__(self, bend: float | None, shape: tuple[int, int]) -> None:
+        self._bend = np.inf if bend is None else bend
         self._s = np.zeros(shape)
 
     @property
