@@ -393,9 +393,9 @@ def test_bad_options_are_refused_by_name(bad: str) -> None:
 def test_a_long_silence_is_broken_by_a_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from convexnn_solvers import watch
+    from convexnn_solvers import progress_table
 
-    monkeypatch.setattr(watch, "_SILENCE", 0.0)
+    monkeypatch.setattr(progress_table, "_SILENCE", 0.0)
     solve(gated(), RFISTA(tol=0.0), max_iter=25, verbose=True)
     printed = {
         int(line.split()[0]) for line in capsys.readouterr().out.splitlines() if line.split()[0].isdigit()

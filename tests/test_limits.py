@@ -19,7 +19,7 @@ from convexnn_solvers.certifier import Certifier
 from convexnn_solvers.composite import Composite
 from convexnn_solvers.iterate import Candidate, Limits, iterate
 from convexnn_solvers.result import Result
-from convexnn_solvers.rfista import rfista_method
+from convexnn_solvers.rfista import AcceleratedGradient, Descent, rfista_method
 
 SOLVERS = pytest.mark.parametrize("solver", [RFISTA, AugmentedLagrangian])
 
@@ -121,6 +121,31 @@ def test_rounding_ends_in_a_stall_and_not_in_a_hang() -> None:
     assert result.status in (Status.STALLED, Status.OPTIMAL)
     assert result.certificate.relative_gap is not None
     assert 0.0 <= result.certificate.relative_gap <= 1e-9
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["once", "twice"])
+def test_an_interrupt_hands_back_the_latest_point(again: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    composite = plant(0, cones=False).composite()
+    points = [run(composite, tol=0.0, max_iter=iterations).point[0] for iterations in (60, 66)]
+    step, candidate, count = AcceleratedGradient.step, AcceleratedGradient.candidate, 0
+
+    def interrupted(self: AcceleratedGradient, state: Descent) -> Descent:
+        nonlocal count
+        count += 1
+        if count > 66:
+            raise KeyboardInterrupt
+        return step(self, state)
+
+    def impatient(self: AcceleratedGradient, state: Descent) -> Candidate:
+        if again and count > 66:
+            raise KeyboardInterrupt
+        return candidate(self, state)
+
+    monkeypatch.setattr(AcceleratedGradient, "step", interrupted)
+    monkeypatch.setattr(AcceleratedGradient, "candidate", impatient)
+    result = run(composite, tol=0.0)
+    assert (result.status, result.iterations) == (Status.INTERRUPTED, 66)
+    np.testing.assert_array_equal(result.point[0], points[0 if again else 1])
 
 
 class _Exploding:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar, runtime_checkable
@@ -130,6 +131,10 @@ def iterate(
                     iteration += 1
     except KeyboardInterrupt:
         verdict = Status.INTERRUPTED
+        # The latest certificate may be old; who does not want to wait for this one interrupts again.
+        with suppress(KeyboardInterrupt):
+            if state is not None:
+                watch.keep(method.candidate(state))
     if keeper is not None and mark is not None:
         keeper.write(mark.packed(method))
     multipliers = () if state is None else method.multipliers(state)

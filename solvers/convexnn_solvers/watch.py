@@ -24,6 +24,7 @@ from convexnn_solvers.checkpoint import (
 from convexnn_solvers.composite import Composite, DualPoint, Point
 from convexnn_solvers.dual_values import dual_values
 from convexnn_solvers.gaps import relative_gap
+from convexnn_solvers.progress_table import ProgressTable
 from convexnn_solvers.recession import descends_for_ever
 from convexnn_solvers.result import HistoryRow, Progress, Result
 from convexnn_solvers.status import Status
@@ -32,8 +33,6 @@ from convexnn_solvers.status import Status
 _PATIENCE = 5000
 # An improvement by less than this share is none.
 _IMPROVEMENT = 1e-3
-# With verbose=True a line is printed at least this often, in seconds, certificate or not.
-_SILENCE = 30.0
 
 
 @dataclass(frozen=True)
@@ -109,9 +108,7 @@ class Watch:
         self.confirmed: tuple[tuple[tuple[Float64Array, ...], DualPoint | None], Certificate] | None = None
         self.improved_at, self.improved_to, self.lowest = 0, math.inf, math.inf
         self.seconds_before = 0.0
-        self.printed = limits.seconds()
-        if limits.verbose:
-            print(_heading(title), flush=True)
+        self.table = ProgressTable(title, limits.seconds) if limits.verbose else None
 
     def look_at_starts(self, starts: Sequence[Candidate], certify: bool = True) -> Status | None:
         """Certify the first point to start from and all that are lower, and begin at the lowest.
@@ -153,12 +150,19 @@ class Watch:
         found = [best]
         if "candidate.point.count" in saved:
             found.append(unpacked_candidate("candidate", saved))
-        for candidate in found:
-            if not all(np.isfinite(array).all() for array in candidate.point):
-                return Status.NOT_FINITE
-            self._keep(candidate.point, self.judge.certify(candidate.point, candidate.duals, thorough=False))
+        if not all(self.keep(candidate) for candidate in found):
+            return Status.NOT_FINITE
         self.previous = whole_point("watch.previous", saved)
         return None
+
+    def keep(self, candidate: Candidate) -> bool:
+        """Certify a candidate and take over what is better, without a word; whether it is finite."""
+        if not all(np.isfinite(array).all() for array in candidate.point):
+            return False
+        certificate = self.judge.certify(candidate.point, candidate.duals, thorough=False)
+        if math.isfinite(certificate.primal):
+            self._keep(candidate.point, certificate)
+        return math.isfinite(certificate.primal)
 
     def packed(self, looks: int) -> Arrays:
         """What :meth:`take_up` needs, after the first ``looks`` looks."""
@@ -172,14 +176,9 @@ class Watch:
         }
 
     def break_silence(self, iteration: int) -> None:
-        """With ``verbose``, say after a while that the solve is alive; the last look's values stand."""
-        if self.limits.verbose and self.history and self.limits.seconds() - self.printed >= _SILENCE:
-            row = HistoryRow({**self.history[-1], "iteration": iteration, "seconds": self._seconds()})
-            self._print(Progress(**row, max_violation=math.nan))
-
-    def _print(self, progress: Progress) -> None:
-        print(_line(progress), flush=True)
-        self.printed = self.limits.seconds()
+        """With ``verbose``, say after a while that the solve is alive."""
+        if self.table is not None and self.history:
+            self.table.break_silence(self.history[-1], iteration, self._seconds())
 
     def _seconds(self) -> float:
         """Since the start, that of the solve which left the checkpoint included."""
@@ -206,8 +205,8 @@ class Watch:
         )
         self.history.append(row)
         progress = Progress(**row, max_violation=certificate.max_violation)
-        if self.limits.verbose:
-            self._print(progress)
+        if self.table is not None:
+            self.table.add(progress)
         stop = self.limits.callback is not None and bool(self.limits.callback(progress))
         unbounded = self._descends_for_ever(candidate.point) and _feasible(certificate)
         finding = Status.UNBOUNDED if unbounded else candidate.finding
@@ -333,17 +332,3 @@ def unpacked_candidate(name: str, arrays: Mapping[str, NDArray[Any]]) -> Candida
 def _feasible(certificate: Certificate) -> bool:
     """Whether the certificate's primal value is that of a feasible point."""
     return certificate.excess <= 1.0
-
-
-def _heading(title: str) -> str:
-    columns = f"{'iteration':>10} {'seconds':>9} {'primal':>15} {'dual':>15} {'rel. gap':>9} {'violation':>9}"
-    return f"{title}\n{columns}"
-
-
-def _line(progress: Progress) -> str:
-    dual = "-" if progress.dual is None else f"{progress.dual:.8e}"
-    gap = "-" if progress.relative_gap is None else f"{progress.relative_gap:.2e}"
-    return (
-        f"{progress.iteration:>10d} {progress.seconds:>9.2f} {progress.primal:>15.8e} {dual:>15} "
-        f"{gap:>9} {progress.max_violation:>9.1e}"
-    )
