@@ -173,7 +173,7 @@ def beside_scnn(device: str, dtype: str, tol: float) -> None:
     last = referee.samples[-1]
     ratio = f"{last['seconds'] / seconds:.1f} times as long"
     if not referee.reached(tol):
-        ratio = f"at least {ratio}: it was stopped"
+        ratio = f"not reached after {ratio}"
     gap = "unknown" if last["gap"] is None else f"{last['gap']:.2e}"
     print(f"{'scnn':70s} {last['seconds']:8.2f} s   gap {gap}   {ratio}")
 

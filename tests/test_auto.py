@@ -14,13 +14,14 @@ import pytest
 import convexnn_models as cnn
 from convexnn_solvers import Auto, certificate
 from convexnn_solvers import auto as auto_module
-from convexnn_solvers.auto import Engine, engines, run_engines
+from convexnn_solvers.auto import engines
 from convexnn_solvers.backends import numpy_backend
 from convexnn_solvers.certifier import Certifier
 from convexnn_solvers.compiler import compile_problem
 from convexnn_solvers.composite import DualPoint
 from convexnn_solvers.iterate import Candidate, Limits
 from convexnn_solvers.options import Options
+from convexnn_solvers.relay import Engine, run_engines
 from convexnn_solvers.rfista import rfista_method
 from convexnn_solvers.status import Status
 
@@ -125,15 +126,38 @@ def _steps_on_few_gates(monkeypatch: pytest.MonkeyPatch, most: int) -> list[dict
 
 def test_many_samples_and_few_active_gates_are_for_first_order_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     (run,) = _steps_on_few_gates(monkeypatch, 1000)
-    assert run["engine"] == "RFISTA"
+    assert run["engine"] == "RFISTA (1000 steps)"
     assert "samples are many" in run["reason"]
+
+
+def test_no_two_engines_have_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auto_module, "_MANY", len(_X))
+    monkeypatch.setattr(auto_module, "_TALL", len(_X) // _X.shape[1])
+    composite = compile_problem(_gates_alike(), numpy_backend()).composite()
+    names = [engine.name for engine in engines(composite, composite, DualPoint(()), Options())]
+    assert names == ["RFISTA (1000 steps)", "SemismoothNewton", "RFISTA"]
+
+
+def test_a_threshold_that_changes_is_not_mistaken_for_the_one_before() -> None:
+    model, threshold = cnn.gated_relu(_X, _GATES), cp.Parameter(pos=True)
+    seen = np.where(_GATES.patterns[:, 3], _X @ _DIRECTION, -_X @ _DIRECTION)
+    loss = cp.sum(cp.huber(model.prediction - seen, threshold)) / (2 * len(seen))
+    reg = 0.2 * cnn.lambda_max(model, seen)
+    problem, reasons = cp.Problem(cp.Minimize(loss + reg * model.penalty)), list[str]()
+    for value, fresh in ((10.0, False), (0.5, False), (0.5, True)):
+        threshold.value = value
+        if fresh:
+            problem = cp.Problem(problem.objective)
+        problem.solve(solver=Auto(), warm_start=False)
+        reasons.append(problem.solver_stats.extra_stats["engines"][0]["reason"])
+    assert reasons[1] == reasons[2] != reasons[0]
 
 
 def test_first_order_steps_that_lead_nowhere_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     tried, finished = _steps_on_few_gates(monkeypatch, 3)
-    assert (tried["engine"], tried["status"]) == ("RFISTA", "STALLED")
+    assert (tried["engine"], tried["status"]) == ("RFISTA (3 steps)", "STALLED")
     assert (finished["engine"], finished["status"]) == ("SemismoothNewton", "OPTIMAL")
-    assert finished["reason"] == "RFISTA made too little progress"
+    assert finished["reason"] == "RFISTA (3 steps) made too little progress"
 
 
 def test_too_many_samples_to_factor_go_to_a_first_order_method(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -158,7 +158,11 @@ def admm_method(
             "ADMM takes gated programs whose weights are free, but these lie in pattern cones; use "
             "SemismoothNewton() or AugmentedLagrangian() instead."
         )
-    joint = replace(programs[0], fit=_joined([program.fit for program in programs]))
+    joint = programs[0]
+    if len(programs) > 1:  # with a place of its own for what is kept: the outputs are others
+        joint = replace(
+            joint, fit=_joined([program.fit for program in programs]), kept=joint.once("joint", dict)
+        )
     backend = numpy_backend("float32") if single else composite.backend
     inside, scaling = scaled(joint)
     plan, most = _plan_beside_kept(inside, backend, memory)
@@ -171,8 +175,6 @@ def admm_method(
 
 def _joined(fits: list[Fit]) -> Fit:
     """The fits of single outputs as one of all outputs."""
-    if len(fits) == 1:
-        return fits[0]
     squares = [fit for fit in fits if isinstance(fit, SquaredFit)]
     if squares:
         return replace(squares[0], Y=np.hstack([fit.Y for fit in squares]))

@@ -20,7 +20,7 @@ from convexnn_solvers.admm_iteration import AdmmIteration, AdmmPolicy, AdmmProbl
 from convexnn_solvers.backends import Array, Float64Array
 from convexnn_solvers.checkpoint import Arrays
 from convexnn_solvers.gaps import relative_gap
-from convexnn_solvers.gated_program import Indices
+from convexnn_solvers.gated_program import Indices, next_working_set
 from convexnn_solvers.operators import GateArrays, GatedOperator
 
 # A set of gates is worth its factorisations from so many gates on, and only at large weights.
@@ -199,7 +199,7 @@ class AdmmEngine:
         self._best_gap, self._improved = np.inf, self.iterations
         self._inner = _NOTHING
         inside = self.problem if self._whole else self.problem.restricted(self._gates)
-        point = self.point[:, :, self._blocks(self._gates)]
+        point = self.point[:, :, self.problem.program.blocks_of(self._gates)]
         if self.rounds > 0:
             self._iteration.release()  # its matrix first
         self._iteration = AdmmIteration(inside, point, self.policy, rho, self._W)
@@ -248,18 +248,10 @@ class AdmmEngine:
 
     def _chosen(self, ratios: Float64Array) -> Indices:
         """The gates in use and those of the largest ratios; more of them when the last set gained little."""
-        program = self.problem.program
-        used = np.any(self.point != 0.0, axis=(0, 1)).reshape(len(program.signs), -1).any(axis=0)
+        used = self.problem.program.used_gates(self.point)
         slow = self.rounds > 1 and not self.gap <= _SLOW * self._gap_before
         size = max(self._first, int(_GROWTH * used.sum()), (2 if slow else 1) * len(self._gates))
-        size = min(size, self._most, program.gates)
-        scores = np.where(used, np.inf, ratios)
-        return np.sort(np.argpartition(-scores, size - 1)[:size])
-
-    def _blocks(self, gates: Indices) -> Indices:
-        """The positions of the blocks of some gates among all blocks."""
-        program = self.problem.program
-        return np.concatenate([k * program.gates + gates for k in range(len(program.signs))])
+        return next_working_set(used, ratios, min(size, self._most))
 
     def _everywhere(self, gates: Indices, Z: Array) -> Float64Array:
         """A point on some gates as one on all of them, on the host."""
@@ -267,7 +259,7 @@ class AdmmEngine:
         if len(gates) == self.problem.program.gates:
             return point
         whole = np.zeros(self.problem.program.point_shape)
-        whole[:, :, self._blocks(gates)] = point
+        whole[:, :, self.problem.program.blocks_of(gates)] = point
         return whole
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
 
 import numpy as np
 
@@ -13,21 +12,18 @@ from convexnn_solvers.admm import admm_method
 from convexnn_solvers.augmented_lagrangian import augmented_lagrangian_method
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.block_descent import DescentPolicy, block_descent_method
-from convexnn_solvers.checkpoint import Keeper
 from convexnn_solvers.compiler import UnsupportedProblem
 from convexnn_solvers.composite import Composite, DualPoint
 from convexnn_solvers.gate_descent import gradient_method
 from convexnn_solvers.gated_maps import gated_maps
-from convexnn_solvers.gated_program import GatedProgram, block_norms
+from convexnn_solvers.gated_program import GatedProgram
 from convexnn_solvers.gated_structure import GatedStructure, gated_structure
-from convexnn_solvers.iterate import Candidate, Limits, Method, iterate
 from convexnn_solvers.method_memory import check_descent, check_first_order, check_newton
 from convexnn_solvers.newton_fits import SquaredFit
 from convexnn_solvers.options import Options
-from convexnn_solvers.result import HistoryRow, Result
+from convexnn_solvers.relay import Engine
 from convexnn_solvers.rfista import nonsmooth_losses
 from convexnn_solvers.semismooth_newton import semismooth_newton_method
-from convexnn_solvers.status import Status
 
 # The largest Gram matrix of the samples, in bytes, for programs with cones or several outputs. One output
 # without cones needs none: at 20 000 samples conjugate gradients were faster than block descent.
@@ -53,17 +49,6 @@ _SAMPLES, _SMALL, _TIGHT = 2500, 0.003, 1e-7
 _RATHER_SMALL, _EVEN = 0.02, 0.2
 # From this tolerance on ADMM may work in single precision, where a factor takes half of the memory.
 _SINGLE = 1e-4
-# How a solve ends when another engine may get further from the same point.
-_STUCK = (Status.STALLED, Status.NOT_FINITE)
-
-
-@dataclass(frozen=True)
-class Engine:
-    """One algorithm for a problem, and why it is the one; ``make`` is called when its turn comes."""
-
-    name: str
-    reason: str
-    make: Callable[[], Method[Any]]
 
 
 def engines(
@@ -116,8 +101,7 @@ class _Case:
         for program in self.structure.programs:
             if program.cones or not isinstance(program.fit, SquaredFit):
                 return None
-            norms = program.once("null norms", partial(_null_norms, program))
-            shares.append(float(np.max(norms / program.weights, initial=0.0)))
+            shares.append(float(np.max(program.null_norms() / program.weights, initial=0.0)))
         return 1.0 / max([1.0, *shares])
 
     @property
@@ -190,7 +174,8 @@ def _guess(case: _Case) -> Engine | None:
     if case.few_active and case.many_samples:
         check_first_order("RFISTA", case.composite, case.options.memory)
         method = partial(gradient_method, case.composite, case.exact, case.options.tol, _MOST_STEPS)
-        return Engine("RFISTA", f"{case.strength_text}, and samples are many", method)
+        name = f"RFISTA ({_MOST_STEPS} steps)"
+        return Engine(name, f"{case.strength_text}, and samples are many", method)
     return _descent(case) if case.for_descent else None
 
 
@@ -271,47 +256,6 @@ def _single_precision_pays(structure: GatedStructure, strength: float | None, to
     return f"one factor of {n} samples in float32 serves all steps"
 
 
-def run_engines(
-    candidates: Iterator[Engine],
-    composite: Composite,
-    judge: Any,
-    starts: Sequence[Candidate],
-    limits: Limits,
-    keeper: Keeper | None = None,
-) -> tuple[Result, list[dict[str, str]]]:
-    """Run engine after engine, each from the best point so far, until one ends without being stuck.
-
-    Returns the result (iterations and history of all engines together) and who ran, why, and how it ended.
-    A ``keeper`` that found a checkpoint goes on with the engine that wrote it.
-    """
-    log: list[dict[str, str]] = []
-    joined: Result | None = None
-    iterations, history = 0, tuple[HistoryRow, ...]()
-    for engine in candidates:
-        if keeper is not None:
-            if not keeper.begins(engine.name, iterations, history):
-                continue
-            iterations, history = keeper.earlier_iterations, keeper.earlier
-        result = iterate(engine.make(), composite, judge, starts, limits, keeper, again=joined is not None)
-        log.append({"engine": engine.name, "reason": engine.reason, "status": result.status.name})
-        joined = _joined(iterations, history, result)
-        if result.status not in _STUCK:
-            break
-        iterations, history = joined.iterations, joined.history
-        dual = result.certificate.dual_point
-        starts = [Candidate(result.point, () if dual is None else (dual,)), *starts]
-    if joined is None:
-        assert keeper is not None
-        raise ValueError(f"the checkpoint was written by {keeper.writer}; solve with that to go on from it.")
-    return joined, log
-
-
-def _joined(iterations: int, history: tuple[HistoryRow, ...], result: Result) -> Result:
-    """The result, as the continuation of what other engines did before."""
-    later = [HistoryRow({**row, "iteration": row["iteration"] + iterations}) for row in result.history]
-    return replace(result, iterations=iterations + result.iterations, history=(*history, *later))
-
-
 def _check_memory(composite: Composite) -> None:
     size = gated_maps(composite)[0].gates.X.nbytes
     if size > _FEATURE_BYTES:
@@ -326,7 +270,7 @@ def _few_gates(structure: GatedStructure) -> bool:
     program = structure.programs[0]
     if len(structure.programs) > 1 or program.outputs > 1:
         return True
-    ratios = program.once("null norms", partial(_null_norms, program)) / program.weights
+    ratios = program.null_norms() / program.weights
     return float(np.mean(ratios >= _ALIKE * np.max(ratios))) <= _FEW_ALIKE
 
 
@@ -341,9 +285,3 @@ def _spectral_evenness(X: Float64Array) -> float:
         return 1.0
     squares = np.linalg.svd(X / largest, compute_uv=False) ** 2
     return float(np.mean(squares[1:]) / squares[0]) if squares.size > 1 else 1.0
-
-
-def _null_norms(program: GatedProgram) -> Float64Array:
-    """The dual norms (B,) of the residual where all weights vanish."""
-    null = program.fit.at(np.zeros(program.fit.shape)).xi
-    return block_norms(program.by_block(program.adjoint(null)))

@@ -18,7 +18,7 @@ from convexnn_solvers.cones import ActiveRows
 from convexnn_solvers.gaps import relative_gap
 from convexnn_solvers.gated_maps import refusal
 from convexnn_solvers.gated_method import GatedMethod, ProgramSolver
-from convexnn_solvers.gated_program import GatedProgram, Indices, block_norms
+from convexnn_solvers.gated_program import GatedProgram, Indices, block_norms, next_working_set
 from convexnn_solvers.gated_structure import GatedStructure
 from convexnn_solvers.newton_duals import best_multiple
 from convexnn_solvers.newton_fits import SquaredFit
@@ -130,8 +130,7 @@ class BlockDescent:
     @property
     def _blocks(self) -> Indices:
         """The blocks of the working set among all blocks."""
-        starts = [k * self.program.gates for k in range(len(self.program.signs))]
-        return np.concatenate([start + self.working_set for start in starts])
+        return self.program.blocks_of(self.working_set)
 
     def _take_over(self, inner: BlockSweeps) -> None:
         """The point of the working set, in the numbering of all gates."""
@@ -168,17 +167,13 @@ class BlockDescent:
 
     def _chosen(self, ratios: Float64Array, slow: bool) -> Indices:
         """The gates in use and those of the largest ratios; more of them when the last set gained little."""
-        count, signs = self.program.gates, len(self.program.signs)
-        used = np.any(self.point != 0.0, axis=(0, 1)).reshape(signs, count).any(axis=0)
+        used = self.program.used_gates(self.point)
         size = max(
             self.policy.first,
             int(self.policy.growth * used.sum()),
             2 * self.working_set.size if slow and self.rounds > 1 else 0,
         )
-        if size >= count:
-            return np.arange(count)
-        scores = np.where(used, np.inf, ratios.reshape(signs, count).max(axis=0))
-        return np.sort(np.argpartition(-scores, size - 1)[:size])
+        return next_working_set(used, ratios.reshape(-1, used.size).max(axis=0), size)
 
 
 def block_descent_method(

@@ -59,9 +59,9 @@ class PatternCones:
     """The cones of all patterns of one data matrix.
 
     Parameters: ``X`` (n, d), any scaling of the rows, zero, repeated and dependent rows included;
-    ``patterns`` (n, P) bool, one column per gate. ``compiled``: use machine code where numba is
-    installed, 3-10 times faster after 0.5 s of loading (5 s the first time on a machine); None: where the
-    data are large enough for that to pay.
+    ``patterns`` (n, P) bool, one column per gate. ``compiled``: use machine code where numba is installed,
+    which takes a moment to load, and longer the first time on a machine; None: where the data are large
+    enough for that to pay.
     """
 
     def __init__(self, X: ArrayLike, patterns: NDArray[np.bool_], compiled: bool | None = None) -> None:

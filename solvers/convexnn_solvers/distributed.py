@@ -20,7 +20,6 @@ import numpy as np
 from cvxpy import settings
 
 from convexnn_solvers.affine import UnsupportedProblem
-from convexnn_solvers.auto import Engine, run_engines
 from convexnn_solvers.backends import Array, Backend, Float64Array, numpy_backend
 from convexnn_solvers.certifier import Certifier
 from convexnn_solvers.checkpoint import Arrays, File, identity, keeper_for, probe_point, whole_point
@@ -32,6 +31,7 @@ from convexnn_solvers.options import Options
 from convexnn_solvers.problem_state import starts
 from convexnn_solvers.ranks import RankLost as RankLost
 from convexnn_solvers.ranks import Ranks, join
+from convexnn_solvers.relay import Engine, run_engines
 from convexnn_solvers.result import Progress
 from convexnn_solvers.rfista import AcceleratedGradient, Descent, Smooth, Trial, rfista_method
 from convexnn_solvers.shares import Division, Share, share_of

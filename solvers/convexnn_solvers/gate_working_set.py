@@ -17,7 +17,7 @@ from convexnn_solvers.active_sets import ActiveRows
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.dual_newton import DualNewton
 from convexnn_solvers.gaps import relative_gap
-from convexnn_solvers.gated_program import GatedProgram, Indices, block_norms
+from convexnn_solvers.gated_program import GatedProgram, Indices, block_norms, next_working_set
 from convexnn_solvers.newton_blocks import ConeProx, packed_rows, unpacked_rows
 from convexnn_solvers.newton_duals import best_multiple
 from convexnn_solvers.newton_start import NewtonPolicy, NewtonStart, given_dual, kept_systems
@@ -154,8 +154,7 @@ class WorkingSetNewton:
     @property
     def _blocks(self) -> Indices:
         """The blocks of the working set among all blocks."""
-        starts = [k * self.program.gates for k in range(len(self.program.signs))]
-        return np.concatenate([start + self.working_set for start in starts])
+        return self.program.blocks_of(self.working_set)
 
     def _begin_inner(self, held: Held | None = None) -> None:
         """The method on the working set, from where we are or from what it packed."""
@@ -171,15 +170,11 @@ class WorkingSetNewton:
 
     def _chosen(self, ratios: Float64Array, slow: bool) -> Indices:
         """The gates in use and those of the largest ratios; more of them when the last set gained little."""
-        count, signs = self.program.gates, len(self.program.signs)
-        used = np.any(self._U != 0.0, axis=(0, 1)).reshape(signs, count).any(axis=0)
+        used = self.program.used_gates(self._U)
         size = max(
             self.sets.first, int(self.sets.growth * used.sum()), (2 if slow else 1) * self.working_set.size
         )
-        if size >= count:
-            return np.arange(count)
-        scores = np.where(used, np.inf, ratios.reshape(signs, count).max(axis=0))
-        return np.sort(np.argpartition(-scores, size - 1)[:size])
+        return next_working_set(used, ratios.reshape(-1, used.size).max(axis=0), size)
 
 
 def gates_at_a_time(program: GatedProgram) -> int:
@@ -204,7 +199,5 @@ def newton_engine(
         return WorkingSetNewton(program, policy, start)
     many = _many(program)
     if many and program.cones:
-        null = program.fit.at(np.zeros(program.fit.shape)).xi
-        norms = block_norms(program.by_block(program.adjoint(null)))
-        many = float(np.max(norms / program.weights)) <= _LARGEST_RATIO
+        many = float(np.max(program.null_norms() / program.weights)) <= _LARGEST_RATIO
     return WorkingSetNewton(program, policy, start) if many else DualNewton(program, policy, start)

@@ -92,6 +92,15 @@ class GatedProgram:
         """The sign of each block."""
         return np.asarray(self.signs)[blocks // self.gates]
 
+    def blocks_of(self, gates: Indices) -> Indices:
+        """The blocks of some gates, sign by sign."""
+        return np.concatenate([k * self.gates + gates for k in range(len(self.signs))])
+
+    def used_gates(self, U: Float64Array) -> NDArray[np.bool_]:
+        """Which gates (P,) have a block of ``U`` (c, d, B) that is not zero."""
+        used = np.any(U != 0.0, axis=(0, 1)).reshape(len(self.signs), self.gates)
+        return np.asarray(used.any(axis=0))
+
     def slopes(self, gates: Indices | slice) -> Float64Array:
         """The diagonals of ``S`` as columns (n, m), column-major."""
         bits = self.patterns[:, gates]
@@ -136,6 +145,16 @@ class GatedProgram:
             total += self.features(self.block_gates(blocks)).forward(signed)
         return total
 
+    def null_norms(self) -> Float64Array:
+        """The norms (B,) of the blocks' gradients where all weights vanish, without regard to cones."""
+
+        def found() -> Float64Array:
+            null = self.fit.at(np.zeros(self.fit.shape)).xi
+            return block_norms(self.by_block(self.adjoint(null)))
+
+        # A Parameter may be the threshold of Huber's loss, and then change it.
+        return self.once("null norms", found) if self.fit.outliers is None else found()
+
     @property
     def gates_at_a_time(self) -> int:
         """So many gates' features are made at a time."""
@@ -146,6 +165,14 @@ class GatedProgram:
 def block_norms(U: Float64Array) -> Float64Array:
     """Frobenius norms of the blocks of a (c, d, m) array."""
     return np.asarray(np.sqrt(np.einsum("kib,kib->b", U, U)))
+
+
+def next_working_set(used: NDArray[np.bool_], ratios: Float64Array, size: int) -> Indices:
+    """The gates in use and those of the largest ``ratios`` (P,), ``size`` in all, rising."""
+    if size >= used.size:
+        return np.arange(used.size)
+    scores = np.where(used, np.inf, ratios)
+    return np.sort(np.argpartition(-scores, size - 1)[:size])
 
 
 @dataclass(frozen=True)

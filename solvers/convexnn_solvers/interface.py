@@ -32,8 +32,8 @@ from convexnn_solvers.result import Progress, Result
 from convexnn_solvers.status import Status
 
 if TYPE_CHECKING:
-    from convexnn_solvers.auto import Engine
     from convexnn_solvers.iterate import Method
+    from convexnn_solvers.relay import Engine
 
 _UNREACHED = (
     "{name} takes the problem before CVXPY compiles it, and CVXPY {version} has no door for that which we "
@@ -92,24 +92,22 @@ class CompositeSolver(Solver):  # type: ignore[misc]
             resume=resume,
         )
 
-    def method(self, composite: Composite, multipliers: DualPoint, options: Options) -> Method[Any]:
-        """The algorithm for one problem; ``multipliers`` is the dual point to start from."""
-        raise NotImplementedError
-
-    def engines(
-        self,
-        composite: Composite,
-        exact: Composite,
-        multipliers: DualPoint,
-        options: Options,
-    ) -> Iterator[Engine]:
-        """What to run, in this order, each only when the one before got stuck: here :meth:`method` alone.
+    def method(
+        self, composite: Composite, exact: Composite, multipliers: DualPoint, options: Options
+    ) -> Method[Any]:
+        """The algorithm for one problem; ``multipliers`` is the dual point to start from.
 
         ``composite`` lives on the backend of the options, ``exact`` is the same in float64 with NumPy.
         """
-        from convexnn_solvers.auto import Engine
+        raise NotImplementedError
 
-        method = self.method(composite, multipliers, options)
+    def engines(
+        self, composite: Composite, exact: Composite, multipliers: DualPoint, options: Options
+    ) -> Iterator[Engine]:
+        """What to run, in this order, each only when the one before got stuck: here :meth:`method` alone."""
+        from convexnn_solvers.relay import Engine
+
+        method = self.method(composite, exact, multipliers, options)
         return iter([Engine(self.name(), "asked for by name", lambda: method)])
 
     def __eq__(self, other: object) -> bool:
@@ -156,10 +154,10 @@ class CompositeSolver(Solver):  # type: ignore[misc]
     ) -> Solved:
         """Compile (once per problem and backend), put in the Parameter values of now, and iterate."""
         started = time.perf_counter()
-        from convexnn_solvers.auto import run_engines
         from convexnn_solvers.certifier import Certifier
         from convexnn_solvers.checkpoint import File, identity, keeper_for
         from convexnn_solvers.iterate import Limits
+        from convexnn_solvers.relay import run_engines
 
         problem = data["problem"]
         options = self.options.updated(self.name(), solver_opts)

@@ -15,8 +15,8 @@ from convexnn_solvers.interface import CompositeSolver, solver_chain
 from convexnn_solvers.options import Options
 
 if TYPE_CHECKING:
-    from convexnn_solvers.auto import Engine
     from convexnn_solvers.iterate import Method
+    from convexnn_solvers.relay import Engine
 
 
 class RFISTA(CompositeSolver):
@@ -59,21 +59,15 @@ class RFISTA(CompositeSolver):
     All of them may also be given to ``problem.solve``. Raises TypeError or ValueError for a bad option.
     """
 
-    def engines(
-        self,
-        composite: Composite,
-        exact: Composite,
-        multipliers: DualPoint,
-        options: Options,
-    ) -> Iterator[Engine]:
-        """R-FISTA alone; refuses constraints by name."""
-        from convexnn_solvers.auto import Engine
+    def method(
+        self, composite: Composite, exact: Composite, multipliers: DualPoint, options: Options
+    ) -> Method[Any]:
+        """R-FISTA; refuses constraints by name."""
         from convexnn_solvers.gate_descent import gradient_method
         from convexnn_solvers.method_memory import check_first_order
 
         check_first_order(self.name(), composite, options.memory)
-        method = gradient_method(composite, exact, options.tol)
-        return iter([Engine(self.name(), "asked for by name", lambda: method)])
+        return gradient_method(composite, exact, options.tol)
 
 
 class AugmentedLagrangian(CompositeSolver):
@@ -87,28 +81,20 @@ class AugmentedLagrangian(CompositeSolver):
     :class:`RFISTA`.
     """
 
-    def engines(
-        self,
-        composite: Composite,
-        exact: Composite,
-        multipliers: DualPoint,
-        options: Options,
-    ) -> Iterator[Engine]:
+    def method(
+        self, composite: Composite, exact: Composite, multipliers: DualPoint, options: Options
+    ) -> Method[Any]:
         """The augmented Lagrangian from these multipliers; R-FISTA where there is nothing for them."""
         from convexnn_solvers.augmented_lagrangian import augmented_lagrangian_method
-        from convexnn_solvers.auto import Engine
         from convexnn_solvers.gate_descent import gradient_method
         from convexnn_solvers.method_memory import check_first_order
         from convexnn_solvers.rfista import nonsmooth_losses
 
         check_first_order(self.name(), composite, options.memory)
+        if not (composite.constraints or nonsmooth_losses(composite)):
+            return gradient_method(composite, exact, options.tol)
         on_cpu = str(composite.backend.device) == "cpu"
-        method: Method[Any]
-        if composite.constraints or nonsmooth_losses(composite):
-            method = augmented_lagrangian_method(composite, project_cones=on_cpu, warm=multipliers)
-        else:
-            method = gradient_method(composite, exact, options.tol)
-        return iter([Engine(self.name(), "asked for by name", lambda: method)])
+        return augmented_lagrangian_method(composite, project_cones=on_cpu, warm=multipliers)
 
 
 class SemismoothNewton(CompositeSolver):
@@ -121,7 +107,9 @@ class SemismoothNewton(CompositeSolver):
     float64 on the CPU. Options as for :class:`RFISTA`; ``max_iter`` counts Newton steps.
     """
 
-    def method(self, composite: Composite, multipliers: DualPoint, options: Options) -> Method[Any]:
+    def method(
+        self, composite: Composite, exact: Composite, multipliers: DualPoint, options: Options
+    ) -> Method[Any]:
         """The method; refuses by name what is not a gated program."""
         from convexnn_solvers.gated_structure import gated_structure
         from convexnn_solvers.method_memory import check_newton
@@ -141,7 +129,9 @@ class BlockDescent(CompositeSolver):
     cycles of six sweeps.
     """
 
-    def method(self, composite: Composite, multipliers: DualPoint, options: Options) -> Method[Any]:
+    def method(
+        self, composite: Composite, exact: Composite, multipliers: DualPoint, options: Options
+    ) -> Method[Any]:
         """The method; refuses by name what is not such a gated program."""
         from convexnn_solvers.block_descent import block_descent_method
         from convexnn_solvers.gated_structure import gated_structure
@@ -164,20 +154,14 @@ class ADMM(CompositeSolver):
     Options as for :class:`RFISTA`; ``max_iter`` counts iterations.
     """
 
-    def engines(
-        self,
-        composite: Composite,
-        exact: Composite,
-        multipliers: DualPoint,
-        options: Options,
-    ) -> Iterator[Engine]:
-        """The method alone; refuses by name what is not a gated program without cones."""
+    def method(
+        self, composite: Composite, exact: Composite, multipliers: DualPoint, options: Options
+    ) -> Method[Any]:
+        """The method; refuses by name what is not a gated program without cones."""
         from convexnn_solvers.admm import admm_method
-        from convexnn_solvers.auto import Engine
         from convexnn_solvers.gated_structure import gated_structure
 
-        method = admm_method(composite, gated_structure(exact), options.tol, options.memory, warm=multipliers)
-        return iter([Engine(self.name(), "asked for by name", lambda: method)])
+        return admm_method(composite, gated_structure(exact), options.tol, options.memory, warm=multipliers)
 
 
 class Auto(CompositeSolver):
@@ -192,11 +176,7 @@ class Auto(CompositeSolver):
     """
 
     def engines(
-        self,
-        composite: Composite,
-        exact: Composite,
-        multipliers: DualPoint,
-        options: Options,
+        self, composite: Composite, exact: Composite, multipliers: DualPoint, options: Options
     ) -> Iterator[Engine]:
         """The engines of :mod:`convexnn_solvers.auto`."""
         from convexnn_solvers.auto import engines
