@@ -139,11 +139,12 @@ def test_no_two_engines_have_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_threshold_that_changes_is_not_mistaken_for_the_one_before() -> None:
-    model, threshold = cnn.gated_relu(_X, _GATES), cp.Parameter(pos=True)
+    model, threshold = cnn.gated_relu(_X, _GATES), cast("Any", cp.Parameter(pos=True))
     seen = np.where(_GATES.patterns[:, 3], _X @ _DIRECTION, -_X @ _DIRECTION)
     loss = cp.sum(cp.huber(model.prediction - seen, threshold)) / (2 * len(seen))
     reg = 0.2 * cnn.lambda_max(model, seen)
-    problem, reasons = cp.Problem(cp.Minimize(loss + reg * model.penalty)), list[str]()
+    problem: Any = cp.Problem(cp.Minimize(loss + reg * model.penalty))
+    reasons: list[str] = []
     for value, fresh in ((10.0, False), (0.5, False), (0.5, True)):
         threshold.value = value
         if fresh:

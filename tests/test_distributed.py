@@ -7,6 +7,7 @@ import pickle
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 
 import convexnn_models as cnn
 from convexnn_solvers import RFISTA, certificate
+from convexnn_solvers.relay import Engine
 from convexnn_solvers.rfista import rfista_method
 
 pytest.importorskip("torch.distributed", reason="pip install 'convexnn[distributed]'")
@@ -52,8 +54,8 @@ def job(scenario: str, processes: int, folder: Path) -> list[tuple[int, str]]:
 class OnAllGates(RFISTA):
     """R-FISTA without a working set: what the processes do together."""
 
-    def method(self, composite: Any, exact: Any, multipliers: Any, options: Any) -> Any:
-        return rfista_method(composite)
+    def engines(self, composite: Any, exact: Any, multipliers: Any, options: Any) -> Iterator[Engine]:
+        return iter([Engine("RFISTA", "", lambda: rfista_method(composite))])
 
 
 def reports(scenario: str, ends: list[tuple[int, str]], folder: Path) -> Reports:
