@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import cvxpy as cp
@@ -23,8 +24,20 @@ class Training:
 
     def objective(self, prediction: Float64Array, penalty: float) -> float:
         """``loss(prediction, y) + reg * penalty`` in float64."""
-        value = losses.expression(self.loss, prediction, self.y, **self.options).value
-        return float(value) + float(self.reg.value) * penalty
+        held, fit = self._fit(prediction.shape)
+        held.save_value(prediction)
+        return float(fit.value) + float(self.reg.value) * penalty
+
+    def _fit(self, shape: tuple[int, ...]) -> tuple[Any, Any]:
+        """A variable in place of the prediction, and its loss; made once, since paths ask at every point."""
+        if shape not in self._fits:
+            held = cp.Variable(shape)
+            self._fits[shape] = held, losses.expression(self.loss, held, self.y, **self.options)
+        return self._fits[shape]
+
+    @cached_property
+    def _fits(self) -> dict[tuple[int, ...], tuple[Any, Any]]:
+        return {}
 
 
 @dataclass(eq=False, repr=False)

@@ -16,6 +16,9 @@ from convexnn_models.pruning import pruning_factors
 from convexnn_solvers.cones import PatternCones
 
 _CHUNK_ENTRIES = 4_000_000  # of samples x neurons
+# Blocks that violate the unit rows of their cones by no more than this, relatively, are inside: our solvers'
+# are the projections of others.
+_INSIDE = 64.0 * float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,8 @@ class _Neurons:
         return np.asarray(np.linalg.norm(self.hidden, axis=0))
 
     def scaled(self, factors: Float64Array) -> _Neurons:
+        if np.all(factors == 1.0):
+            return self
         keep = np.flatnonzero(factors > 0.0)
         return _Neurons(self.hidden[:, keep] * factors[keep], self.outputs[keep], self.columns[keep])
 
@@ -121,7 +126,7 @@ def recover_two_layer(model: ConvexModel, prune: bool = True) -> Network:
     scores = _scores(model, neurons)
     kept = neurons
     if prune and neurons.columns.size:
-        large = _large(model, neurons, offset)
+        large = _large(model, neurons, scores, offset)
         values = _hidden_values(model, large, slice(None))
         kept = large.scaled(pruning_factors(values, large.outputs, large.cost))
     moved = np.sqrt(sum(float(np.sum((a - b) ** 2)) for a, b in zip(blocks, weights, strict=True)))
@@ -134,7 +139,7 @@ def recover_two_layer(model: ConvexModel, prune: bool = True) -> Network:
         convex_penalty=sum(_convex_penalty(model, W) for W in blocks),
         network_penalty=float(neurons.cost.sum()),
         width_before=int(neurons.columns.size),
-        pruning_change=_largest(_scores(model, kept) - scores),
+        pruning_change=_largest(_scores(model, kept) - scores) if kept is not neurons else 0.0,
         columns=kept.columns,
         X=model.X[:, :-1] if model.bias else model.X,
         training=model.training,
@@ -155,10 +160,13 @@ def _by_output(
 def _in_cones(model: ConvexModel, W: Float64Array) -> Float64Array:
     assert model.gates is not None
     columns, gates, _ = _by_output(model, W)
-    projected = np.zeros_like(columns)
+    projected = columns.copy()
     live = np.flatnonzero(columns.any(axis=0))
     cones = PatternCones(model.X, model.gates.patterns)
-    projected[:, live] = cones.project(columns[:, live], gates[live]).points
+    outside = cones.slack_violation(columns[:, live], gates[live])
+    live = live[outside > _INSIDE * np.linalg.norm(columns[:, live], axis=0)]
+    if live.size:
+        projected[:, live] = cones.project(columns[:, live], gates[live]).points
     c, d = model.outputs, model.X.shape[1]
     return projected.reshape(d, c, -1).transpose(1, 0, 2).reshape(c * d, -1)
 
@@ -207,15 +215,21 @@ def _with_offset(scores: Float64Array, offset: Float64Array | None) -> Float64Ar
     return total[:, 0] if total.shape[1] == 1 else total
 
 
-def _large(model: ConvexModel, neurons: _Neurons, offset: Float64Array | None) -> _Neurons:
-    """The neurons without those that the training objective, where it is known, does not notice."""
+def _large(
+    model: ConvexModel, neurons: _Neurons, scores: Float64Array, offset: Float64Array | None
+) -> _Neurons:
+    """The neurons without those that the training objective, where it is known, does not notice.
+
+    ``scores`` are those of all neurons.
+    """
     training = model.training
     if training is None:
         return neurons
 
     def objective(keep: NDArray[np.bool_]) -> float:
         part = neurons.scaled(np.where(keep, 1.0, 0.0))
-        return training.objective(_with_offset(_scores(model, part), offset), float(part.cost.sum()))
+        found = scores if keep.all() else _scores(model, part)
+        return training.objective(_with_offset(found, offset), float(part.cost.sum()))
 
     return neurons.scaled(np.where(needed(neurons.cost, objective), 1.0, 0.0))
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from convexnn_solvers.backends import Float64Array
-from convexnn_solvers.composite import Composite, DualPoint, Point
+from convexnn_solvers.composite import Alone, Composite, DualPoint, Point
 from convexnn_solvers.constraint_cones import NONNEGATIVE, ZERO
 from convexnn_solvers.dual_bounds import Bound, DualBounds
 from convexnn_solvers.free_variables import Arrays
@@ -115,12 +115,12 @@ class Certifier:
         when no candidate gives a bound.
         """
         held = self._checked(x)
-        outputs = self.composite.affine.forward(held)
+        outputs = self._outputs(held)
         violation = max((v.largest for v in self._violations(held, outputs)), default=0.0)
         feasible = self._bounds.norms.repair(held)
         repaired = any(a is not b and bool(np.any(a != b)) for a, b in zip(feasible, held, strict=True))
         if repaired:
-            outputs = self.composite.affine.forward(feasible)
+            outputs = self._outputs(feasible)
         nothing = _Violation(0.0, 0.0, _FEASIBLE, "")
         left = max(self._violations(feasible, outputs), key=lambda v: v.worst / v.allowed, default=nothing)
         primal = self._objective(feasible, outputs)
@@ -139,7 +139,7 @@ class Certifier:
     def objective(self, x: Point) -> float:
         """The objective at ``x`` as it is, in the user's sign."""
         held = self._checked(x)
-        return self.composite.sign * self._objective(held, self.composite.affine.forward(held))
+        return self.composite.sign * self._objective(held, self._outputs(held))
 
     def _certificate(
         self, primal: float, bound: Bound | None, violation: float, excess: float, repaired: bool, note: str
@@ -163,6 +163,11 @@ class Certifier:
     def _objective(self, x: Arrays, outputs: Point) -> float:
         composite = self.composite
         return float(composite.smooth_value(x, outputs) + composite.penalty_value(x)) + composite.constant
+
+    def _outputs(self, x: Arrays) -> Point:
+        """The affine map at ``x``; the origin, where solves may begin, is known if nobody else has a share."""
+        known = isinstance(self.composite.across, Alone) and not any(a.any() for a in x)
+        return self.composite.offsets() if known else self.composite.affine.forward(x)
 
     def _checked(self, x: Point) -> Arrays:
         blocks = self.composite.variables
@@ -231,7 +236,7 @@ def _allowances(composite: Composite) -> list[Float64Array]:
     one. A row such as ``1e-8 x >= 1e-7`` would otherwise hold everywhere. Inequalities in large units, of
     an e beyond 1, may miss more.
     """
-    offsets = composite.affine.forward(composite.zeros())[len(composite.losses) :]
+    offsets = composite.offsets()[len(composite.losses) :]
     found = []
     for term, slopes, offset in zip(composite.constraints, row_sizes(composite), offsets, strict=True):
         if term.pattern_cone is None:

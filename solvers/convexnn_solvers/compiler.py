@@ -17,7 +17,7 @@ import cvxpy as cp
 import numpy as np
 from numpy.typing import NDArray
 
-from convexnn_solvers.affine import Tape, shortened
+from convexnn_solvers.affine import Tape, TapeMap, shortened
 from convexnn_solvers.affine import UnsupportedProblem as UnsupportedProblem
 from convexnn_solvers.atoms import gated
 from convexnn_solvers.backends import Array, Backend, Float64Array
@@ -78,7 +78,7 @@ class Compiled:
         return Composite(
             backend=self.backend,
             variables=tuple(read_variable(variable) for variable in self._variables),
-            affine=self._affine.with_values(),
+            affine=self._map(),
             losses=tuple(
                 self._loss(reading, weight, of_argument.get(k))
                 for k, (reading, weight) in enumerate(zip(self._losses, weights, strict=True))
@@ -92,11 +92,20 @@ class Compiled:
             kept={} if self._affine.is_parametric else self._kept,
         )
 
+    def _map(self) -> TapeMap:
+        """The affine map, which stays the same one if no Parameter enters it."""
+        if self._affine.is_parametric:
+            return self._affine.with_values()
+        if "map" not in self._kept:
+            self._kept["map"] = self._affine.with_values()
+        known: TapeMap = self._kept["map"]
+        return known
+
     def _loss(self, reading: LossReading, weight: Array, tilt: Array | None) -> LossTerm:
         loss, entries = reading.make(_checked_weight(self.backend.to_numpy(weight), reading.atom))
         if tilt is not None and bool(self.backend.xp.any(tilt != 0.0)):
             loss = Tilted(loss, tilt)
-        return LossTerm(loss, self.backend.asarray(entries), shortened(reading.atom))
+        return LossTerm(loss, self.backend.asarray(entries), reading.text)
 
     def _penalty(self, penalty: _Penalty, scales: Sequence[Array]) -> PenaltyTerm:
         layout = penalty.layout
@@ -111,7 +120,7 @@ class Compiled:
             penalty.variable,
             penalty.view,
             penalty.unview,
-            shortened(layout.readings[0].atom),
+            layout.readings[0].text,
         )
 
 

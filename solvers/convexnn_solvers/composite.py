@@ -184,6 +184,14 @@ class Composite:
         """The origin."""
         return tuple(self.backend.zeros(v.shape) for v in self.variables)
 
+    def offsets(self) -> Point:
+        """The affine outputs of the origin, computed once per affine map."""
+        held = self.kept.get("offsets")
+        if held is None or held[0] is not self.affine:
+            held = self.kept["offsets"] = self.affine, self.affine.forward(self.zeros())
+        offsets: Point = held[1]
+        return offsets
+
     def smooth_value(self, x: Point, outputs: Point) -> Array:
         """Losses and linear term at ``x``, whose affine outputs are ``outputs``."""
         xp = self.backend.xp

@@ -64,7 +64,7 @@ class DualBounds:
         self.composite = composite
         self.norms = DualNorms(composite)
         self.obstacle = ""
-        offsets = tuple(np.asarray(b, np.float64) for b in composite.affine.forward(composite.zeros()))
+        offsets = tuple(np.asarray(b, np.float64) for b in composite.offsets())
         count = len(composite.losses)
         self._shapes = tuple(b.shape for b in offsets)
         self._loss_offsets = offsets[:count]

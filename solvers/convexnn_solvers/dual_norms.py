@@ -30,8 +30,8 @@ _INSIDE = 1e-10
 class _Penalised:
     """One variable with its penalties, and its cones if they are exact pattern cones.
 
-    ``outermost`` says of each penalty around which entries there is no other; the condition of ``free``
-    entries, which no penalty reaches, is not a norm's.
+    ``outermost`` says of each penalty around which entries there is no other, ``nested`` whether entries
+    have a penalty around another; the condition of ``free`` entries, which no penalty reaches, is not a norm's.
     """
 
     terms: tuple[PenaltyTerm, ...]
@@ -40,6 +40,7 @@ class _Penalised:
     block: VariableBlock
     columns: ConeColumns | None
     groups: Indices | None
+    nested: bool
 
     def ratio(self, z: Float64Array, hint: Float64Array | None, floor: float) -> float:
         """The largest quotient over the groups; exact if above ``floor``, else anything up to it."""
@@ -113,12 +114,6 @@ class _Penalised:
                 z = z - term.unview(view) + term.unview(term.penalty.prox(view, term.weight, np))
         return found
 
-    @property
-    def nested(self) -> bool:
-        """Whether entries have a penalty around another."""
-        reached = sum(_reach(term, self.block).astype(int) for term in self.terms)
-        return bool(np.any(np.asarray(reached) > 1))
-
 
 class DualNorms:
     """All conditions that a dual direction must satisfy on the variables of one problem."""
@@ -127,7 +122,8 @@ class DualNorms:
         self.columns: dict[int, ConeColumns] = {}
         #: Positions of the constraints that are dualised exactly by projections.
         self.exact: dict[int, int] = {}
-        masks = [unpenalised(composite, index) for index in range(len(composite.variables))]
+        reached = _reached_entries(composite)
+        masks = [unpenalised(composite, index, reached) for index in range(len(composite.variables))]
         for position, constraint in enumerate(composite.constraints):
             cone = constraint.pattern_cone
             if cone is None or cone.variable in self.columns:
@@ -141,9 +137,12 @@ class DualNorms:
             columns = self.columns.get(index)
             if terms:
                 groups = None if columns is None or len(terms) > 1 else column_groups(terms[0], columns)
-                outermost = _outermost(terms, block)
+                own = [
+                    r for r, t in zip(reached, composite.penalties, strict=True) if t.variable == index
+                ]
+                nested = len(own) > 1 and bool(np.any(np.sum(own, axis=0) > 1))
                 self._penalised[index] = _Penalised(
-                    tuple(terms), outermost, masks[index], block, columns, groups
+                    tuple(terms), _outermost(own), masks[index], block, columns, groups, nested
                 )
         self._unpenalised = masks
         self.variables = composite.variables
@@ -269,13 +268,14 @@ def column_groups(term: PenaltyTerm, columns: ConeColumns) -> Indices | None:
     return np.asarray(split[0], dtype=np.intp)
 
 
-def unpenalised(composite: Composite, index: int) -> NDArray[np.bool_]:
-    """The entries of a variable that no penalty of positive weight reaches."""
-    block = composite.variables[index]
-    left = np.ones(block.shape, dtype=bool)
-    for term in composite.penalties:
+def unpenalised(
+    composite: Composite, index: int, reached: Sequence[NDArray[np.bool_]]
+) -> NDArray[np.bool_]:
+    """The entries of a variable that no penalty of positive weight reaches; ``reached``: by each penalty."""
+    left = np.ones(composite.variables[index].shape, dtype=bool)
+    for term, entries in zip(composite.penalties, reached, strict=True):
         if term.variable == index:
-            left &= ~_reach(term, block)
+            left &= ~entries
     return left
 
 
@@ -288,13 +288,22 @@ def free_entries(variable: VariableBlock, mask: NDArray[np.bool_]) -> NDArray[np
     return np.where(mask, kinds, 0).astype(np.int8)
 
 
-def _outermost(terms: list[PenaltyTerm], block: VariableBlock) -> tuple[NDArray[np.bool_], ...]:
-    """The entries of each penalty that no later one reaches."""
-    reached = [_reach(term, block) for term in terms]
+def _outermost(reached: Sequence[NDArray[np.bool_]]) -> tuple[NDArray[np.bool_], ...]:
+    """The entries of each penalty of a variable that no later one reaches."""
     return tuple(
         np.logical_and.reduce([reached[k], *(~later for later in reached[k + 1 :])])
-        for k in range(len(terms))
+        for k in range(len(reached))
     )
+
+
+def _reached_entries(composite: Composite) -> list[NDArray[np.bool_]]:
+    """The entries that each penalty reaches with a positive weight, found anew when other weights are."""
+    known: dict[int, tuple[bytes, NDArray[np.bool_]]] = composite.kept.setdefault("reached entries", {})
+    for number, term in enumerate(composite.penalties):
+        positive = np.packbits(np.asarray(term.weight) > 0.0).tobytes()
+        if number not in known or known[number][0] != positive:
+            known[number] = positive, _reach(term, composite.variables[term.variable])
+    return [known[number][1] for number in range(len(composite.penalties))]
 
 
 def _reach(term: PenaltyTerm, block: VariableBlock) -> NDArray[np.bool_]:

@@ -32,7 +32,7 @@ def collect_free_variables(
     sizes = [int(np.count_nonzero(kinds)) for kinds in free]
     if not any(sizes):
         return None
-    outputs = composite.affine.forward(composite.zeros())
+    outputs = composite.offsets()
     entries = sum(int(np.size(q)) for q in outputs) * sum(sizes)
     if entries > _MAX_ENTRIES:
         name = composite.variables[int(np.argmax(sizes))].name

@@ -252,7 +252,7 @@ def gate_columns(composite: Composite, exact: Composite) -> GateColumns:
         raise refusal("a group norm has weight zero (reg = 0)")
     operator = there[0]
     metric, gates = _in_metric(exact, known[0], operator.gates)
-    shift = composite.affine.forward(composite.zeros())[0]
+    shift = composite.offsets()[0]
     mirror = reading.mirror[:, 0] if operator.outputs == 1 else reading.mirror
     return GateColumns(
         whole=composite,

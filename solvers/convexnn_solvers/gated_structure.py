@@ -74,7 +74,7 @@ class GatedStructure:
         ``rows``: with cones, the multipliers (one per block) of every output, which save the judge work.
         """
         theta = self.scale * self.mirror * np.hstack(points)
-        shape = self.composite.affine.linear(self.composite.zeros())[0].shape
+        shape = self.composite.offsets()[0].shape
         return DualPoint((theta.reshape(shape),), self._multipliers(rows))
 
     def directions(self, dual: DualPoint) -> list[Float64Array] | None:
@@ -185,24 +185,33 @@ def weight_variables(composite: Composite, operator: GatedMap) -> list[int]:
 
 def group_prices(composite: Composite, position: int, operator: GatedMap) -> Float64Array:
     """The weight of every group norm of a variable: (1, P) if outputs share groups, else (c, P)."""
-    block = composite.variables[position]
+    known: dict[int, tuple[list[int], Indices]] = composite.kept.setdefault("groups", {})
     terms = [term for term in composite.penalties if term.variable == position]
-    labels, prices = np.zeros(block.shape, dtype=np.intp), np.zeros(1)  # the label 0 is that of no group
+    if position not in known:
+        known[position] = _groups(composite.variables[position], terms, operator.outputs)
+    sizes, groups = known[position]
+    prices = [np.broadcast_to(np.ravel(t.weight), size) for t, size in zip(terms, sizes, strict=True)]
+    return np.asarray(np.concatenate(prices)[groups], dtype=np.float64)
+
+
+def _groups(block: VariableBlock, terms: list[PenaltyTerm], outputs: int) -> tuple[list[int], Indices]:
+    """How many groups each term has, and the groups (1 or c, P) of every gate among those of all terms."""
+    sizes: list[int] = []
+    labels = np.zeros(block.shape, dtype=np.intp)  # the label 0 is that of no group
     for term in terms:
         own = _labels(term, block.shape)
         if own is None or np.any((labels > 0) & (own > 0)):
             raise _no_group_norm(terms, block)
-        labels = labels + np.where(own > 0, own + prices.size - 1, 0)
-        weight = np.asarray(term.weight, dtype=np.float64)
-        prices = np.append(prices, np.full(own.max(), weight) if weight.ndim == 0 else weight.ravel())
-    c, P = operator.outputs, block.shape[1]
+        labels = labels + np.where(own > 0, own + sum(sizes), 0)
+        sizes.append(int(own.max()))
+    c, P = outputs, block.shape[1]
     stacked = labels.reshape(c, -1, P)
     per_output = stacked[:, 0, :]
     if np.all(labels > 0) and np.all(stacked == per_output[:, None, :]):
         if np.unique(per_output).size == c * P:
-            return np.asarray(prices[per_output])
+            return sizes, per_output - 1
         if np.unique(per_output).size == P and np.all(per_output == per_output[0]):
-            return np.asarray(prices[per_output[:1]])
+            return sizes, per_output[:1] - 1
     raise _no_group_norm(terms, block)
 
 

@@ -33,6 +33,8 @@ Operator = NewtonOperator | SharedOperator
 _WAITING = 2.0
 # Factors of matrices with penalties that differ by more than this factor have too little in common.
 _SIMILAR = 10.0
+# So many failures of an old factor in a row count.
+_MOST_FAILURES = 4
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ class NewtonSystems:
         self._factor_work = 0.0
         # The operator of the factor, packed: it would keep projections of a solve that has ended.
         self._origin: Arrays = {}
+        # Attempts with an old factor that failed in a row, and for how many systems there will be none.
+        self._failures = self._resting = 0
 
     def solve(self, operator: NewtonOperator, right: Float64Array, rtol: float) -> Float64Array:
         """``x`` with ``||operator(x) - right|| <= rtol ||right||``, or as good as the iteration limit allows.
@@ -83,11 +87,12 @@ class NewtonSystems:
         written = self._written_out(operator)
         applied: Operator = operator if written is None else written
         x = np.zeros_like(right)
-        if self._factor is not None and self._similar(operator):
+        if self._factor is not None and self._similar(operator) and self._hopeful():
             affordable = self._limits.reuse * self._factor_work / self._iteration_work(applied)
             x, converged = self._iterate(
                 applied, right, x, rtol, min(int(affordable), self._limits.iterations)
             )
+            self._note(converged)
             if converged:
                 return x
         self._refactor(operator, written)
@@ -95,12 +100,15 @@ class NewtonSystems:
         return x
 
     def packed(self) -> Arrays:
-        """The operator of the latest factor: enough to make it anew."""
-        return dict(self._origin)
+        """The operator of the latest factor, enough to make it anew, and how old ones have done."""
+        if not self._origin:
+            return {}
+        return {**self._origin, "attempts": np.asarray([self._failures, self._resting])}
 
     def restore(self, held: Held) -> None:
         """The factor that was there when this was packed."""
         if held:
+            self._failures, self._resting = (int(k) for k in held["attempts"])
             origin = unpacked_operator(self._program, held)
             self._refactor(origin, self._written_out(origin))
 
@@ -108,6 +116,20 @@ class NewtonSystems:
         """Whether the latest factor is one for about the same penalty; else it is no preconditioner."""
         sigma = float(self._origin["sigma"])
         return bool(max(operator.sigma, sigma) <= _SIMILAR * min(operator.sigma, sigma))
+
+    def _hopeful(self) -> bool:
+        """Whether an old factor is tried: after failures in a row not for the next 1, 3, 7, 15 systems.
+
+        From one regularisation of a path to the next so many blocks come and go that it never serves.
+        """
+        if self._resting == 0:
+            return True
+        self._resting -= 1
+        return False
+
+    def _note(self, converged: bool) -> None:
+        self._failures = 0 if converged else self._failures + 1
+        self._resting = 0 if converged else 2 ** min(self._failures, _MOST_FAILURES) - 1
 
     def can_factorise(self, operator: NewtonOperator) -> bool:
         """Whether the matrix would be factorised exactly."""

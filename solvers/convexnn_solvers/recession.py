@@ -71,7 +71,7 @@ def excludes_every_point(
     ``_RADIUS`` times the size of the iterate ``x``.
     """
     backend, count = composite.backend, len(composite.losses)
-    offsets = composite.affine.forward(composite.zeros())[count:]
+    offsets = composite.offsets()[count:]
     pairs = ((mu, e) for mu, e in zip(multipliers, offsets, strict=True) if mu is not None)
     supremum = sum(float(np.sum(backend.to_numpy(mu) * backend.to_numpy(e))) for mu, e in pairs)
     if not supremum < 0.0:

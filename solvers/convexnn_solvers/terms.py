@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import cvxpy as cp
@@ -65,6 +66,11 @@ class LossReading:
     argument: Any
     make: Callable[[Float64Array], Weighted]
 
+    @cached_property
+    def text(self) -> str:
+        """The atom as messages show it."""
+        return shortened(self.atom)
+
 
 @dataclass(frozen=True, eq=False)
 class PenaltyReading:
@@ -81,6 +87,11 @@ class PenaltyReading:
     penalty: Penalty
     weigh: Callable[[Float64Array], Float64Array]
     loss: LossReading
+
+    @cached_property
+    def text(self) -> str:
+        """The atom as messages show it."""
+        return shortened(self.atom)
 
 
 def convex_atoms(objective: Any) -> list[Any]:
