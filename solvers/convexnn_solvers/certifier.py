@@ -165,7 +165,7 @@ class Certifier:
         return float(composite.smooth_value(x, outputs) + composite.penalty_value(x)) + composite.constant
 
     def _outputs(self, x: Arrays) -> Point:
-        """The affine map at ``x``; the origin, where solves may begin, is known if nobody else has a share."""
+        """The affine map at ``x``; the origin's is known where nobody else has a share."""
         known = isinstance(self.composite.across, Alone) and not any(a.any() for a in x)
         return self.composite.offsets() if known else self.composite.affine.forward(x)
 

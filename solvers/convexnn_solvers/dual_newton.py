@@ -104,9 +104,8 @@ class DualNewton:
         if given is not None:
             scale = warm_multiple(program, self._U, prediction, self._xi, scale)
             self._xi, self._products = scale * self._xi, scale * self._products
-            # Without cones, few active blocks hardly bend: steps of the inner problem get there as soon.
-            many = active.size * self._features.width >= program.fit.shape[0]
-            self._paired = active.size > 0 and (program.cones or many)
+            # Few active blocks without cones hardly bend: steps of the inner problem get there as soon.
+            self._paired = active.size * self._features.width >= (1 if program.cones else len(self._xi))
         closeness = np.sqrt(np.clip(self.gap, _CLOSEST, 1.0))
         sigma = (self.policy.sigma if given is None else self.policy.warm_sigma) / float(closeness)
         self.sigma = sigma if first.sigma is None else first.sigma

@@ -30,8 +30,8 @@ _INSIDE = 1e-10
 class _Penalised:
     """One variable with its penalties, and its cones if they are exact pattern cones.
 
-    ``outermost`` says of each penalty around which entries there is no other, ``nested`` whether entries
-    have a penalty around another; the condition of ``free`` entries, which no penalty reaches, is not a norm's.
+    ``outermost`` says of each penalty around which entries there is no other, ``nested`` whether there are
+    entries with one around another; the condition of ``free`` entries, which none reaches, is not a norm's.
     """
 
     terms: tuple[PenaltyTerm, ...]
@@ -137,9 +137,7 @@ class DualNorms:
             columns = self.columns.get(index)
             if terms:
                 groups = None if columns is None or len(terms) > 1 else column_groups(terms[0], columns)
-                own = [
-                    r for r, t in zip(reached, composite.penalties, strict=True) if t.variable == index
-                ]
+                own = [r for r, t in zip(reached, composite.penalties, strict=True) if t.variable == index]
                 nested = len(own) > 1 and bool(np.any(np.sum(own, axis=0) > 1))
                 self._penalised[index] = _Penalised(
                     tuple(terms), _outermost(own), masks[index], block, columns, groups, nested
@@ -268,9 +266,7 @@ def column_groups(term: PenaltyTerm, columns: ConeColumns) -> Indices | None:
     return np.asarray(split[0], dtype=np.intp)
 
 
-def unpenalised(
-    composite: Composite, index: int, reached: Sequence[NDArray[np.bool_]]
-) -> NDArray[np.bool_]:
+def unpenalised(composite: Composite, index: int, reached: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
     """The entries of a variable that no penalty of positive weight reaches; ``reached``: by each penalty."""
     left = np.ones(composite.variables[index].shape, dtype=bool)
     for term, entries in zip(composite.penalties, reached, strict=True):
