@@ -51,6 +51,7 @@ from convexnn_solvers.losses import (
 from convexnn_solvers.multiples import as_multiple, is_a, is_same
 from convexnn_solvers.nonsmooth_losses import Maximum, Norms, Nuclear, PiecewiseLinear, Supremum
 from convexnn_solvers.penalties import AbsoluteValue, GroupNorm, NuclearNorm, Penalty
+from convexnn_solvers.quadratic_root import quadratic_root
 
 Weighted = tuple[Loss, Float64Array]
 
@@ -230,12 +231,10 @@ def _square_root(matrix: Any, atom: Any) -> Float64Array | None:
 
 def _root(P: Float64Array, atom: Any) -> Float64Array:
     """``F`` with ``F^T F = P``, of as many rows as the rank."""
-    values, vectors = np.linalg.eigh((P + P.T) / 2.0)
-    top = float(np.max(np.abs(values)))
-    if values[0] < -1e-9 * top:
+    root = quadratic_root(P)
+    if root is None:
         raise UnsupportedProblem(f"{shortened(atom)} is not convex: its matrix has a negative eigenvalue.")
-    kept = values > 1e-14 * top
-    return np.sqrt(values[kept])[:, None] * vectors[:, kept].T if kept.any() else np.zeros((1, len(values)))
+    return root
 
 
 def _entrywise(atom: Any) -> LossReading | None:
