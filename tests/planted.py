@@ -339,9 +339,13 @@ def problem_of(planted: Planted) -> tuple[Any, tuple[Any, ...]]:
         prediction = prediction + (bias if c == 1 else np.ones((n, 1)) @ cp.reshape(bias, (1, c), order="F"))
     shape = (n,) if c == 1 else (n, c)
     targets, shift = planted.targets.reshape(shape), planted.shift.reshape(shape)
+    residual, (low, high) = prediction - targets, _SLOPES.get(planted.loss, (0.0, 0.0))
     fit = {
-        "squared": lambda: cp.sum_squares(prediction - targets) / (2 * n),
-        "huber": lambda: cp.sum(cp.huber(prediction - targets, bend)) / (2 * n),
+        "absolute": lambda: cp.sum(cp.abs(residual)) / n,
+        "quantile": lambda: cp.sum(cp.maximum(low * residual, high * residual)) / n,
+        "hinge": lambda: cp.sum(cp.pos(1.0 - cp.multiply(targets, prediction + shift))) / n,
+        "squared": lambda: cp.sum_squares(residual) / (2 * n),
+        "huber": lambda: cp.sum(cp.huber(residual, bend)) / (2 * n),
         "logistic": lambda: cp.sum(cp.logistic(-cp.multiply(targets, prediction + shift))) / n,
     }[planted.loss]()
     penalty: Any = 0.0

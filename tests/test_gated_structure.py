@@ -31,6 +31,14 @@ def squares(prediction: Any) -> Any:
     return cp.sum_squares(prediction - y) / 40.0
 
 
+def residual() -> Any:
+    return gated(X, D, V) - y
+
+
+def pinball(residual: Any, low: float, high: float) -> Any:
+    return cp.sum(cp.maximum(low * residual, high * residual))
+
+
 def cones(*variables: Any) -> list[Any]:
     return [pattern_slack(X, D, variable) >= 0 for variable in variables]
 
@@ -75,6 +83,22 @@ TAKEN: dict[str, Callable[[], tuple[Any, list[Any]]]] = {
         + group_norms(V, W, V2, W2),
         [],
     ),
+    "absolute values of weighted samples": lambda: (
+        np.arange(1.0, 21.0) @ cp.abs(y - gated(X, D, V + 2.0 * W)) / 200.0 + group_norms(V, W),
+        cones(V, W),
+    ),
+    "hinge and bias": lambda: (
+        cp.sum(cp.pos(1.0 - cp.multiply(labels, gated(X, D, V) + 0.5 * b))) / 20.0 + group_norms(V),
+        cones(V),
+    ),
+    "quantile": lambda: (pinball(residual(), 0.3, -0.7) / 20.0 + group_norms(V), cones(V)),
+    "largest residual": lambda: (0.2 * cp.norm_inf(residual()) + group_norms(V), cones(V)),
+    "largest residual and bias": lambda: (0.2 * cp.norm_inf(residual() + b) + group_norms(V), []),
+    "norm": lambda: (0.2 * cp.norm(residual(), 2) + group_norms(V), cones(V)),
+    "absolute values output by output": lambda: (
+        cp.sum(cp.abs(gated(X, D, U) - T)) / 20.0 + 0.1 * group_norms(U[:3]) + group_norms(U[3:]),
+        [],
+    ),
     "maximised": lambda: (-squares(gated(X, D, V)) - group_norms(V), []),
     "with a constant": lambda: (7.0 + squares(gated(X, D, V, slope=-0.5)) + group_norms(V), []),
 }
@@ -99,7 +123,15 @@ REFUSED: dict[str, tuple[Callable[[], tuple[Any, list[Any]]], str]] = {
     ),
     "another loss": (
         lambda: (cp.sum_squares(cp.pos(1.0 - gated(X, D, V))) + group_norms(V), []),
-        "not a squared, Huber or logistic",
+        "not a loss that they know",
+    ),
+    "norms of samples": (
+        lambda: (cp.sum(cp.norm(gated(X, D, U) - T, 2, axis=1)) + group_norms(U), []),
+        "not a loss that they know.*AugmentedLagrangian",
+    ),
+    "slopes of one sign": (
+        lambda: (pinball(residual(), 0.3, 0.7) + group_norms(V), []),
+        "not a loss that they know.*AugmentedLagrangian",
     ),
     "weighted samples": (
         lambda: (cp.sum_squares(cp.multiply(np.arange(1.0, 21.0), gated(X, D, V) - y)) + group_norms(V), []),

@@ -38,6 +38,30 @@ def test_planted_optima_are_found(
     )
 
 
+@pytest.mark.parametrize(
+    ("loss", "outputs", "shared", "bias", "cones"),
+    [
+        ("absolute", 1, True, False, True),
+        ("absolute", 1, True, True, True),
+        ("absolute", 3, True, True, False),
+        ("hinge", 1, True, True, False),
+        ("hinge", 1, True, False, True),
+        ("hinge", 2, True, True, True),
+        ("quantile", 1, True, True, True),
+        ("quantile", 1, True, False, False),
+        ("quantile", 2, False, True, False),
+    ],
+)
+def test_planted_optima_of_losses_without_a_gradient(
+    loss: LossName, outputs: int, shared: bool, bias: bool, cones: bool
+) -> None:
+    planted = plant(3, cones=cones, outputs=outputs, shared=shared, loss=loss, bias=bias)
+    problem, _ = problem_of(planted)
+    value = problem.solve(solver=SemismoothNewton(tol=1e-8))
+    assert problem.status == cp.OPTIMAL
+    assert value == pytest.approx(planted.value, rel=2e-8)
+
+
 def training_data(seed: int = 0, n: int = 60, d: int = 5) -> tuple[Float, Float]:
     rng = np.random.default_rng(seed)
     X = rng.standard_normal((n, d))

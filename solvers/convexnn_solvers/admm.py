@@ -20,6 +20,7 @@ from convexnn_solvers.gated_structure import GatedStructure
 from convexnn_solvers.iterate import Candidate
 from convexnn_solvers.memory_plan import Plan, Sizes, plan_memory
 from convexnn_solvers.newton_fits import Fit, LogisticFit, SquaredFit
+from convexnn_solvers.nonsmooth_fits import NonsmoothFit
 from convexnn_solvers.status import Status
 
 # The loop is asked for a certificate when our own gap is this share of the tolerance.
@@ -156,6 +157,11 @@ def admm_method(
     if programs[0].cones:
         raise UnsupportedProblem(
             "ADMM takes gated programs whose weights are free, but these lie in pattern cones; use "
+            "SemismoothNewton() or AugmentedLagrangian() instead."
+        )
+    if isinstance(programs[0].fit, NonsmoothFit):
+        raise UnsupportedProblem(
+            "ADMM takes squared, Huber and logistic losses, but this one has no gradient; use "
             "SemismoothNewton() or AugmentedLagrangian() instead."
         )
     joint = programs[0]

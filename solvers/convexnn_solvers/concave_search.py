@@ -23,6 +23,8 @@ def maximise(value: Callable[[float], float], start: float, top: float) -> float
     if start > 0.0 and not np.isfinite(value(start)):
         return top
     if not np.isfinite(value(top)):
+        while top > 2.0 * start and top > 0.0 and not np.isfinite(value(0.5 * top)):
+            top *= 0.5  # bisections of a wide interval would end far from a small domain
         low, high = start, top
         for _ in range(_BISECTIONS):
             middle = 0.5 * (low + high)

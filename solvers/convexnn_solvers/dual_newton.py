@@ -27,10 +27,10 @@ from convexnn_solvers.newton_blocks import (
     unpacked_blocks,
     unpacked_rows,
 )
+from convexnn_solvers.newton_copies import residual_copy
 from convexnn_solvers.newton_duals import best_multiple, warm_multiple
-from convexnn_solvers.newton_fits import LineFunction, step_length
+from convexnn_solvers.newton_fits import LineFunction, step_length, summed
 from convexnn_solvers.newton_operator import newton_operator
-from convexnn_solvers.newton_outliers import Outliers
 from convexnn_solvers.newton_pairs import pair_operator, pair_step
 from convexnn_solvers.newton_start import (
     NewtonPolicy,
@@ -38,6 +38,7 @@ from convexnn_solvers.newton_start import (
     given_dual,
     kept_features,
     kept_systems,
+    usual_policy,
 )
 from convexnn_solvers.packing import Arrays, Held, below, packed_attributes, part, restore_attributes
 
@@ -63,7 +64,7 @@ class DualNewton:
     ) -> None:
         first = start or NewtonStart()
         self.program = program
-        self.policy = policy or NewtonPolicy()
+        self.policy = policy or usual_policy(program.fit)
         self.systems = first.systems or kept_systems(program)
         self.newton_steps = 0
         self._fit = program.fit
@@ -72,7 +73,7 @@ class DualNewton:
         self._cones: ConeProx | None = None
         if program.cones:
             self._cones = first.cones or program.once("cones", lambda: ConeProx(program))
-        self._outliers = Outliers(self._fit.outliers, self._fit.shape)
+        self._copy = residual_copy(self._fit)
         self._inner_steps = 0
         self._paired, self._pairs_below = False, 1.0
         self._damping = 0.0
@@ -106,6 +107,7 @@ class DualNewton:
             self._xi, self._products = scale * self._xi, scale * self._products
             # Few active blocks without cones hardly bend: steps of the inner problem get there as soon.
             self._paired = active.size * self._features.width >= (1 if program.cones else len(self._xi))
+        self._copy.begin(prediction + fitted.offset, self._xi)
         closeness = np.sqrt(np.clip(self.gap, _CLOSEST, 1.0))
         sigma = (self.policy.sigma if given is None else self.policy.warm_sigma) / float(closeness)
         self.sigma = sigma if first.sigma is None else first.sigma
@@ -118,7 +120,7 @@ class DualNewton:
         arrays |= {"best.blocks": blocks, "best.values": values}
         arrays |= below("dual rows", packed_rows(self.dual_rows)) | below("active", self._active.packed())
         arrays |= below("systems", self.systems.packed())
-        arrays["outliers"] = self._outliers.held
+        arrays["copy"] = self._copy.held
         return arrays if self._cones is None else arrays | below("cones", self._cones.packed())
 
     def _restore(self, held: Held) -> None:
@@ -126,7 +128,7 @@ class DualNewton:
         self._best_blocks = held["best.blocks"], held["best.values"]
         self.dual_rows = unpacked_rows(part("dual rows", held))
         self.systems.restore(part("systems", held))
-        self._outliers.restore(held["outliers"])
+        self._copy.restore(held["copy"])
         if self._cones is not None:
             self._cones.restore(part("cones", held))
         self._set_shifted()
@@ -185,8 +187,8 @@ class DualNewton:
         return features, gradient, solved
 
     def _gradient(self, prediction: Float64Array) -> Float64Array:
-        outliers = self._outliers.at(self._xi, self.sigma).values
-        return self._centred(self._fit.derivative(self._xi) - prediction - outliers)
+        copy = self._copy.at(self._xi, self.sigma).values
+        return self._centred(self._fit.derivative(self._xi) - prediction - copy)
 
     def _inner_solved(self, gradient: Float64Array, prediction: Float64Array) -> bool:
         size = float(np.linalg.norm(gradient))
@@ -202,13 +204,13 @@ class DualNewton:
         blocks, values = self._active.blocks, self._active.values
         square = float(np.sum((values - self._U[:, :, blocks]) ** 2))
         square += max(float(np.sum(self._U**2) - np.sum(self._U[:, :, blocks] ** 2)), 0.0)
-        return square + self._outliers.squared_change(self._xi, self.sigma)
+        return square + self._copy.squared_change(self._xi, self.sigma)
 
     def _pair_step(self, features: BlockFeatures, gradient: Float64Array) -> bool:
         """A step on the optimality conditions, kept if their residual becomes much smaller."""
         self._paired = False
         blocks = self._active.blocks
-        if self._fit.outliers is not None or self.program.outputs > 1 or blocks.size == 0:
+        if self._copy.needed or self.program.outputs > 1 or blocks.size == 0:
             return False
         operator = pair_operator(self.program, self._active, features, self._fit.curvature(self._xi))
         if not self.systems.can_factorise(operator):
@@ -248,7 +250,7 @@ class DualNewton:
 
     def _close_inner(self) -> None:
         """Take the proximal point, choose the next penalty."""
-        self._outliers.accept(self._xi, self.sigma)
+        self._copy.accept(self._xi, self.sigma)
         self._U = np.zeros(self.program.point_shape)
         self._U[:, :, self._active.blocks] = self._active.values
         if self._inner_steps <= self.policy.few:
@@ -259,10 +261,10 @@ class DualNewton:
         self._set_products(self._features.adjoint(self._xi))
 
     def _newton_step(self, features: BlockFeatures, gradient: Float64Array) -> None:
-        diagonal = self._fit.curvature(self._xi)
+        copy = self._copy.at(self._xi, self.sigma)
+        diagonal = self._fit.curvature(self._xi) + copy.curvature
         diagonal = diagonal + self._damping * self.sigma * self._most_curvature[:, None]
-        diagonal = diagonal + self._outliers.at(self._xi, self.sigma).curvature
-        operator = newton_operator(self.program, self._active, features, self.sigma, diagonal)
+        operator = newton_operator(self.program, self._active, features, self.sigma, diagonal, copy.column)
         direction = -self.systems.solve(operator, gradient, self.policy.forcing)
         products = self._features.adjoint(direction)
         rate = float(np.vdot(gradient, direction))
@@ -291,17 +293,14 @@ class DualNewton:
 
     def _line(self, direction: Float64Array, blocks: BlockLine) -> LineFunction:
         """phi on a line, less its value at length 0."""
-        fit = self._fit.along(self._xi, direction)
-        outliers = self._outliers.along(self._xi, direction, self.sigma)
-        start = self._active.envelope / self.sigma
+        start, sigma = self._active.envelope, self.sigma
 
-        def line(length: float) -> tuple[float, float]:
-            value, slope = fit(length)
+        def block_part(length: float) -> tuple[float, float]:
             envelope, rate = blocks(length)
-            extra, extra_rate = outliers(length)
-            return value + envelope / self.sigma - start + extra, slope + rate / self.sigma + extra_rate
+            return (envelope - start) / sigma, rate / sigma
 
-        return line
+        copy = self._copy.along(self._xi, direction, sigma)
+        return summed([self._fit.along(self._xi, direction), block_part, copy])
 
     def _promising(self, tol: float) -> bool:
         """Whether the gap could be at most ``tol`` were ``-xi`` dual feasible: worth the projections."""
@@ -318,9 +317,11 @@ class DualNewton:
 
     def _offer_dual(self) -> float:
         """The best multiple of ``-xi`` that is dual feasible."""
-        found = best_multiple(self.program, self._xi, self.program.by_block(self._products), self._cones)
+        xi = self._fit.nearest(self._xi)
+        products = self._products if xi is self._xi else self._features.adjoint(xi)
+        found = best_multiple(self.program, xi, self.program.by_block(products), self._cones)
         if not found.value <= self.dual:
-            self.dual, self.dual_point, self.dual_rows = found.value, -found.scale * self._xi, found.rows
+            self.dual, self.dual_point, self.dual_rows = found.value, -found.scale * xi, found.rows
             self._note_gap()
         return found.scale
 

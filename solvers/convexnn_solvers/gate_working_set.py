@@ -20,7 +20,13 @@ from convexnn_solvers.gaps import relative_gap
 from convexnn_solvers.gated_program import GatedProgram, Indices, block_norms, next_working_set
 from convexnn_solvers.newton_blocks import ConeProx, packed_rows, unpacked_rows
 from convexnn_solvers.newton_duals import best_multiple
-from convexnn_solvers.newton_start import NewtonPolicy, NewtonStart, given_dual, kept_systems
+from convexnn_solvers.newton_start import (
+    NewtonPolicy,
+    NewtonStart,
+    given_dual,
+    kept_systems,
+    usual_policy,
+)
 from convexnn_solvers.packing import Arrays, Held, below, packed_attributes, part, restore_attributes
 
 # Measured: below so many gates a working set gains nothing; with cones it gains at large weights only.
@@ -62,7 +68,7 @@ class WorkingSetNewton:
         sets: WorkingSetPolicy | None = None,
     ) -> None:
         self.program = program
-        self.policy = policy or NewtonPolicy()
+        self.policy = policy or usual_policy(program.fit)
         self.sets = sets or WorkingSetPolicy()
         self.newton_steps = self.rounds = 0
         self.dual, self.dual_point = -np.inf, np.zeros(program.fit.shape)
@@ -139,10 +145,11 @@ class WorkingSetNewton:
 
     def _begin_round(self) -> None:
         """One pass over all gates: the dual bound of the whole program, and the next working set."""
-        products = self.program.by_block(self.program.adjoint(self._xi))
-        found = best_multiple(self.program, self._xi, products, self._cones)
+        xi = self.program.fit.nearest(self._xi)
+        products = self.program.by_block(self.program.adjoint(xi))
+        found = best_multiple(self.program, xi, products, self._cones)
         if not found.value <= self.dual:
-            self.dual, self.dual_point, self.dual_rows = found.value, -found.scale * self._xi, found.rows
+            self.dual, self.dual_point, self.dual_rows = found.value, -found.scale * xi, found.rows
         self._gap_before = self.gap
         slow = not self.gap <= 0.5 * self._best_gap
         if not self.gap >= 0.99 * self._best_gap:
@@ -192,7 +199,7 @@ def _many(program: GatedProgram) -> bool:
 
 
 def newton_engine(
-    program: GatedProgram, policy: NewtonPolicy, start: NewtonStart
+    program: GatedProgram, policy: NewtonPolicy | None, start: NewtonStart
 ) -> DualNewton | WorkingSetNewton:
     """The method on all gates, or on a working set where that pays or memory asks for it."""
     if _must_be_few(program):

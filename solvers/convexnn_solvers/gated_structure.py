@@ -20,6 +20,8 @@ from convexnn_solvers.gated_program import GatedProgram, Indices
 from convexnn_solvers.gated_reading import gated_reading
 from convexnn_solvers.losses import Huber, Softplus, SumSquares
 from convexnn_solvers.newton_fits import Fit, LogisticFit, SquaredFit
+from convexnn_solvers.nonsmooth_fits import NonsmoothFit, nonsmooth_fit
+from convexnn_solvers.nonsmooth_losses import Nonsmooth
 from convexnn_solvers.penalties import GroupNorm
 
 # Larger arrays of multipliers (entries) cost more than they save.
@@ -106,9 +108,10 @@ class GatedStructure:
 def gated_structure(composite: Composite) -> GatedStructure:
     """Read a composite as gated programs; UnsupportedProblem says what stands in the way, and what can do it.
 
-    Taken are: one squared, Huber or logistic loss of a gated prediction, pooled or not, or without cones of a
-    sum of several; one group norm, shared or per output, of every weight variable; nothing else but their
-    pattern cones and a free output bias.
+    Taken are: one loss of a gated prediction, pooled or not, or without cones of a sum of several, squared,
+    Huber, logistic, or without a gradient (see :func:`~convexnn_solvers.nonsmooth_fits.nonsmooth_fit`); one
+    group norm, shared or per output, of every weight variable; nothing else but their pattern cones and a
+    free output bias.
     """
     if composite.backend.name != "numpy" or composite.backend.dtype != np.float64:
         raise ValueError(
@@ -159,8 +162,6 @@ def _the_loss(composite: Composite) -> LossTerm:
     if len(composite.losses) != 1:
         raise refusal(f"the objective has {len(composite.losses)} losses")
     term = composite.losses[0]
-    if not isinstance(term.loss, SumSquares | Huber | Softplus):
-        raise refusal(f"{term.text} is not a squared, Huber or logistic loss")
     for c, block in zip(composite.linear, composite.variables, strict=True):
         if np.any(c != 0.0):
             raise refusal(f"the objective has a linear term in {block.name}")
@@ -237,6 +238,10 @@ def _fit(
     term: LossTerm, mirror: Float64Array, shift: Float64Array, centred: bool
 ) -> tuple[Fit, Float64Array, float]:
     """The loss as a fit, the means taken out of its targets, and its factor."""
+    if isinstance(term.loss, Nonsmooth):
+        return _nonsmooth(term, mirror, shift, centred)
+    if not isinstance(term.loss, SumSquares | Huber | Softplus):
+        raise refusal(f"{term.text} is not a loss that they know")
     weight = np.unique(np.asarray(term.weight, dtype=np.float64))
     if weight.size != 1 or not weight[0] > 0.0:
         raise refusal(f"the samples in {term.text} have weights of their own")
@@ -250,8 +255,23 @@ def _fit(
     return SquaredFit(targets - means, centred, bend), means, 2.0 * float(weight[0])
 
 
+def _nonsmooth(
+    term: LossTerm, mirror: Float64Array, shift: Float64Array, centred: bool
+) -> tuple[Fit, Float64Array, float]:
+    """The fit of a loss without a gradient."""
+    targets = -mirror * shift
+    means = targets.mean(axis=0) if centred else np.zeros(shift.shape[1])
+    weight = np.asarray(term.weight, dtype=np.float64)
+    found = nonsmooth_fit(term.loss, weight, mirror, targets - means, centred)
+    if found is None:
+        raise refusal(f"{term.text} is not a loss that they know", "AugmentedLagrangian()")
+    return found[0], means, found[1]
+
+
 def _one_output(fit: Fit, k: int) -> Fit:
     """The part of a fit that concerns output k."""
+    if isinstance(fit, NonsmoothFit):
+        return fit.output(k)
     if isinstance(fit, LogisticFit):
         return replace(fit, signs=fit.signs[:, k : k + 1], shift=fit.shift[:, k : k + 1])
     assert isinstance(fit, SquaredFit)

@@ -7,7 +7,7 @@ The method works on the dual, so what it needs most is the conjugate: value, der
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -83,6 +83,10 @@ class Fit(Protocol):
         """Whether ``xi`` lies inside the conjugate's domain, aside of what ``outliers`` stand for."""
         ...
 
+    def nearest(self, xi: Float64Array) -> Float64Array:
+        """A point near ``xi`` (n, c) in the conjugate's domain, or ``xi`` where its multiples get there."""
+        ...
+
     def wanted_scale(self, xi: Float64Array) -> float:
         """The multiple of ``xi`` at which the dual objective ``-conjugate`` is largest, or a guess of it."""
         ...
@@ -116,7 +120,7 @@ class SquaredFit:
             offset = -residual.mean(axis=0)
             residual = residual + offset
             if self.outliers is not None:
-                shift = _roots(lambda b: self._clipped(residual + b).sum(axis=0), np.ptp(residual))
+                shift = increasing_roots(lambda b: self._clipped(residual + b).sum(axis=0), np.ptp(residual))
                 offset, residual = offset + shift, residual + shift
         xi = self._clipped(residual)
         return Fitted(float(np.sum(xi * (residual - 0.5 * xi))), xi, offset)
@@ -146,6 +150,10 @@ class SquaredFit:
     def admits(self, xi: Float64Array) -> bool:
         """Always."""
         return True
+
+    def nearest(self, xi: Float64Array) -> Float64Array:
+        """Itself: outliers bound its multiples."""
+        return xi
 
     def wanted_scale(self, xi: Float64Array) -> float:
         """``-<xi, Y> / ||xi||^2``."""
@@ -181,7 +189,7 @@ class LogisticFit:
         offset = np.zeros(self.shape[1])
         if self.centred:
             width = float(np.max(np.abs(q), initial=1.0)) + 40.0
-            offset = _roots(lambda b: (self.signs * expit(q + self.signs * b)).sum(axis=0), width)
+            offset = increasing_roots(lambda b: (self.signs * expit(q + self.signs * b)).sum(axis=0), width)
             q = q + self.signs * offset
         xi = self.signs * np.clip(expit(q), _INTERIOR, 1.0 - _INTERIOR)
         if self.centred:
@@ -225,6 +233,10 @@ class LogisticFit:
         a = self.signs * xi
         return bool(np.all((a > 0.0) & (a < 1.0)))
 
+    def nearest(self, xi: Float64Array) -> Float64Array:
+        """Itself: steps stay inside."""
+        return xi
+
     def wanted_scale(self, xi: Float64Array) -> float:
         """One: the domain is a box with a corner at 0."""
         return 1.0
@@ -249,7 +261,17 @@ def step_length(line: LineFunction, rate: float, room: float, noise: float) -> f
     return length
 
 
-def _roots(increasing: Callable[[Float64Array], Float64Array], width: float) -> Float64Array:
+def summed(lines: Sequence[LineFunction]) -> LineFunction:
+    """The sum of functions on one line."""
+
+    def line(length: float) -> tuple[float, float]:
+        values, slopes = zip(*(part(length) for part in lines), strict=True)
+        return sum(values), sum(slopes)
+
+    return line
+
+
+def increasing_roots(increasing: Callable[[Float64Array], Float64Array], width: float) -> Float64Array:
     """The zeros of increasing functions of one variable each, inside ``(-width, width)``, by bisection."""
     low = np.full(increasing(np.zeros(1)).shape, -width)
     high = -low

@@ -27,7 +27,7 @@ from convexnn_solvers.packing import Arrays, Held, below, part
 class NewtonOperator:
     """``x -> h o x + sigma A J A^T x`` on (n, c) arrays, by products with the features.
 
-    ``features`` are those of the ``active`` blocks.
+    ``features`` are those of the ``active`` blocks. ``column`` (n, c): its outer product is added.
     """
 
     features: BlockFeatures
@@ -35,11 +35,13 @@ class NewtonOperator:
     jacobian: Jacobian
     sigma: float
     diagonal: Float64Array
+    column: Float64Array | None = None
 
     def __call__(self, x: Float64Array) -> Float64Array:
         """The operator applied to ``x``."""
         moved = self.jacobian.apply(self.features.adjoint(x))
-        return np.asarray(self.diagonal * x + self.sigma * self.features.forward(moved))
+        image = np.asarray(self.diagonal * x + self.sigma * self.features.forward(moved))
+        return image if self.column is None else image + self.column * float(np.vdot(self.column, x))
 
     @property
     def work(self) -> float:
@@ -53,7 +55,11 @@ class NewtonOperator:
     def coupling(self, output: int) -> Float64Array:
         """Columns (n, m) whose outer products are the second part of the matrix, for one output."""
         weights = np.sqrt(self.sigma * (1.0 - self.jacobian.shrink))
-        return self.features.times(self.jacobian.directions[output] * weights)
+        return self.beside(self.features.times(self.jacobian.directions[output] * weights), output)
+
+    def beside(self, columns: Float64Array, output: int) -> Float64Array:
+        """The columns (n, r), and that of the loss where it has one."""
+        return columns if self.column is None else np.column_stack([columns, self.column[:, output]])
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,15 +92,18 @@ def newton_operator(
     features: BlockFeatures,
     sigma: float,
     diagonal: Float64Array,
+    column: Float64Array | None = None,
 ) -> NewtonOperator:
     """The operator of the Newton step; ``features`` are those of the active blocks."""
-    return NewtonOperator(features, active, jacobian(program, active), sigma, diagonal)
+    return NewtonOperator(features, active, jacobian(program, active), sigma, diagonal, column)
 
 
 def packed_operator(operator: NewtonOperator) -> Arrays:
     """What :func:`unpacked_operator` needs besides the program."""
     features = operator.features.part
     arrays = {"sigma": np.asarray(operator.sigma), "diagonal": operator.diagonal, "features": features}
+    if operator.column is not None:
+        arrays["column"] = operator.column
     return arrays | below("active", operator.active.packed())
 
 
@@ -103,4 +112,6 @@ def unpacked_operator(program: GatedProgram, held: Held) -> NewtonOperator:
     own = held["features"]
     features = GatedFeatures(program.X, own) if program.stored is None else StoredFeatures(own)
     active = unpacked_blocks(part("active", held))
-    return newton_operator(program, active, features, float(held["sigma"]), held["diagonal"])
+    return newton_operator(
+        program, active, features, float(held["sigma"]), held["diagonal"], held.get("column")
+    )

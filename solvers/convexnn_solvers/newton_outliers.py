@@ -15,12 +15,14 @@ from convexnn_solvers.newton_fits import LineFunction
 
 
 @dataclass(frozen=True, eq=False)
-class OutlierStep:
-    """Proximal point (n, c), the diagonal that it adds to the Newton matrix, and to phi."""
+class CopyStep:
+    """Proximal point (n, c), the diagonal that it adds to the Newton matrix, and to phi; perhaps a column
+    (n, c) whose outer product the matrix gets too."""
 
     values: Float64Array
     curvature: Float64Array
     envelope: float
+    column: Float64Array | None = None
 
 
 class Outliers:
@@ -29,6 +31,10 @@ class Outliers:
     def __init__(self, bend: float | None, shape: tuple[int, int]) -> None:
         self._bend = np.inf if bend is None else bend
         self._s = np.zeros(shape)
+        self.needed = bend is not None
+
+    def begin(self, prediction: Float64Array, xi: Float64Array) -> None:
+        """None at first."""
 
     @property
     def held(self) -> Float64Array:
@@ -39,14 +45,12 @@ class Outliers:
         """Go on from these."""
         self._s = held
 
-    def at(self, xi: Float64Array, sigma: float) -> OutlierStep:
+    def at(self, xi: Float64Array, sigma: float) -> CopyStep:
         """The proximal point of ``s - sigma xi``."""
         shifted = self._s - sigma * xi
         excess = np.clip(np.abs(shifted) - sigma * self._bend, 0.0, None)
         curvature = np.where(excess > 0.0, sigma, 0.0)
-        return OutlierStep(
-            np.sign(shifted) * excess, curvature, float(np.vdot(excess, excess)) / (2.0 * sigma)
-        )
+        return CopyStep(np.sign(shifted) * excess, curvature, float(np.vdot(excess, excess)) / (2.0 * sigma))
 
     def along(self, xi: Float64Array, direction: Float64Array, sigma: float) -> LineFunction:
         """The part of phi on a line, less its value at length 0."""

@@ -8,7 +8,9 @@ from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.block_features import BlockFeatures
 from convexnn_solvers.gated_program import GatedProgram, small
 from convexnn_solvers.newton_blocks import ConeProx
+from convexnn_solvers.newton_fits import Fit
 from convexnn_solvers.newton_system import NewtonSystems
+from convexnn_solvers.nonsmooth_fits import NonsmoothFit
 from convexnn_solvers.packing import Held
 
 
@@ -43,6 +45,14 @@ class NewtonPolicy:
     pair_forcing: float = 1e-4
     pair_gain: float = 0.9
     patience: int = 300
+
+
+def usual_policy(fit: Fit) -> NewtonPolicy:
+    """The policy for a loss. One without a gradient leaves the dual variable with no curvature but that of
+    cones which change with every step: damping that jumps holds it up."""
+    if isinstance(fit, NonsmoothFit):
+        return NewtonPolicy(damping_growth=1.5, damping_decay=0.2)
+    return NewtonPolicy()
 
 
 @dataclass(frozen=True, eq=False)

@@ -35,6 +35,10 @@ _WAITING = 2.0
 _SIMILAR = 10.0
 # So many failures of an old factor in a row count.
 _MOST_FAILURES = 4
+# The identity of Woodbury divides by the diagonal, whose entries may differ by so much.
+_SPREAD = 1e8
+# Outputs whose diagonals differ by more than this factor somewhere have no factor in common.
+_ALIKE = 1e3
 
 
 @dataclass(frozen=True)
@@ -198,8 +202,8 @@ class NewtonSystems:
         if len(ranks) < c:
             solves = [self._first_part(operator, written, dense <= low_rank)]
         elif dense <= low_rank and not operator.jacobian.free:
-            H = outer(operator.coupling(0), self._matrix(operator))
-            solves = [_cholesky(H, operator.diagonal[:, 0])]
+            matrices = (outer(operator.coupling(k), self._matrix(operator)) for k in range(c))
+            solves = [_cholesky(H, operator.diagonal[:, k]) for k, H in enumerate(matrices)]
         else:
             solves = [_from_roots(operator, k, dense <= low_rank) for k in range(c)]
         return _apart(self._program, solves), min(dense, low_rank)
@@ -216,7 +220,7 @@ class NewtonSystems:
         # Outputs without cones have one factor in common, which ignores the rank-one parts.
         ranks = (
             [operator.jacobian.rank(k) for k in range(c)]
-            if c == 1 or not hadamard
+            if c == 1 or not hadamard or not _alike(operator.diagonal)
             else [m * operator.features.width]
         )
         work = operator.features.gram_work
@@ -225,6 +229,8 @@ class NewtonSystems:
         if not self._fits(n * (3.0 * n + m) * len(ranks)):
             dense = np.inf
         if not self._fits(sum(2.0 * r * (n + r) for r in ranks)):
+            low_rank = np.inf
+        if dense < np.inf and np.max(operator.diagonal) > _SPREAD * np.min(operator.diagonal):
             low_rank = np.inf
         return ranks, dense, low_rank
 
@@ -262,7 +268,7 @@ def factor_entries(n: int, blocks: int, rank: int, cones: bool, limits: SystemLi
 def _from_roots(operator: NewtonOperator, output: int, dense: bool) -> Solve:
     """The exact inverse within one output, from the columns ``A_b M_b``."""
     columns, owner = operator.jacobian.roots(output)
-    W = operator.features.times(np.sqrt(operator.sigma) * columns, owner)
+    W = operator.beside(operator.features.times(np.sqrt(operator.sigma) * columns, owner), output)
     h = operator.diagonal[:, output]
     return _cholesky(outer(W), h) if dense else _woodbury(W, h)
 
@@ -303,6 +309,11 @@ def _factorised(H: Float64Array) -> Float64Array:
     raise FloatingPointError("the Newton matrix is not positive definite to working precision")
 
 
+def _alike(diagonal: Float64Array) -> bool:
+    """Whether the outputs' diagonals (n, c) are close enough for a factor of their mean."""
+    return bool(np.all(diagonal.max(axis=1) <= _ALIKE * diagonal.min(axis=1)))
+
+
 def _jacobi(operator: NewtonOperator, output: int) -> Solve:
     """Division by the diagonal of the operator, with free directions counted in full."""
     shrink = operator.jacobian.shrink
@@ -310,6 +321,8 @@ def _jacobi(operator: NewtonOperator, output: int) -> Solve:
     diagonal = operator.diagonal[:, output] + operator.sigma * (
         operator.features.squares(shrink) + along**2 @ (1.0 - shrink)
     )
+    if operator.column is not None:
+        diagonal = diagonal + operator.column[:, output] ** 2
     return lambda right: right / diagonal[:, None]
 
 

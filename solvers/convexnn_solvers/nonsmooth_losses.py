@@ -36,6 +36,14 @@ class Nonsmooth(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
+class ProxJacobian:
+    """A generalised Jacobian of a proximal map: ``diagonal`` plus the outer product of ``column``, if any."""
+
+    diagonal: Float64Array
+    column: Float64Array | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Face:
     """Subgradients at a point: ``middle`` is one, ``along`` projects on the directions to all others."""
 
@@ -81,6 +89,11 @@ class PiecewiseLinear:
         size = step * weight
         return q - xp.minimum(xp.maximum(q, self.low * size), self.high * size)
 
+    def prox_jacobian(self, q: Float64Array, weight: Any, step: float) -> ProxJacobian:
+        """The identity off the kinks."""
+        size = step * np.asarray(weight)
+        return ProxJacobian(np.where((q > self.high * size) | (q < self.low * size), 1.0, 0.0))
+
     def conjugate(self, v: Float64Array, weight: Any) -> float:
         """Zero for ``weight low <= v <= weight high``, infinite elsewhere."""
         w = np.asarray(weight, dtype=np.float64)
@@ -124,6 +137,14 @@ class Norms:
     def prox(self, q: Array, weight: Array, step: Array, xp: Any) -> Array:
         """Block soft thresholding."""
         return GroupNorm(self.axis).prox(q, weight * first(step, self.axis, xp), xp)
+
+    def prox_jacobian(self, q: Float64Array, weight: Any, step: float) -> ProxJacobian:
+        """For one norm of all entries: ``a I + (1 - a) u u^T``, u the unit vector."""
+        norm, limit = float(np.linalg.norm(q)), step * float(weight)
+        if norm <= limit:
+            return ProxJacobian(np.zeros(q.shape))
+        kept = 1.0 - limit / norm
+        return ProxJacobian(np.full(q.shape, kept), np.sqrt(1.0 - kept) / norm * q)
 
     def conjugate(self, v: Float64Array, weight: Any) -> float:
         """Zero where no group's norm, however rounded, exceeds its weight; infinite elsewhere."""
@@ -225,6 +246,14 @@ class Supremum:
     def prox(self, q: Array, weight: Array, step: Array, xp: Any) -> Array:
         """``q`` minus its projection on the l1 ball of radius ``step weight``."""
         return q - nearest_in_l1_ball(q, weight * first(step, self.axis, xp), self.axis, xp)
+
+    def prox_jacobian(self, q: Float64Array, weight: Any, step: float) -> ProxJacobian:
+        """For one maximum of all entries: those that reach it move together, the others alone."""
+        z = self.prox(q, weight, np.asarray(step), np)
+        if not np.any(z):
+            return ProxJacobian(np.zeros(q.shape))
+        cut = np.where(z != q, np.sign(q), 0.0)
+        return ProxJacobian(1.0 - np.abs(cut), cut / max(float(np.linalg.norm(cut)), 1.0))
 
     def conjugate(self, v: Float64Array, weight: Any) -> float:
         """Zero where no group's l1 norm, however rounded, exceeds its weight; infinite elsewhere."""

@@ -25,9 +25,9 @@ def semismooth_newton_method(
 
     def begin(program: GatedProgram, point: Float64Array, dual: Float64Array | None) -> ProgramSolver:
         start = NewtonStart(point=point, xi=None if dual is None else -dual)
-        return newton_engine(program, policy or NewtonPolicy(), start)
+        return newton_engine(program, policy, start)
 
     def resume(program: GatedProgram, held: Held) -> ProgramSolver:
-        return newton_engine(program, policy or NewtonPolicy(), NewtonStart(held=held))
+        return newton_engine(program, policy, NewtonStart(held=held))
 
     return GatedMethod(structure, tol, begin, resume, "semismooth Newton", warm)

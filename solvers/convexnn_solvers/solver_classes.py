@@ -100,11 +100,13 @@ class AugmentedLagrangian(CompositeSolver):
 class SemismoothNewton(CompositeSolver):
     """Semismooth Newton on the dual: the fastest way to a small certified gap for gated and ReLU networks.
 
-    Takes one squared, Huber or logistic loss of a gated prediction, a group norm of every weight variable
-    (shared by the outputs or per output), pattern cones on all of them or on none, and a free output bias;
-    every other problem is refused by name. Tens of steps, each with a Newton system of the size of the
-    samples or of the active weights; the last ones are on the optimality conditions themselves. Works in
-    float64 on the CPU. Options as for :class:`RFISTA`; ``max_iter`` counts Newton steps.
+    Takes one loss of a gated prediction (squared, Huber or logistic; a sum of absolute values, hinges or
+    quantile losses, also with weights of the samples; the norm or the largest of all residuals), a group norm
+    of every weight variable (shared by the outputs or per output), pattern cones on all of them or on none,
+    and a free output bias; every other problem is refused by name. Tens of steps, hundreds for losses without
+    a gradient on cones, each with a Newton system of the size of the samples or of the active weights; the
+    last ones are on the optimality conditions themselves where the loss has a gradient. Works in float64 on
+    the CPU. Options as for :class:`RFISTA`; ``max_iter`` counts Newton steps.
     """
 
     def method(
