@@ -18,6 +18,7 @@ from convexnn_solvers.backends import numpy_backend
 from convexnn_solvers.certificate import certificate
 from convexnn_solvers.compiler import compile_problem
 from convexnn_solvers.composite import DualPoint
+from convexnn_solvers.concave_search import maximise
 from convexnn_solvers.dual_bounds import DualBounds
 
 Float = NDArray[np.float64]
@@ -189,6 +190,14 @@ def test_a_box_pays_along_the_whole_ray() -> None:
         x.value = np.array([start])
         found = certificate(problem)
         assert found.dual == pytest.approx(2.0, rel=1e-9)
+
+
+@pytest.mark.parametrize("top", [0.5, 2.0, 3e12, np.inf])
+@pytest.mark.parametrize("end", [1e-9, 0.9, 1.0 - 1e-14])
+def test_the_search_ends_at_the_end_of_the_domain(end: float, top: float) -> None:
+    found = maximise(lambda s: s if s <= end else -np.inf, 0.0, top)
+    assert found == pytest.approx(min(end, top), rel=1e-13)
+    assert found <= end
 
 
 def test_a_ray_without_conditions_is_followed_to_the_end_of_the_domain() -> None:

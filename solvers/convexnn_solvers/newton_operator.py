@@ -112,6 +112,5 @@ def unpacked_operator(program: GatedProgram, held: Held) -> NewtonOperator:
     own = held["features"]
     features = GatedFeatures(program.X, own) if program.stored is None else StoredFeatures(own)
     active = unpacked_blocks(part("active", held))
-    return newton_operator(
-        program, active, features, float(held["sigma"]), held["diagonal"], held.get("column")
-    )
+    sigma, column = float(held["sigma"]), held.get("column")
+    return newton_operator(program, active, features, sigma, held["diagonal"], column)
