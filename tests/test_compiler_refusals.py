@@ -25,13 +25,13 @@ REFUSED: dict[str, tuple[Callable[[Any, Any, Any], cp.Problem], str]] = {
     "entropy": (lambda U, v, b: problem_of(-cp.sum(cp.entr(v))), "entr is neither a loss.*cp.CLARABEL"),
     "other norm": (lambda U, v, b: problem_of(cp.pnorm(v, 3)), "p = 1, 2, inf"),
     "largest eigenvalue": (lambda U, v, b: problem_of(cp.lambda_max(U[:, :3])), "lambda_max is neither"),
-    "loss of a convex argument": (lambda U, v, b: problem_of(cp.sum_squares(cp.abs(v))), "quad_over_lin"),
+    "loss of a convex argument": (lambda U, v, b: problem_of(cp.sum_squares(cp.exp(v))), "quad_over_lin"),
     "other power": (lambda U, v, b: problem_of(cp.sum(cp.power(v, 4))), "[Pp]ower"),
     "exponential cone": (lambda U, v, b: problem_of(b, cp.ExpCone(b, b, b)), "ExpCone.*cp.CLARABEL"),
     "bound on a loss": (lambda U, v, b: problem_of(b, cp.sum(huber(v)) <= b), "bounds huber, whose epigraph"),
     "bound on a sum of norms": (
         lambda U, v, b: problem_of(b, cp.norm(v) + cp.norm(U[:, 0]) <= b),
-        "has 2 convex atoms; give each a bound",
+        "has 2 convex atoms; bound each by a variable, and the sum of these",
     ),
     "bound on mixed entries": (
         lambda U, v, b: problem_of(b, np.ones((2, D)) @ cp.abs(v) <= b),

@@ -21,6 +21,9 @@ A: Float = RNG.standard_normal((24, 6))
 B: Float = RNG.standard_normal(24)
 M: Float = RNG.standard_normal((12, 12))
 TARGET: Float = RNG.standard_normal(12)
+G: Float = RNG.standard_normal((4, 6))
+START: Float = RNG.standard_normal((4, 3))
+LEVELS = np.array([[0.1, 0.5, 0.9]])
 LABELS = np.sign(B)
 tv: Any = cp.tv
 huber: Any = cp.huber
@@ -44,6 +47,13 @@ OBJECTIVES: dict[str, Callable[[Any, Any, Any], Any]] = {
         fit_matrix(U) + 0.05 * cp.sum(cp.norm(U, 2, axis=0)) + 0.05 * cp.sum(cp.norm(U, 2, axis=1))
     ),
     "the same norm twice": lambda x, U, b: fit(x) + 0.02 * cp.norm1(x) + 0.03 * cp.norm1(x),
+    "quantiles of several levels": lambda x, U, b: (
+        cp.sum(cp.maximum(cp.multiply(LEVELS, START - U - b), cp.multiply(LEVELS - 1.0, START - U - b))) / 12
+        + 0.05 * cp.sum(cp.norm(U, 2, axis=0))
+    ),
+    "squares of absolute values": lambda x, U, b: (
+        (cp.sum(cp.abs(A @ x - B) ** 2) + cp.sum_squares(cp.abs(x))) / 48 + 0.05 * cp.norm1(x)
+    ),
     "nested groups": lambda x, U, b: (
         fit_matrix(U) + 0.05 * cp.sum(cp.norm(U, 2, axis=1)) + 0.05 * cp.norm(U, "fro")
     ),
@@ -100,8 +110,6 @@ def assert_agrees(problem: cp.Problem, tol: float = 1e-4, **options: Any) -> Non
     assert sign * found.dual <= sign * value + 2e-7 * (1.0 + abs(value))
 
 
-G: Float = RNG.standard_normal((4, 6))
-START: Float = RNG.standard_normal((4, 3))
 HEAVY = np.diag(np.arange(1.0, 7.0))
 
 
@@ -126,6 +134,10 @@ CONSTRAINED: dict[str, Callable[[Any, Any, Any], tuple[Any, list[Any]]]] = {
     "bounded norms of columns": lambda x, U, b: (
         near(U),
         [cp.norm(U, 2, axis=0) <= np.array([0.5, 0.4, 0.3])],
+    ),
+    "bounded sums of norms": lambda x, U, b: (
+        near(U) + 0.1 * cp.sum(cp.norm(U, 2, axis=0)),
+        [cp.sum(cp.norm(U, 2, axis=0)) + 2 * cp.sum(cp.norm(U[:, 1:], 2, axis=0)) <= 1.0 + b, b <= 0.1],
     ),
     "bounded l1 norm": lambda x, U, b: (lasso(x), [cp.norm1(x) <= 0.3]),
     "bounded sum of absolute values": lambda x, U, b: (lasso(x), [cp.sum(cp.abs(G @ x)) <= 0.3]),
@@ -287,3 +299,14 @@ def test_duals_have_to_be_a_list() -> None:
     x.value = np.ones(6)
     with pytest.raises(TypeError, match="duals must be a list"):
         certificate(cp.Problem(cp.Minimize(lasso(x))), duals=None)  # type: ignore[arg-type]
+
+
+def test_quantiles_of_several_levels_after_an_interior_point_solver() -> None:
+    """Their intervals of subgradients differ in width, and meet in one equation."""
+    U, b = cp.Variable((4, 3)), cp.Variable()
+    problem = cp.Problem(cp.Minimize(OBJECTIVES["quantiles of several levels"](None, U, b)))
+    value, found = optimum(problem, 1e-9, 1e-8), certificate(problem)
+    assert found.relative_gap is not None
+    assert found.relative_gap <= 1e-5
+    assert found.dual is not None
+    assert found.dual <= value + 1e-9

@@ -133,6 +133,10 @@ REFUSED: dict[str, tuple[Callable[[], tuple[Any, list[Any]]], str]] = {
         lambda: (pinball(residual(), 0.3, 0.7) + group_norms(V), []),
         "not a loss that they know.*AugmentedLagrangian",
     ),
+    "weighted squares": (
+        lambda: (np.arange(1.0, 21.0) @ cp.square(gated(X, D, V) - y) + group_norms(V), []),
+        "have weights of their own",
+    ),
     "weighted samples": (
         lambda: (cp.sum_squares(cp.multiply(np.arange(1.0, 21.0), gated(X, D, V) - y)) + group_norms(V), []),
         "depends on V in another way",

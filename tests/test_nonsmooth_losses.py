@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from convexnn_solvers.backends import torch_backend
-from convexnn_solvers.constraint_cones import NONNEGATIVE, ZERO, Cone, L1Cone, SecondOrder, Semidefinite
+from convexnn_solvers.constraint_cones import NONNEGATIVE, ZERO, Cone, NormSumCone, SecondOrder, Semidefinite
 from convexnn_solvers.envelope import Envelope, Indicator, Split
 from convexnn_solvers.nonsmooth_losses import Maximum, Norms, Nuclear, PiecewiseLinear, Supremum
 
@@ -139,15 +139,18 @@ def test_projections_on_a_cone_and_its_dual(cone: Cone) -> None:
         assert far / np.sqrt(s.size) - 1e-12 <= float(cone.violations(s).max()) <= 2.0 * far + 1e-12
 
 
-def test_the_l1_cone() -> None:
-    """Moreau, on vectors; the dual cone is that of the largest absolute value."""
-    cone = L1Cone()
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_the_cone_of_a_sum_of_norms(size: int) -> None:
+    """Moreau, on vectors; the dual cone is that of the largest norm."""
+    cone = NormSumCone(size)
     for s in (z.ravel() for z in samples(9)):
+        s = s[: 1 + (s.size - 1) // size * size]
         inside, dual = cone.project(s, np), cone.nearest_dual(-s)
         np.testing.assert_allclose(inside - dual, s, rtol=1e-12, atol=1e-12)
         assert float(np.sum(inside * dual)) == pytest.approx(0.0, abs=1e-10 * (1.0 + float(s @ s)))
         assert float(cone.violations(inside).max()) <= 1e-12 * (1.0 + float(np.abs(s).max()))
-        assert np.abs(dual[1:]).max() <= dual[0] * (1.0 + 1e-12) + 1e-12
+        norms = np.linalg.norm(dual[1:].reshape(-1, size), axis=1)
+        assert norms.max() <= dual[0] * (1.0 + 1e-12) + 1e-12
 
 
 def test_the_semidefinite_cone() -> None:

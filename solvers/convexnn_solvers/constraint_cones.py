@@ -154,32 +154,43 @@ class Semidefinite:
 
 
 @dataclass(frozen=True)
-class L1Cone:
-    """``sum |s_1..| <= s_0`` of a vector: the epigraph of the l1 norm."""
+class NormSumCone:
+    """``sum ||s_g|| <= s_0`` of a vector whose groups ``s_g`` have ``size`` entries each, one after another.
 
-    name: str = "l1 cone"
+    The epigraph of a sum of norms; of the l1 norm where ``size`` is 1.
+    """
+
+    size: int = 1
+    name: str = "cone of a sum of norms"
 
     def project(self, s: Array, xp: Any) -> Array:
-        """Soft thresholding by the amount that the head gains; zero below the dual cone's negative."""
-        head, rest = s[:1], s[1:]
-        size = xp.abs(rest)
-        shift = self._gain(head, size, xp)
-        return xp.concat([head + shift, xp.sign(rest) * xp.clip(size - shift, 0.0, None)])
+        """Soft thresholding of the norms by the amount that the head gains; zero in the polar cone."""
+        head, rest = s[:1], xp.reshape(s[1:], (-1, self.size))
+        norms = self._norms(rest, xp)
+        shift = self._gain(head, norms, xp)
+        factor = xp.clip(norms - shift, 0.0, None) / xp.where(norms > 0.0, norms, 1.0)
+        return xp.concat([head + shift, xp.reshape(rest * factor[:, None], (-1,))])
 
-    def _gain(self, head: Array, size: Array, xp: Any) -> Array:
-        """``g >= 0`` with ``head + g = sum((size - g)_+)``, or what takes the head to zero."""
-        ordered = xp.flip(xp.sort(size))[None, :]
+    def _norms(self, rest: Array, xp: Any) -> Array:
+        if self.size == 1:
+            return xp.abs(rest[:, 0])
+        return xp.sqrt(xp.sum(rest * rest, axis=1))
+
+    def _gain(self, head: Array, norms: Array, xp: Any) -> Array:
+        """``g >= 0`` with ``head + g = sum((norms - g)_+)``, or what takes the head to zero."""
+        ordered = xp.flip(xp.sort(norms))[None, :]
         sums, counts = running_sums(ordered, xp), running_sums(xp.ones_like(ordered), xp)
         best = xp.max((sums - head) / (counts + 1.0))
         return xp.clip(xp.maximum(best, -head), 0.0, None)
 
     def nearest_dual(self, mu: Float64Array) -> Float64Array:
-        """``max |mu_1..| <= mu_0``, by Moreau's identity."""
+        """``max ||mu_g|| <= mu_0``, by Moreau's identity."""
         return np.asarray(mu + self.project(-mu, np), dtype=np.float64)
 
     def violations(self, s: Float64Array) -> Float64Array:
         """``sum - s_0``."""
-        return np.clip(np.sum(np.abs(s[1:]), keepdims=True) - s[:1], 0.0, None)
+        total = np.sum(self._norms(np.reshape(s[1:], (-1, self.size)), np), keepdims=True)
+        return np.asarray(np.clip(total - s[:1], 0.0, None), dtype=np.float64)
 
     def even(self, rows: Float64Array) -> Float64Array:
         """One factor for all."""

@@ -50,7 +50,7 @@ def read_constraints(
             found = epigraph(constraint, output)
             terms.append(_bounded_atom(constraint, found))
             outputs.append(found.output)
-            atoms.append(found.atom)
+            atoms.extend(found.atoms)
             continue
         slack = _as_pattern_slack(output, variables) if cone == NONNEGATIVE else None
         pattern_cone = None

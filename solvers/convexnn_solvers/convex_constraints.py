@@ -15,7 +15,7 @@ import numpy as np
 
 from convexnn_solvers.affine import Tape, UnsupportedProblem, shortened
 from convexnn_solvers.backends import Float64Array, numpy_backend
-from convexnn_solvers.constraint_cones import NONNEGATIVE, Cone, L1Cone, SecondOrder
+from convexnn_solvers.constraint_cones import NONNEGATIVE, Cone, NormSumCone, SecondOrder
 from convexnn_solvers.loading import Loader
 from convexnn_solvers.losses import Square, SumSquares
 from convexnn_solvers.nonsmooth_losses import Maximum, Norms, PiecewiseLinear, Supremum
@@ -24,7 +24,7 @@ from convexnn_solvers.terms import LossReading, convex_atoms, read_atom
 
 @dataclass(frozen=True)
 class Epigraph:
-    """``output in cone`` is the constraint, where ``atom`` counts as zero inside ``output``.
+    """``output in cone`` is the constraint, where ``atoms`` count as zero inside ``output``.
 
     ``slopes`` are the derivatives of the output with respect to the affine side: the constraint's dual value
     is the sum of multipliers times slopes, along the first axis (``None``: of everything).
@@ -32,7 +32,7 @@ class Epigraph:
 
     cone: Cone
     output: Any
-    atom: Any
+    atoms: tuple[Any, ...]
     slopes: Float64Array
     axis: int | None
 
@@ -44,32 +44,59 @@ class Epigraph:
 def epigraph(constraint: Any, gap: Any) -> Epigraph:
     """The constraint ``gap >= 0`` for a concave ``gap``; UnsupportedProblem, naming it, if it is another."""
     atoms = convex_atoms(gap)
-    if len(atoms) != 1:
-        raise _refusal(constraint, f"has {len(atoms)} convex atoms; give each a bound of its own")
-    atom, weight = atoms[0], _weight(constraint, gap, atoms[0])
-    reading = read_atom(atom)
-    loss_reading = reading if isinstance(reading, LossReading) else reading.loss
-    loss, entries = loss_reading.make(weight)
-    found = _as_cone(loss, np.asarray(entries), loss_reading.argument, gap)
+    parts = []
+    for atom, weight in zip(atoms, _weights(constraint, gap, atoms), strict=True):
+        reading = read_atom(atom)
+        loss_reading = reading if isinstance(reading, LossReading) else reading.loss
+        loss, entries = loss_reading.make(weight)
+        parts.append((loss, np.asarray(entries), loss_reading.argument))
+    found = _norms_together(parts, gap)
+    if found is None and len(atoms) != 1:
+        raise _refusal(
+            constraint, f"has {len(atoms)} convex atoms; bound each by a variable, and the sum of these"
+        )
+    found = found or _as_cone(*parts[0], gap)
     if found is None:
-        raise _refusal(constraint, f"bounds {type(atom).__name__}, whose epigraph has no simple projection")
+        kind = type(atoms[0]).__name__
+        raise _refusal(constraint, f"bounds {kind}, whose epigraph has no simple projection")
     cone, output, slopes, axis = found
-    return Epigraph(cone, output, atom, np.broadcast_to(slopes, output.shape), axis)
+    return Epigraph(cone, output, tuple(atoms), np.broadcast_to(slopes, output.shape), axis)
 
 
-def _weight(constraint: Any, gap: Any, atom: Any) -> Float64Array:
-    """The coefficients with which the atom stands in ``-gap``, entry by entry or of its sum."""
-    tape = Tape(Loader(numpy_backend()), [*gap.variables(), atom])
+def _norms_together(
+    parts: list[tuple[Any, Float64Array, Any]], gap: Any
+) -> tuple[Cone, Any, Float64Array, int | None] | None:
+    """A bound on a sum of norms of columns, all as long: such as that on the penalty of a network."""
+    columns = []
+    for loss, weight, q in parts:
+        if gap.ndim or not isinstance(loss, Norms) or loss.axis is None or q.ndim != 2:
+            return None
+        rows = q.T if loss.axis in (0, -2) else q
+        scales = np.reshape(np.broadcast_to(weight, rows.shape[:1]), (-1, 1)) * np.ones(rows.shape)
+        columns.append(cp.multiply(scales, rows))
+    sizes = {rows.shape[1] for rows in columns}
+    if len(sizes) != 1:
+        return None
+    entries = [cp.reshape(rows, (rows.size,), order="C") for rows in columns]
+    output = cp.hstack([cp.reshape(gap, (1,), order="C"), *entries])
+    return NormSumCone(sizes.pop()), output, np.eye(1, output.size)[0], None
+
+
+def _weights(constraint: Any, gap: Any, atoms: list[Any]) -> list[Float64Array]:
+    """The coefficients with which the atoms stand in ``-gap``, entry by entry or of their sums."""
+    tape = Tape(Loader(numpy_backend()), [*gap.variables(), *atoms])
     tape.add_output(gap)
     if tape.has_parametric_factors:
         raise _refusal(constraint, "has a Parameter as a coefficient; move it to the affine side")
     map_ = tape.with_values()
     rng = np.random.default_rng(0)
     probe = rng.standard_normal(gap.shape) if gap.ndim else np.asarray(1.0)
-    ones, random = (map_.adjoint((np.asarray(v),))[-1] for v in (np.ones(gap.shape), probe))
-    if gap.ndim and (atom.shape != gap.shape or not np.allclose(random, ones * probe, rtol=1e-12, atol=0.0)):
-        raise _refusal(constraint, "combines entries of its convex atom; bound every entry on its own")
-    return np.asarray(-ones, dtype=np.float64)
+    ones, random = (map_.adjoint((np.asarray(v),))[-len(atoms) :] for v in (np.ones(gap.shape), probe))
+    for atom, one, other in zip(atoms, ones, random, strict=True):
+        same = atom.shape == gap.shape and np.allclose(other, one * probe, rtol=1e-12, atol=0.0)
+        if gap.ndim and not same:
+            raise _refusal(constraint, "combines entries of its convex atom; bound every entry on its own")
+    return [np.asarray(-one, dtype=np.float64) for one in ones]
 
 
 def _as_cone(
@@ -95,7 +122,7 @@ def _as_cone(
         head = gap - cp.sum(cp.multiply(middle * w, q)) if middle else gap
         rest = cp.multiply(half * w, q)
         output = cp.hstack([cp.reshape(head, (1,), order="C"), cp.reshape(rest, (q.size,), order="C")])
-        return L1Cone(), output, np.eye(1, output.size)[0], None
+        return NormSumCone(), output, np.eye(1, output.size)[0], None
     if not isinstance(loss, Norms | Maximum | Supremum):
         return None
     return _along_axis(loss, weight, q, gap)

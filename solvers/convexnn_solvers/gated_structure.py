@@ -18,7 +18,7 @@ from convexnn_solvers.cones import ActiveRows
 from convexnn_solvers.gated_maps import GatedMap, gated_maps, refusal, stored_features
 from convexnn_solvers.gated_program import GatedProgram, Indices
 from convexnn_solvers.gated_reading import gated_reading
-from convexnn_solvers.losses import Huber, Softplus, SumSquares
+from convexnn_solvers.losses import Huber, Softplus, Square, SumSquares
 from convexnn_solvers.newton_fits import Fit, LogisticFit, SquaredFit
 from convexnn_solvers.nonsmooth_fits import NonsmoothFit, nonsmooth_fit
 from convexnn_solvers.nonsmooth_losses import Nonsmooth
@@ -240,6 +240,8 @@ def _fit(
     """The loss as a fit, the means taken out of its targets, and its factor."""
     if isinstance(term.loss, Nonsmooth):
         return _nonsmooth(term, mirror, shift, centred)
+    if isinstance(term.loss, Square):
+        raise refusal(f"the samples in {term.text} have weights of their own")
     if not isinstance(term.loss, SumSquares | Huber | Softplus):
         raise refusal(f"{term.text} is not a loss that they know")
     weight = np.unique(np.asarray(term.weight, dtype=np.float64))

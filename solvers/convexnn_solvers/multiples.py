@@ -38,6 +38,18 @@ def as_multiple(expr: Any) -> tuple[float, Any]:
         return factor, expr
 
 
+def as_entrywise_multiple(expr: Any) -> tuple[Any, Any]:
+    """Factors, a number or an array, and what they multiply entry by entry, in the same shape."""
+    factors, rest = as_multiple(expr)
+    while is_a(rest, multiply):
+        first, second = rest.args if rest.args[0].is_constant() else rest.args[::-1]
+        if not first.is_constant() or first.parameters() or second.shape != rest.shape:
+            break
+        number, rest = as_multiple(second)
+        factors = factors * number * to_dense(first.value)
+    return factors, rest
+
+
 def _is_number(expr: Any) -> bool:
     """Whether the expression is one constant number, possibly promoted to a shape."""
     while is_a(expr, Promote):

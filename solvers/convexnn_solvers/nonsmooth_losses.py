@@ -45,7 +45,10 @@ class ProxJacobian:
 
 @dataclass(frozen=True, eq=False)
 class Face:
-    """Subgradients at a point: ``middle`` is one, ``along`` projects on the directions to all others."""
+    """Subgradients at a point: ``middle`` is one, ``along`` takes any array to a direction to others.
+
+    ``along`` is linear and symmetric, and every direction is the image of an array.
+    """
 
     middle: Float64Array
     along: Callable[[Float64Array], Float64Array]
@@ -105,10 +108,11 @@ class PiecewiseLinear:
         return np.clip(v, self.low * w, self.high * w)
 
     def face(self, q: Float64Array, weight: Any, tolerance: float) -> Face:
-        """Intervals at zero."""
+        """Intervals at zero; where several add up, wide ones move more, so that none is left."""
         kink = np.abs(q) <= tolerance * np.max(np.abs(q), initial=0.0)
         slopes = np.where(kink, 0.5 * (self.low + self.high), np.where(q > 0.0, self.high, self.low))
-        return Face(np.asarray(weight * slopes), lambda v: np.where(kink, v, 0.0))
+        share = np.sqrt(np.asarray(weight) / (np.max(weight, initial=0.0) or 1.0))
+        return Face(np.asarray(weight * slopes), lambda v: np.where(kink, share * v, 0.0))
 
     def even(self, rows: Float64Array) -> Float64Array:
         """Entries are independent."""

@@ -48,7 +48,7 @@ from convexnn_solvers.losses import (
     SquaredHinge,
     SumSquares,
 )
-from convexnn_solvers.multiples import as_multiple, is_a, is_same
+from convexnn_solvers.multiples import as_entrywise_multiple, as_multiple, is_a, is_same
 from convexnn_solvers.nonsmooth_losses import Maximum, Norms, Nuclear, PiecewiseLinear, Supremum
 from convexnn_solvers.penalties import AbsoluteValue, GroupNorm, NuclearNorm, Penalty
 from convexnn_solvers.quadratic_root import quadratic_root
@@ -165,7 +165,8 @@ def _along_axis(atom: Any, loss: type) -> LossReading:
 
 
 def _read_loss(atom: Any) -> LossReading | None:
-    reading = _squares(atom) or _entrywise(atom) or _norms(atom) or _piecewise_linear(atom)
+    reading = _squares(atom) or _entrywise(atom) or _norms(atom) or _hinges(atom)
+    reading = reading or _piecewise_linear(atom)
     if reading is not None and not reading.argument.is_affine():
         return None
     return reading
@@ -185,14 +186,14 @@ def _squares(atom: Any) -> LossReading | None:
         hinge = _hinge(base)
         if hinge is not None:
             return LossReading(atom, hinge, lambda w: (SquaredHinge(), w))
-        return LossReading(atom, base, lambda w: _square(w))
+        return LossReading(atom, _without_sign(base), lambda w: _square(w))
     return None
 
 
 def _grouped_squares(atom: Any, argument: Any, reduced: Any, divisor: Any) -> LossReading:
     """The squares of ``argument``, summed as the axis atom ``reduced`` does and divided by a constant."""
     hinge = _hinge(argument)
-    inner = argument if hinge is None else hinge
+    inner = _without_sign(argument) if hinge is None else hinge
 
     def make(weight: Float64Array) -> Weighted:
         if divisor is not None:
@@ -204,6 +205,11 @@ def _grouped_squares(atom: Any, argument: Any, reduced: Any, divisor: Any) -> Lo
         return (SquaredHinge(), entries) if hinge is not None else _square(entries)
 
     return LossReading(atom, inner, make)
+
+
+def _without_sign(expr: Any) -> Any:
+    """What has the same squares: ``q`` of ``|q|``."""
+    return expr.args[0] if is_a(expr, absolute) else expr
 
 
 def _square(weight: Float64Array) -> Weighted:
@@ -275,6 +281,27 @@ def _piecewise_linear(atom: Any) -> LossReading | None:
             atom, cp.vstack(rows), lambda w: (Maximum(0), np.ravel(np.broadcast_to(w, atom.shape)))
         )
     return None
+
+
+def _hinges(atom: Any) -> LossReading | None:
+    """``max(a q, b q)`` with slopes for every entry, one of them ``>= 0``, the other ``<= 0``.
+
+    Quantile losses of several levels are such. It is a hinge of ``q`` and one of ``-q``.
+    """
+    if not is_a(atom, maximum) or len(atom.args) != 2:
+        return None
+    (a, base), (b, other) = (as_entrywise_multiple(argument) for argument in atom.args)
+    levels = base.shape == atom.shape and np.size(a) * np.size(b) > 1 and not np.any(a * b > 0.0)
+    if not levels or not is_same(base, other):
+        return None
+    slopes = [np.ravel(np.broadcast_to(s, atom.shape)) for s in (np.maximum(a, b), -np.minimum(a, b))]
+    row = cp.reshape(base, (1, atom.size), order="C")
+
+    def make(weight: Float64Array) -> Weighted:
+        entries = np.ravel(np.broadcast_to(weight, atom.shape))
+        return PiecewiseLinear(0.0, 1.0, "maximum"), np.stack([entries * s for s in slopes])
+
+    return LossReading(atom, cp.vstack([row, -row]), make)
 
 
 def _threshold(atom: Any) -> float:
