@@ -44,18 +44,19 @@ class Epigraph:
 def epigraph(constraint: Any, gap: Any) -> Epigraph:
     """The constraint ``gap >= 0`` for a concave ``gap``; UnsupportedProblem, naming it, if it is another."""
     atoms = convex_atoms(gap)
-    parts = []
+    parts: list[tuple[Any, Float64Array, Any]] = []
     for atom, weight in zip(atoms, _weights(constraint, gap, atoms), strict=True):
         reading = read_atom(atom)
         loss_reading = reading if isinstance(reading, LossReading) else reading.loss
-        loss, entries = loss_reading.make(weight)
-        parts.append((loss, np.asarray(entries), loss_reading.argument))
+        loss, scales = loss_reading.make(weight)
+        parts.append((loss, np.asarray(scales), loss_reading.argument))
     found = _norms_together(parts, gap)
     if found is None and len(atoms) != 1:
         raise _refusal(
             constraint, f"has {len(atoms)} convex atoms; bound each by a variable, and the sum of these"
         )
-    found = found or _as_cone(*parts[0], gap)
+    loss, entries, argument = parts[0]
+    found = found or _as_cone(loss, entries, argument, gap)
     if found is None:
         kind = type(atoms[0]).__name__
         raise _refusal(constraint, f"bounds {kind}, whose epigraph has no simple projection")
