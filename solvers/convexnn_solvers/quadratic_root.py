@@ -8,10 +8,14 @@ diagonal, and there small entries are as accurate as large ones.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
+from convexnn_solvers.affine import UnsupportedProblem, shortened, value_of
 from convexnn_solvers.backends import Float64Array
+from convexnn_solvers.loading import to_dense
 
 _Long = NDArray[np.longdouble]
 
@@ -75,3 +79,19 @@ def _sliced(rows: NDArray[np.floating]) -> list[Float64Array]:
         parts.append(part.astype(np.float64))
         left = left - part
     return parts
+
+
+def root_of_now(matrix: Any, atom: Any) -> Float64Array | None:
+    """A root of the matrix's value with as many rows as columns; None as long as a Parameter has no value."""
+    if any(parameter.value is None for parameter in matrix.parameters()):
+        return None
+    rows = root_of(to_dense(value_of(matrix)), atom)
+    return np.vstack([rows, np.zeros((rows.shape[1] - rows.shape[0], rows.shape[1]))])
+
+
+def root_of(P: Float64Array, atom: Any) -> Float64Array:
+    """``F`` with ``F^T F = P``, of as many rows as the rank."""
+    root = quadratic_root(P)
+    if root is None:
+        raise UnsupportedProblem(f"{shortened(atom)} is not convex: its matrix has a negative eigenvalue.")
+    return root

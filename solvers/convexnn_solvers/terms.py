@@ -51,7 +51,7 @@ from convexnn_solvers.losses import (
 from convexnn_solvers.multiples import as_entrywise_multiple, as_multiple, is_a, is_same
 from convexnn_solvers.nonsmooth_losses import Maximum, Norms, Nuclear, PiecewiseLinear, Supremum
 from convexnn_solvers.penalties import AbsoluteValue, GroupNorm, NuclearNorm, Penalty
-from convexnn_solvers.quadratic_root import quadratic_root
+from convexnn_solvers.quadratic_root import root_of, root_of_now
 
 Weighted = tuple[Loss, Float64Array]
 
@@ -221,26 +221,10 @@ def _quad_form(atom: Any) -> LossReading | None:
     if not matrix.is_constant():
         return None
     if matrix.parameters():  # the root follows the Parameter's value
-        root = cp.CallbackParam(lambda: _square_root(matrix, atom), matrix.shape)
+        root = cp.CallbackParam(lambda: root_of_now(matrix, atom), matrix.shape)
         return LossReading(atom, root @ x, lambda w: (SumSquares(), w))
-    factor = _root(to_dense(value_of(matrix)), atom)
+    factor = root_of(to_dense(value_of(matrix)), atom)
     return LossReading(atom, factor @ x, lambda w: (SumSquares(), w))
-
-
-def _square_root(matrix: Any, atom: Any) -> Float64Array | None:
-    """A root of the matrix's value with as many rows as columns; None as long as a Parameter has no value."""
-    if any(parameter.value is None for parameter in matrix.parameters()):
-        return None
-    rows = _root(to_dense(value_of(matrix)), atom)
-    return np.vstack([rows, np.zeros((rows.shape[1] - rows.shape[0], rows.shape[1]))])
-
-
-def _root(P: Float64Array, atom: Any) -> Float64Array:
-    """``F`` with ``F^T F = P``, of as many rows as the rank."""
-    root = quadratic_root(P)
-    if root is None:
-        raise UnsupportedProblem(f"{shortened(atom)} is not convex: its matrix has a negative eigenvalue.")
-    return root
 
 
 def _entrywise(atom: Any) -> LossReading | None:
