@@ -40,6 +40,7 @@ def as_multiple(expr: Any) -> tuple[float, Any]:
 
 def as_entrywise_multiple(expr: Any) -> tuple[Any, Any]:
     """Factors, a number or an array, and what they multiply entry by entry, in the same shape."""
+    factors: Any
     factors, rest = as_multiple(expr)
     while is_a(rest, multiply):
         first, second = rest.args if rest.args[0].is_constant() else rest.args[::-1]
