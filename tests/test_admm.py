@@ -18,12 +18,13 @@ from convexnn_solvers import (
     Auto,
     Status,
     UnsupportedProblem,
-    admm_iteration,
+    admm_problem,
     admm_working_set,
     certificate,
 )
 from convexnn_solvers.admm import admm_method
-from convexnn_solvers.admm_iteration import AdmmIteration, AdmmPolicy
+from convexnn_solvers.admm_iteration import AdmmIteration
+from convexnn_solvers.admm_problem import AdmmPolicy
 from convexnn_solvers.admm_working_set import AdmmEngine
 from convexnn_solvers.backends import Backend, numpy_backend, select_backend
 from convexnn_solvers.compiler import compile_problem
@@ -141,7 +142,7 @@ def test_a_matrix_and_its_factor_serve_all_regularisations(
         made[0] += 1
         return Counted(gram_factor(*arguments))
 
-    monkeypatch.setattr(admm_iteration, "gram_factor", counted)
+    monkeypatch.setattr(admm_problem, "gram_factor", counted)
     solver, regs = ADMM(tol=1e-6, backend=backend), (0.05, 0.04, 0.03, 0.025)
     cold = []
     for reg in regs:

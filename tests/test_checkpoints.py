@@ -31,7 +31,7 @@ from convexnn_solvers import (
 )
 from convexnn_solvers.active_sets import machine_code
 from convexnn_solvers.admm import AdmmState, admm_method
-from convexnn_solvers.admm_iteration import AdmmPolicy
+from convexnn_solvers.admm_problem import AdmmPolicy
 from convexnn_solvers.admm_working_set import AdmmEngine
 from convexnn_solvers.backends import numpy_backend
 from convexnn_solvers.compiler import compile_problem
@@ -39,6 +39,7 @@ from convexnn_solvers.gate_working_set import WorkingSetNewton, WorkingSetPolicy
 from convexnn_solvers.gated_method import GatedMethod
 from convexnn_solvers.gated_program import scaled
 from convexnn_solvers.gated_structure import gated_structure
+from convexnn_solvers.kept import Kept
 from convexnn_solvers.newton_start import NewtonStart
 
 RNG = np.random.default_rng(0)
@@ -271,7 +272,7 @@ def test_newton_goes_on_with_its_set_of_gates(cones: bool) -> None:
     for _ in range(6):
         engine.step(1e-10)
     assert engine.rounds > 1
-    other = WorkingSetNewton(replace(program, kept={}), start=NewtonStart(held=engine.packed()))
+    other = WorkingSetNewton(replace(program, kept=Kept()), start=NewtonStart(held=engine.packed()))
     other.sets = engine.sets
     for _ in range(30):
         engine.step(1e-10)

@@ -16,6 +16,7 @@ from convexnn_solvers.cone_memory import ConeMemory
 from convexnn_solvers.dual_newton import DualNewton
 from convexnn_solvers.gate_working_set import WorkingSetNewton, WorkingSetPolicy, newton_engine
 from convexnn_solvers.gated_program import GatedProgram, block_norms, scaled
+from convexnn_solvers.kept import Kept
 from convexnn_solvers.newton_fits import SquaredFit
 from convexnn_solvers.newton_start import NewtonPolicy, NewtonStart
 
@@ -98,9 +99,9 @@ def test_the_dual_point_of_a_problem_without_offset_is_no_bound_with_one(cones: 
     data = program(cones)
     assert isinstance(data.fit, SquaredFit)
     fit = SquaredFit(data.fit.Y - data.fit.Y.mean())
-    without = run(DualNewton(replace(data, fit=fit, kept={})), 1e-8)
+    without = run(DualNewton(replace(data, fit=fit, kept=Kept())), 1e-8)
     assert isinstance(without, DualNewton)
-    xi, data = without.xi, replace(data, fit=replace(fit, centred=True), kept={})
+    xi, data = without.xi, replace(data, fit=replace(fit, centred=True), kept=Kept())
     optimum = run(DualNewton(data), 1e-8).primal
     assert engine(data, start=NewtonStart(xi=xi)).dual <= optimum * (1.0 + 1e-12)
 

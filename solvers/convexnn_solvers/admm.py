@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convexnn_solvers.admm_iteration import AdmmPolicy, AdmmProblem, forget_matrix
+from convexnn_solvers.admm_problem import AdmmPolicy, AdmmProblem, forget_matrix
 from convexnn_solvers.admm_working_set import AdmmEngine
 from convexnn_solvers.affine import UnsupportedProblem
 from convexnn_solvers.backends import Backend, Float64Array, numpy_backend
@@ -30,8 +30,6 @@ _MARGIN = 0.7
 _PRODUCTS = 7000
 # Fewer gates at a time are not worth a factorisation.
 _FEWEST = 100
-# A matrix of at most so many bytes stays with the problem for its solves at other regularisations.
-_KEPT_BYTES = 2**29
 # After a certificate that was refused the goal shrinks by this factor; after so many our gap is rounding.
 _SHRINK, _MOST_REFUSALS = 0.3, 4
 
@@ -167,15 +165,13 @@ def admm_method(
     joint = programs[0]
     if len(programs) > 1:  # with a place of its own for what is kept: the outputs are others
         joint = replace(
-            joint, fit=_joined([program.fit for program in programs]), kept=joint.once("joint", dict)
+            joint, fit=_joined([program.fit for program in programs]), kept=joint.kept.part("joint")
         )
     backend = numpy_backend("float32") if single else composite.backend
     inside, scaling = scaled(joint)
     plan, most = _plan_beside_kept(inside, backend, memory)
     taus = np.stack([program.weights for program in programs]) / scaling.features / scaling.targets
-    problem = AdmmProblem(
-        inside, taus, backend, plan, backend.asarray(inside.X), _worth_keeping(inside, backend)
-    )
+    problem = AdmmProblem(inside, taus, backend, plan, backend.asarray(inside.X), keeps=True)
     return AdmmMethod(structure, problem, scaling, most, tol, policy or AdmmPolicy(), warm)
 
 
@@ -187,11 +183,6 @@ def _joined(fits: list[Fit]) -> Fit:
     logistic = [fit for fit in fits if isinstance(fit, LogisticFit)]
     signs, shift = (np.hstack(parts) for parts in zip(*((f.signs, f.shift) for f in logistic), strict=True))
     return replace(logistic[0], signs=signs, shift=shift)
-
-
-def _worth_keeping(program: GatedProgram, backend: Backend) -> bool:
-    """Whether the matrix is small enough to stay when the solve has ended."""
-    return bool(program.X.shape[0] ** 2 * backend.dtype.itemsize <= _KEPT_BYTES)
 
 
 def _plan_beside_kept(program: GatedProgram, backend: Backend, memory: float | None) -> tuple[Plan, int]:

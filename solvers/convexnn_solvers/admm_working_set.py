@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convexnn_solvers.admm_iteration import AdmmIteration, AdmmPolicy, AdmmProblem, Bounds
+from convexnn_solvers.admm_iteration import AdmmIteration
+from convexnn_solvers.admm_problem import AdmmPolicy, AdmmProblem, Bounds
 from convexnn_solvers.backends import Array, Float64Array
 from convexnn_solvers.checkpoint import Arrays
 from convexnn_solvers.gaps import relative_gap

@@ -276,7 +276,7 @@ def _few_gates(structure: GatedStructure) -> bool:
 
 def _evenness(program: GatedProgram) -> float:
     """The mean square of the features' singular values but the largest, over its square."""
-    return program.once("evenness", partial(_spectral_evenness, program.X))
+    return program.kept.common.once("evenness", partial(_spectral_evenness, program.X))
 
 
 def _spectral_evenness(X: Float64Array) -> float:

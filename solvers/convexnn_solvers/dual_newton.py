@@ -36,6 +36,7 @@ from convexnn_solvers.newton_start import (
     NewtonPolicy,
     NewtonStart,
     given_dual,
+    kept_cones,
     kept_features,
     kept_systems,
     usual_policy,
@@ -72,7 +73,7 @@ class DualNewton:
         self._signs = np.repeat(np.asarray(program.signs), program.gates)
         self._cones: ConeProx | None = None
         if program.cones:
-            self._cones = first.cones or program.once("cones", lambda: ConeProx(program))
+            self._cones = first.cones or kept_cones(program)
         self._copy = residual_copy(self._fit)
         self._inner_steps = 0
         self._paired, self._pairs_below = False, 1.0

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convexnn_solvers.backends import Float64Array
+from convexnn_solvers.gaps import relative_gap
 
 # Passes come after so many iterations, then after this share of all.
 _PASS, _PASS_SHARE = 10, 0.1
@@ -101,6 +102,8 @@ def estimated_gap(
 ) -> float:
     """The relative gap that a multiple ``s`` of the residual leaves, feasible up to ``1 / largest``.
 
+    Only a hint when to ask for a bound: with a free bias the residual is dual feasible in the end alone.
+
     ``inner`` is the gradient's product with the point. The dual value is ``s (2 f - inner) - s^2 f`` for a
     quadratic loss of value f. For others whose infimum is 0 it is at least the share ``s <= 1`` of
     ``f - inner``, since conjugates are convex. The problem's ``constant`` is part of both values.
@@ -112,4 +115,4 @@ def estimated_gap(
         dual = scale * slope - scale * scale * smooth
     else:
         dual = min(1.0, top) * (smooth - inner)
-    return abs(primal - dual) / max(abs(primal + constant), abs(dual + constant), 1e-300)
+    return abs(relative_gap(primal + constant, dual + constant))

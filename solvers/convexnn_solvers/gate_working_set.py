@@ -18,12 +18,13 @@ from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.dual_newton import DualNewton
 from convexnn_solvers.gaps import relative_gap
 from convexnn_solvers.gated_program import GatedProgram, Indices, block_norms, next_working_set
-from convexnn_solvers.newton_blocks import ConeProx, packed_rows, unpacked_rows
+from convexnn_solvers.newton_blocks import packed_rows, unpacked_rows
 from convexnn_solvers.newton_duals import best_multiple
 from convexnn_solvers.newton_start import (
     NewtonPolicy,
     NewtonStart,
     given_dual,
+    kept_cones,
     kept_systems,
     usual_policy,
 )
@@ -73,7 +74,7 @@ class WorkingSetNewton:
         self.newton_steps = self.rounds = 0
         self.dual, self.dual_point = -np.inf, np.zeros(program.fit.shape)
         self.dual_rows: tuple[ActiveRows, ...] = ()
-        self._cones = program.once("cones", lambda: ConeProx(program)) if program.cones else None
+        self._cones = kept_cones(program) if program.cones else None
         self._systems = kept_systems(program)
         self._best_gap, self._best_step = np.inf, 0
         self.working_set: Indices = np.zeros(0, dtype=np.intp)

@@ -13,9 +13,8 @@ variables (n, c); products with the adjoint map (c, d, P), one for all signs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +22,10 @@ from numpy.typing import NDArray
 from convexnn_solvers.active_sets import Indices as Indices
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.block_features import BlockFeatures, GatedFeatures, StoredFeatures
+from convexnn_solvers.kept import Kept
 from convexnn_solvers.newton_fits import Fit
 
-T = TypeVar("T")
-
 _CHUNK_ENTRIES = 4_000_000  # of an n x gates work array
-_KEPT_BYTES = 2**26
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +33,7 @@ class GatedProgram:
     """Data of one problem; ``weights`` are the ``tau_b`` (B,), all positive. See the module's text.
 
     ``stored``: (n, d, P), or None where the features are products of X and the patterns. ``kept`` is for what
-    takes a while to find out and does not depend on the weights: programs that differ in nothing else may
-    share it.
+    does not depend on the weights: programs that differ in nothing else may share it.
     """
 
     X: Float64Array
@@ -48,14 +44,7 @@ class GatedProgram:
     cones: bool = False
     slope: float = 0.0
     stored: Float64Array | None = None
-    kept: dict[str, Any] = field(default_factory=dict, compare=False)
-
-    def once(self, name: str, make: Callable[[], T]) -> T:
-        """What is kept under a name, made by the first call."""
-        if name not in self.kept:
-            self.kept[name] = make()
-        found: T = self.kept[name]
-        return found
+    kept: Kept = field(default_factory=Kept, compare=False)
 
     @property
     def gates(self) -> int:
@@ -82,7 +71,7 @@ class GatedProgram:
         chosen = self.weights.reshape(len(self.signs), self.gates)[:, gates]
         stored = None if self.stored is None else self.stored[:, :, gates]
         patterns = self.patterns[:, gates]
-        return replace(self, patterns=patterns, weights=chosen.ravel(), stored=stored, kept={})
+        return replace(self, patterns=patterns, weights=chosen.ravel(), stored=stored, kept=Kept())
 
     def block_gates(self, blocks: Indices) -> Indices:
         """The gate of each block."""
@@ -153,7 +142,7 @@ class GatedProgram:
             return block_norms(self.by_block(self.adjoint(null)))
 
         # A Parameter may be the threshold of Huber's loss, and then change it.
-        return self.once("null norms", found) if self.fit.outliers is None else found()
+        return self.kept.once("null norms", found) if self.fit.outliers is None else found()
 
     @property
     def gates_at_a_time(self) -> int:
@@ -201,20 +190,16 @@ class Scaling:
         return self.targets
 
 
-def small(*sizes: int) -> bool:
-    """Whether an array of floats of these sizes may be kept when a solve has ended."""
-    return 8.0 * float(np.prod(sizes, dtype=np.float64)) <= _KEPT_BYTES
-
-
 def scaled(program: GatedProgram) -> tuple[GatedProgram, Scaling]:
     """The program in units where columns of X, or of stored features, have norm one on average, and squared
     targets norm one.
 
     One factor for all of them: scaling columns one by one would change the penalty.
     """
-    features = program.once("size", lambda: _feature_size(program))
-    X = program.once("features", lambda: program.X / features)
-    kept: dict[str, Any] = program.once("scaled", dict)
+    common = program.kept.common
+    features = common.once("size", lambda: _feature_size(program))
+    X = common.once("features", lambda: program.X / features)
+    kept = program.kept.part("scaled")
     targets = _size(program.fit)
     fit = program.fit.scaled(targets)
     if fit is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.composite import Composite
 from convexnn_solvers.gated_maps import GatedMap, refusal
 from convexnn_solvers.gated_probe import GatedProbe
+from convexnn_solvers.kept import Kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +19,7 @@ class GatedReading:
 
     ``weights``: positions of the weight variables, sign by sign and map by map; ``offset``: position and
     factor of the free output bias; ``mirror``, ``shift``: (n, c). ``cones``: whether the weights lie in
-    their pattern cones. ``kept``: one dictionary per output, see :class:`~gated_program.GatedProgram`.
+    their pattern cones. ``kept``: one per output, see :class:`~gated_program.GatedProgram`.
     """
 
     weights: list[int]
@@ -28,7 +28,7 @@ class GatedReading:
     offset: tuple[int, float] | None
     shift: Float64Array
     cones: bool
-    kept: tuple[dict[str, Any], ...]
+    kept: tuple[Kept, ...]
 
 
 def gated_reading(composite: Composite, maps: tuple[GatedMap, ...], penalised: list[int]) -> GatedReading:
@@ -42,7 +42,7 @@ def gated_reading(composite: Composite, maps: tuple[GatedMap, ...], penalised: l
 def _read(composite: Composite, maps: tuple[GatedMap, ...], penalised: list[int]) -> GatedReading:
     operator, count = maps[0], len(maps)
     others = [i for i in range(len(composite.variables)) if i not in penalised]
-    probe = GatedProbe(composite, maps)
+    probe, kept = GatedProbe(composite, maps), Kept()
     mirror = probe.mirror(penalised, others)
     factors = [probe.weight_factor(position, mirror) for position in penalised]
     weights, ratios = _ordered(penalised, factors, count)
@@ -58,7 +58,7 @@ def _read(composite: Composite, maps: tuple[GatedMap, ...], penalised: list[int]
         offsets[0] if offsets else None,
         probe.shift,
         _has_cones(composite, weights, operator),
-        tuple({} for _ in range(operator.outputs)),
+        tuple(kept.output(k) for k in range(operator.outputs)),
     )
 
 

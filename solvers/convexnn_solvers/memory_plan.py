@@ -77,7 +77,11 @@ def requirements(sizes: Sizes, backend: Backend) -> dict[str, int]:
         "predictions": 10 * n * sizes.outputs * item,
         "the weights": _POINTS * item * per_gate * sizes.working + judged,
     }
-    matrices = 1 if backend.name == "numpy" else 2
-    shape = f"{n} x {n}"
-    needed[f"the {shape} factor" if matrices == 1 else f"two {shape} matrices"] = matrices * n * n * item
+    name = f"the {n} x {n} factor" if backend.name == "numpy" else f"two {n} x {n} matrices"
+    needed[name] = matrix_bytes(n, backend)
     return needed
+
+
+def matrix_bytes(n: int, backend: Backend) -> int:
+    """Those of a matrix of the samples and its factor, which NumPy's holds in the same array."""
+    return (1 if backend.name == "numpy" else 2) * n * n * itemsize(backend)

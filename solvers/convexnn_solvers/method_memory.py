@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from convexnn_solvers.affine import TapeMap, UnsupportedProblem
 from convexnn_solvers.backends import Backend
 from convexnn_solvers.composite import Composite
-from convexnn_solvers.cone_factors import factor_bytes
-from convexnn_solvers.cones import machine_code_pays
 from convexnn_solvers.gate_working_set import gates_at_a_time
 from convexnn_solvers.gated_program import GatedProgram
 from convexnn_solvers.gated_structure import GatedStructure
 from convexnn_solvers.memory_budget import budget, itemsize, readable
+from convexnn_solvers.newton_blocks import cone_bytes
 from convexnn_solvers.newton_system import factor_entries
 
 # Counted in about the least that was measured: who is refused could hardly have been solved. Arrays of the
@@ -63,17 +62,17 @@ def newton_needs(programs: Sequence[GatedProgram]) -> dict[str, int]:
     program = programs[0]
     n, d, c = program.X.shape[0], program.X.shape[1], program.outputs
     gates = gates_at_a_time(program)
-    everything = 8 * n * gates * len(programs) if program.stored is None else 0
+    # Those of all gates are one for all outputs, of a working set each has its own.
+    sets = 1 if gates == program.gates else len(programs)
+    everything = 8 * n * gates * sets if program.stored is None else 0
     own = n if program.stored is None else program.stored.shape[0] * program.stored.shape[1]
     needed = {"the features of a working set": everything + 8 * own * gates}
     free = d
     if program.cones:
-        blocks, width = gates * len(program.signs), max(min(n, d), 1)
+        blocks = gates * len(program.signs)
         # Those of all gates are remembered beside those of a working set.
         known = blocks + (program.blocks if gates < program.gates else 0)
-        remembered = 8 * known * (2 * width + d + 1)
-        factors = factor_bytes(blocks, n, d, width) if machine_code_pays(program.X, program.patterns) else 0
-        needed["active rows"] = c * len(programs) * (remembered + factors)
+        needed["active rows"] = len(programs) * cone_bytes(program, known, blocks)
         free = max(d - int(min(n / 3, 0.8 * d)), 1)
         needed["free directions"] = 8 * c * gates * (2 * d * d + free * (d + 2 * n))
     needed["linear systems"] = 8 * factor_entries(n, gates, gates * free, program.cones)

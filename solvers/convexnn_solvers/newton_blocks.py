@@ -21,8 +21,9 @@ from typing import Protocol
 import numpy as np
 
 from convexnn_solvers.backends import Float64Array
+from convexnn_solvers.cone_factors import factor_bytes
 from convexnn_solvers.cone_memory import ConeMemory, complements
-from convexnn_solvers.cones import ActiveRows, PatternCones
+from convexnn_solvers.cones import ActiveRows, PatternCones, machine_code_pays
 from convexnn_solvers.gated_program import GatedProgram, Indices, block_norms
 from convexnn_solvers.packing import Arrays, Held, below, part
 
@@ -218,6 +219,15 @@ class ConeProx:
     def along(self, Z: Float64Array, step: Float64Array, thresholds: Float64Array) -> BlockLine:
         """The line ``Z + length * step``."""
         return _ConeLine(self, Z, step, thresholds)
+
+
+def cone_bytes(program: GatedProgram, remembered: int, factored: int) -> int:
+    """What a :class:`ConeProx` holds of so many blocks, and factors of so many."""
+    n, d = program.X.shape
+    width = max(min(n, d), 1)
+    compiled = machine_code_pays(program.X, program.patterns)
+    factors = factor_bytes(factored, n, d, width) if compiled else 0
+    return int(program.outputs * (8 * remembered * (2 * width + d + 1) + factors))
 
 
 class _ConeLine:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.block_features import BlockFeatures
-from convexnn_solvers.gated_program import GatedProgram, small
-from convexnn_solvers.newton_blocks import ConeProx
+from convexnn_solvers.gated_program import GatedProgram
+from convexnn_solvers.newton_blocks import ConeProx, cone_bytes
 from convexnn_solvers.newton_fits import Fit
 from convexnn_solvers.newton_system import NewtonSystems
 from convexnn_solvers.nonsmooth_fits import NonsmoothFit
@@ -82,14 +82,22 @@ def given_dual(program: GatedProgram, start: NewtonStart) -> Float64Array | None
 
 
 def kept_systems(program: GatedProgram) -> NewtonSystems:
-    """The program's solver of linear systems: that of an earlier solve where it is small enough to keep."""
-    if small(program.fit.shape[0], program.fit.shape[0]):
-        return program.once("systems", lambda: NewtonSystems(program))
-    return NewtonSystems(program)
+    """The program's solver of linear systems, with what an earlier solve left there."""
+    n = program.fit.shape[0]
+    # The Gram matrix, and a factor with what it is made of.
+    return program.kept.once("systems", lambda: NewtonSystems(program), 3 * 8 * n * n)
 
 
 def kept_features(program: GatedProgram) -> BlockFeatures:
     """The features of all gates."""
-    if program.stored is None and small(*program.patterns.shape):
-        return program.once("block features", lambda: program.features(slice(None)))
-    return program.features(slice(None))
+    if program.stored is not None:
+        return program.features(slice(None))
+    size = 8 * program.patterns.size
+    return program.kept.common.once("block features", lambda: program.features(slice(None)), size)
+
+
+def kept_cones(program: GatedProgram) -> ConeProx:
+    """Projections on the program's cones, with the active rows of an earlier solve."""
+    return program.kept.once(
+        "cones", lambda: ConeProx(program), cone_bytes(program, program.blocks, program.blocks)
+    )

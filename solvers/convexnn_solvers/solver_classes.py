@@ -151,9 +151,9 @@ class ADMM(CompositeSolver):
     (shared by the outputs or per output) and a free output bias; pattern cones and every other problem are
     refused by name. One n x n matrix is factored for all gates and outputs together, so that a step costs
     two products with the features; refused with the bytes that it would need where that matrix does not
-    fit into ``memory``. Up to 512 MiB it stays with the problem, and its last factor, for solves at other
-    regularisations. Works in float64 and float32, with NumPy and torch, ``device="cuda"`` included.
-    Options as for :class:`RFISTA`; ``max_iter`` counts iterations.
+    fit into ``memory``. It stays with the problem, and its last factor, for solves at other regularisations
+    (see ``KEPT_BYTES`` of :mod:`convexnn_solvers.kept`). Works in float64 and float32, with NumPy and torch,
+    ``device="cuda"`` included. Options as for :class:`RFISTA`; ``max_iter`` counts iterations.
     """
 
     def method(
