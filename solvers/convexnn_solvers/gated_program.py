@@ -23,7 +23,7 @@ from convexnn_solvers.active_sets import Indices as Indices
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.block_features import BlockFeatures, GatedFeatures, StoredFeatures
 from convexnn_solvers.kept import Kept
-from convexnn_solvers.newton_fits import Fit
+from convexnn_solvers.newton_fits import Fit, LogisticFit, SquaredFit
 
 _CHUNK_ENTRIES = 4_000_000  # of an n x gates work array
 
@@ -141,8 +141,9 @@ class GatedProgram:
             null = self.fit.at(np.zeros(self.fit.shape)).xi
             return block_norms(self.by_block(self.adjoint(null)))
 
-        # A Parameter may be the threshold of Huber's loss, and then change it.
-        return self.kept.once("null norms", found) if self.fit.outliers is None else found()
+        # Of other losses thresholds and weights change them, which may be Parameters.
+        known = isinstance(self.fit, SquaredFit | LogisticFit) and self.fit.outliers is None
+        return self.kept.once("null norms", found) if known else found()
 
     @property
     def gates_at_a_time(self) -> int:
