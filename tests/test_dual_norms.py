@@ -140,18 +140,31 @@ def projections(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_hints_save_projections_and_change_nothing(projections: list[int]) -> None:
     """Nine columns (-10, 1) look large and are small once projected, which a hint tells beforehand."""
-    norms = half_planes(10)
     z = np.array([[-10.0] * 9 + [5.0], [1.0] * 9 + [0.0]])
     zero = np.zeros(1)
-    assert norms.ratio((zero, z), (None, None)) == pytest.approx(5.0, rel=1e-14)
+    assert half_planes(10).ratio((zero, z), (None, None)) == pytest.approx(5.0, rel=1e-14)
     assert projections == [2, 4, 4]
     projections.clear()
     hint = np.array([[10.0] * 9 + [0.0], [0.0] * 10])
-    assert norms.ratio((zero, z), (None, hint)) == pytest.approx(5.0, rel=1e-14)
-    assert projections == [2]
+    assert half_planes(10).ratio((zero, z), (None, hint)) == pytest.approx(5.0, rel=1e-14)
+    assert projections == []
     projections.clear()
-    assert norms.ratio((zero, z), (None, 10.0 * hint)) == pytest.approx(5.0, rel=1e-14)  # of no use
+    assert half_planes(10).ratio((zero, z), (None, 10.0 * hint)) == pytest.approx(5.0, rel=1e-14)  # of no use
     assert projections == [2, 4, 4]
+
+
+def test_what_was_projected_before_bounds_the_same_and_other_directions(projections: list[int]) -> None:
+    """The row that sends (-10, 1) to (0, 1) also tells that (-9, 2) is short; (5, 0) projects on itself."""
+    norms = half_planes(10)
+    z = np.array([[-10.0] * 9 + [5.0], [1.0] * 9 + [0.0]])
+    nothing = (None, None)
+    assert norms.ratio((np.zeros(1), z), nothing) == pytest.approx(5.0, rel=1e-14)
+    projections.clear()
+    z[:, :9] = np.array([[-9.0], [2.0]])
+    assert norms.ratio((np.zeros(1), z), nothing) == pytest.approx(5.0, rel=1e-14)
+    assert projections == []
+    z[0, :9] = 9.0  # inside: what is remembered says nothing
+    assert norms.ratio((np.zeros(1), z), nothing) == pytest.approx(np.sqrt(85.0), rel=1e-14)
 
 
 def test_what_cannot_exceed_the_largest_so_far_is_not_projected(projections: list[int]) -> None:

@@ -39,6 +39,10 @@ class ActiveRows:
         """The active rows of some of the blocks."""
         return ActiveRows(self.rows[index], self.multipliers[index])
 
+    def times(self, factors: Float64Array) -> ActiveRows:
+        """The same with multipliers times a factor (m,) per block."""
+        return ActiveRows(self.rows, self.multipliers * factors[:, None])
+
     def replaced(self, index: Indices, other: ActiveRows) -> ActiveRows:
         """A copy in which the blocks ``index`` are those of ``other``."""
         width = max(self.rows.shape[1], other.rows.shape[1])
@@ -46,6 +50,13 @@ class ActiveRows:
         rows[index] = padded(other.rows, -1, width)
         multipliers[index] = padded(other.multipliers, 0.0, width)
         return ActiveRows(rows, multipliers)
+
+
+def shortest_multiple(z: Float64Array, polar: Float64Array) -> Float64Array:
+    """The factors ``a >= 0`` (m,) of the shortest columns ``z + a polar``; 0 where ``polar`` vanishes."""
+    squared = np.einsum("ib,ib->b", polar, polar)
+    along = np.minimum(np.einsum("ib,ib->b", z, polar), 0.0)
+    return np.asarray(-along / np.where(squared > 0.0, squared, 1.0))
 
 
 def no_active_rows(blocks: int) -> ActiveRows:

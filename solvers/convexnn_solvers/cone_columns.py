@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from convexnn_solvers.active_sets import Indices
+from convexnn_solvers.active_sets import Indices, shortest_multiple
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.composite import Composite, PatternCone
 from convexnn_solvers.cones import ActiveRows, PatternCones, no_active_rows
 
 _EPS = float(np.finfo(np.float64).eps)
+# Points are in their cones where they violate unit rows by no more than this share of their norms.
+_INSIDE = 1e-12
 
 
 class ConeColumns:
@@ -61,34 +63,56 @@ class ConeColumns:
         size = np.linalg.norm(z, axis=0) + weight
         return z + self.cones.combine(gates, found), self._rounding(np.sum(found.rows >= 0, axis=1), size)
 
-    def hint_rounding(self, multipliers: Float64Array) -> Float64Array:
-        """A bound, per column, of the rounding error in ``B^T rho`` for an array of multipliers."""
-        stacked = np.abs(np.reshape(multipliers, (self.outputs, -1, self.gate_count)))
+    def hint(self, multipliers: Float64Array) -> tuple[Float64Array, Float64Array]:
+        """``B^T rho`` for an array of multipliers like the constraint's, as an array like the variable's, and
+        a bound, per column, of its rounding error."""
+        stacked = np.clip(np.reshape(multipliers, (self.outputs, -1, self.gate_count)), 0.0, None)
         weight = np.einsum("i,oij->oj", self.row_norms, stacked)
-        return self._rounding(np.count_nonzero(stacked, axis=1), weight).ravel()
+        pulled = np.concatenate([self.cones.pull(rho) for rho in stacked], axis=1)
+        return self.join(pulled), self._rounding(np.count_nonzero(stacked, axis=1), weight).ravel()
+
+    def remembered(self, columns: Float64Array) -> tuple[Float64Array, ActiveRows, Float64Array]:
+        """``z + a B^T rho`` of all columns, ``a rho``, and a bound of the rounding error in the former.
+
+        For the ``rho`` of each column's last projection and the best ``a >= 0``: no shorter than the
+        projection of z, and where z has moved little since, hardly longer.
+        """
+        known = self._dual
+        pulled = self.cones.combine(self.gates, known)
+        factor = shortest_multiple(columns, pulled)
+        used = known.times(factor)
+        weight = np.sum(used.multipliers * np.append(self.row_norms, 0.0)[used.rows], axis=1)
+        size = np.linalg.norm(columns, axis=0) + weight
+        return columns + factor * pulled, used, self._rounding(np.sum(used.rows >= 0, axis=1), size)
+
+    def inside(self, points: Float64Array, index: Indices) -> bool:
+        """Whether some columns lie in their cones, up to rounding."""
+        outside = self.cones.slack_violation(points[:, index], self.gates[index])
+        return bool(np.all(outside <= _INSIDE * np.linalg.norm(points[:, index], axis=0)))
 
     def polar(self, columns: Float64Array) -> ActiveRows:
         """The best ``rho`` for all columns."""
         return self._projected(columns, np.arange(self.gates.size))
 
-    def expect(self, multipliers: Float64Array) -> None:
+    def expect(self, multipliers: Float64Array) -> bool:
         """Begin the next dual projections at somebody's multipliers, an array like the constraint's.
 
-        Those with more active rows than features are no solver's that projects, and are not worth a start.
-        Columns without any, which a solver need not project, begin where they ended.
+        Those with more active rows than features are no solver's that projects, and are not worth a start:
+        False. Columns without any, which a solver need not project, begin where they ended.
         """
         stacked = np.reshape(multipliers, (self.outputs, -1, self.gate_count)).transpose(0, 2, 1)
         columns = stacked.reshape(self.gates.size, -1)
-        counts = np.count_nonzero(columns > 0.0, axis=1)
+        block, row = np.nonzero(columns > 0.0)
+        counts = np.bincount(block, minlength=self.gates.size)
         most = int(np.max(counts, initial=0))
         if most > self.features:
-            return
-        block, row = np.nonzero(columns > 0.0)
+            return False
         place = np.arange(block.size) - (np.cumsum(counts) - counts)[block]
         rows, values = np.full((self.gates.size, most), -1, dtype=np.intp), np.zeros((self.gates.size, most))
         rows[block, place], values[block, place] = row, columns[block, row]
         told = np.flatnonzero(counts)
         self._dual = self._dual.replaced(told, ActiveRows(rows[told], values[told]))
+        return True
 
     def _rounding(self, rows: Indices, size: Float64Array) -> Float64Array:
         """Of sums over so many rows whose terms have the given size together."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from convexnn_solvers.active_sets import ActiveRows, Indices, padded
+from convexnn_solvers.active_sets import ActiveRows, Indices, padded, shortest_multiple
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.cone_factors import ConeFactors, empty_factors
 from convexnn_solvers.cones import PatternCones, RememberedRows
@@ -75,6 +75,11 @@ class ConeMemory:
         count = int(np.max(np.sum(known.rows >= 0, axis=1), initial=0))
         rows = known.rows[:, :count]
         return ActiveRows(rows, known.rho[:, :count] * known.scale[:, None] / self._cones.unit_norms[rows])
+
+    def best_multiples(self, Z: Float64Array, blocks: Indices) -> ActiveRows:
+        """``a rho`` for the latest multipliers and the ``a >= 0`` of the shortest ``z + a B^T rho``."""
+        active = self.active(blocks)
+        return active.times(shortest_multiple(Z, self._cones.combine(self._gates[blocks], active)))
 
     def complements(self, blocks: Indices, rows: Indices) -> Float64Array:
         """As :func:`complements`, fast where ``rows`` (g, k) are those of the latest projections."""

@@ -190,6 +190,10 @@ class PatternCones:
             out[b : b + size] = np.einsum("bk,bkd->bd", signed, rows)
         return out.T
 
+    def pull(self, rho: Float64Array) -> Float64Array:
+        """``B_j^T rho_j`` (d, P) for an array (n, P) of multipliers of every gate."""
+        return np.asarray(self.X.T @ np.where(self._bits.T, rho, -rho))
+
     def _check(self, points: Float64Array, gates: Indices) -> None:
         d, gate_count = self.X.shape[1], self._bits.shape[0]
         if points.shape != (d, gates.size) or gates.ndim != 1:

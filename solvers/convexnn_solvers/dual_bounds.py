@@ -207,15 +207,8 @@ class DualBounds:
             apart = tuple(a - divisor * b for a, b in zip(image, other, strict=True))
             error = max(error, self.norms.unprojected(apart))
         error = 4.0 * error + self._thin.in_image(direction.thetas, image, self._fixed)
-        hints: Multipliers = tuple(None for _ in image)
-        exact = {v: m for v, m in self.norms.exact.items() if direction.multipliers[m] is not None}
-        if exact:
-            cones = tuple(mu if m in exact.values() else None for m, mu in enumerate(direction.multipliers))
-            pulled = _float64(adjoint((*(None for _ in direction.thetas), *cones)))
-            hints = tuple(h if v in exact else None for v, h in enumerate(pulled))
-            error += self.norms.hint_rounding(direction.multipliers)
-            self.norms.expect(direction.multipliers)
-        return _Direction(direction.thetas, direction.multipliers, image, hints, error)
+        hints, moved = self.norms.hints(direction.multipliers)
+        return _Direction(direction.thetas, direction.multipliers, image, hints, error + moved)
 
     def _feasible_scales(self, ray: _Direction) -> tuple[float, float] | None:
         """An interval of scales of which both ends, and therefore all, are feasible; None if none was found.

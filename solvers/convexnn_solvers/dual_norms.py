@@ -22,6 +22,8 @@ from convexnn_solvers.penalties import GroupNorm
 
 # Groups are projected in decreasing norm, so many at first and then twice as many each time.
 _FIRST_BATCH = 64
+# What bounds of the same norm may differ by.
+_ROUNDING = 1e-12
 # How far inside their dual balls directions are moved, so that rounding leaves them there.
 _INSIDE = 1e-10
 
@@ -65,14 +67,24 @@ class _Penalised:
         hint: Float64Array | None,
         floor: float,
     ) -> float:
-        """Project the groups in decreasing order of an upper bound; stop when none can exceed the largest."""
-        upper = self.quotients(z)
+        """Project the groups in decreasing order of an upper bound; stop when none can exceed the largest.
+
+        What is remembered of the last projections bounds most groups. Where it is the projection of the
+        group of the largest bound, as at a solver's own dual point, none is left to do.
+        """
+        upper, split = self.quotients(z), columns.split(z)
         if hint is not None:
             upper = np.minimum(upper, self.quotients(z + hint))
         weight = np.broadcast_to(self.terms[0].weight, upper.shape).ravel()
-        upper = upper.ravel()
+        points, _, error = columns.remembered(split)
+        norms = np.sqrt(np.bincount(groups, (_lengths(points) + error) ** 2, upper.size))
+        bounds = _quotient(norms, weight)
+        upper = np.minimum(upper.ravel(), bounds)
         order = np.argsort(-upper)
-        split, largest, start, size = columns.split(z), floor, 0, _FIRST_BATCH
+        top, largest, start, size = order[0], floor, 0, _FIRST_BATCH
+        close = bounds[top] <= (1.0 + _ROUNDING) * upper[top]
+        if close and columns.inside(points, np.flatnonzero(groups == top)):
+            return max(largest, float(upper[top]))
         while start < order.size and upper[order[start]] > largest:
             batch = order[start : start + size]
             batch = batch[upper[batch] > largest]
@@ -161,24 +173,26 @@ class DualNorms:
             largest = max(largest, variable.ratio(z[index], hints[index], largest))
         return self._across.max(largest)
 
-    def expect(self, multipliers: Sequence[Float64Array | None]) -> None:
-        """Begin the next projections at somebody's multipliers of all constraints."""
-        for variable, position in self.exact.items():
-            given = multipliers[position]
-            if given is not None:
-                self.columns[variable].expect(given)
+    def hints(
+        self, multipliers: Sequence[Float64Array | None]
+    ) -> tuple[tuple[Float64Array | None, ...], float]:
+        """Hints from somebody's multipliers, and how much their rounding moves :meth:`ratio`.
 
-    def hint_rounding(self, multipliers: Sequence[Float64Array | None]) -> float:
-        """How much rounding moves :meth:`ratio` with hints made of these multipliers of all constraints."""
+        None where the next projections can begin at the multipliers, which then say as much.
+        """
+        found: list[Float64Array | None] = [None for _ in self.variables]
         largest = 0.0
         for variable, position in self.exact.items():
             given, columns = multipliers[position], self.columns[variable]
-            if given is not None and variable in self._penalised:
+            if given is None or columns.expect(given):
+                continue
+            found[variable], rounding = columns.hint(given)
+            if variable in self._penalised:
                 errors = np.zeros((columns.features, columns.gates.size))
-                errors[0] = columns.hint_rounding(given)
+                errors[0] = rounding
                 moved = self._penalised[variable].largest(columns.join(errors), shrink=False)
                 largest = max(largest, moved)
-        return largest
+        return tuple(found), largest
 
     def unprojected(self, z: tuple[Float64Array, ...]) -> float:
         """The largest quotient without any projection; bounds how much an error ``z`` moves :meth:`ratio`."""
@@ -294,12 +308,18 @@ def _outermost(reached: Sequence[NDArray[np.bool_]]) -> tuple[NDArray[np.bool_],
 
 def _reached_entries(composite: Composite) -> list[NDArray[np.bool_]]:
     """The entries that each penalty reaches with a positive weight, found anew when other weights are."""
-    known: dict[int, tuple[bytes, NDArray[np.bool_]]] = composite.kept.setdefault("reached entries", {})
+    known: dict[int, tuple[PenaltyTerm, NDArray[np.bool_]]] = composite.kept.setdefault("reached entries", {})
     for number, term in enumerate(composite.penalties):
-        positive = np.packbits(np.asarray(term.weight) > 0.0).tobytes()
-        if number not in known or known[number][0] != positive:
-            known[number] = positive, _reach(term, composite.variables[term.variable])
+        if number not in known or not _reaches_alike(known[number][0], term):
+            known[number] = term, _reach(term, composite.variables[term.variable])
     return [known[number][1] for number in range(len(composite.penalties))]
+
+
+def _reaches_alike(one: PenaltyTerm, other: PenaltyTerm) -> bool:
+    """Whether two penalties are the same but for their positive weights."""
+    if one.penalty is not other.penalty or one.view is not other.view or one.variable != other.variable:
+        return False
+    return np.array_equal(np.asarray(one.weight) > 0.0, np.asarray(other.weight) > 0.0)
 
 
 def _reach(term: PenaltyTerm, block: VariableBlock) -> NDArray[np.bool_]:

@@ -1,7 +1,7 @@
 """Dual values of constraints that go with a verified bound, whatever method found it.
 
 A bound dualises pattern cones exactly: its proof is ``||P_K(z)|| <= lam`` for ``z`` the image of the other
-dual variables. The multipliers of that projection are the cone's dual values.
+dual variables. The multipliers of that projection are the cone's dual values, or others that prove the same.
 """
 
 from __future__ import annotations
@@ -15,6 +15,10 @@ from convexnn_solvers.active_sets import ActiveRows
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.composite import Composite, ConstraintTerm, DualPoint
 from convexnn_solvers.cone_columns import ConeColumns, cone_columns
+from convexnn_solvers.penalties import GroupNorm
+
+# What dual norms may be above their bounds, as rounding.
+_ROUNDING = 1e-12
 
 
 def dual_values(
@@ -53,10 +57,19 @@ def held_multiplier(term: ConstraintTerm, value: Any) -> Float64Array | None:
 
 
 def _cone_values(composite: Composite, constraint: ConstraintTerm, z: Float64Array) -> Float64Array:
-    """The multipliers ``rho >= 0`` for which ``z + B^T rho`` is the projection of ``z``."""
+    """Multipliers ``rho >= 0`` with ``||z + B^T rho|| <= lam``: those of the projection of ``z``, or what was
+    remembered of a look at the bound if it proves as much."""
     assert constraint.pattern_cone is not None
     columns = cone_columns(composite, constraint.pattern_cone)
-    return cone_multipliers(columns, columns.polar(columns.split(z))).reshape(constraint.shape)
+    split = columns.split(z)
+    points, known, _ = columns.remembered(split)
+    terms = [term for term in composite.penalties if term.variable == constraint.pattern_cone.variable]
+    proved = len(terms) == 1 and isinstance(terms[0].penalty, GroupNorm)
+    if proved:
+        norms = terms[0].penalty.dual_norms(terms[0].view(columns.join(points)), np)
+        proved = bool(np.all(norms <= (1.0 + _ROUNDING) * np.asarray(terms[0].weight, dtype=np.float64)))
+    active = known if proved else columns.polar(split)
+    return cone_multipliers(columns, active).reshape(constraint.shape)
 
 
 def cone_multipliers(columns: ConeColumns, active: ActiveRows) -> Float64Array:

@@ -8,6 +8,7 @@ loss is compared with ``factor * mirror o gated(...)``.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -97,11 +98,12 @@ class GatedStructure:
                 found.append(None)
                 continue
             place = self.variables.index(cone.variable)
+            factor = self.scale * self.factors[place]
             dense = np.zeros((len(rows), n + 1, P))  # the padding goes to the last row
             for k, active in enumerate(rows):
                 part = active.take(np.arange(place * P, (place + 1) * P))
-                dense[k, part.rows, np.arange(P)[:, None]] = part.multipliers
-            found.append((self.scale * self.factors[place] * dense[:, :n]).reshape(constraint.shape))
+                dense[k, part.rows, np.arange(P)[:, None]] = factor * part.multipliers
+            found.append(dense[:, :n].reshape(constraint.shape))
         return tuple(found)
 
 
@@ -186,11 +188,12 @@ def weight_variables(composite: Composite, operator: GatedMap) -> list[int]:
 
 def group_prices(composite: Composite, position: int, operator: GatedMap) -> Float64Array:
     """The weight of every group norm of a variable: (1, P) if outputs share groups, else (c, P)."""
-    known: dict[int, tuple[list[int], Indices]] = composite.kept.setdefault("groups", {})
+    known: dict[Any, tuple[list[int], Indices]] = composite.kept.setdefault("groups", {})
     terms = [term for term in composite.penalties if term.variable == position]
-    if position not in known:
-        known[position] = _groups(composite.variables[position], terms, operator.outputs)
-    sizes, groups = known[position]
+    key = position, operator.outputs, *((term.penalty, term.view) for term in terms)
+    if key not in known:
+        known[key] = _groups(composite.variables[position], terms, operator.outputs)
+    sizes, groups = known[key]
     prices = [np.broadcast_to(np.ravel(t.weight), size) for t, size in zip(terms, sizes, strict=True)]
     return np.asarray(np.concatenate(prices)[groups], dtype=np.float64)
 

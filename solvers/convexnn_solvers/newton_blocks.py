@@ -216,6 +216,10 @@ class ConeProx:
             projected[k] = column.project(Z[k], blocks)
         return projected, [column.active(blocks) for column in self._columns]
 
+    def reasons(self, Z: Float64Array, blocks: Indices) -> list[ActiveRows]:
+        """The multipliers of each output that rule blocks out, see :meth:`exceeding`."""
+        return [column.best_multiples(Z[k], blocks) for k, column in enumerate(self._columns)]
+
     def along(self, Z: Float64Array, step: Float64Array, thresholds: Float64Array) -> BlockLine:
         """The line ``Z + length * step``."""
         return _ConeLine(self, Z, step, thresholds)

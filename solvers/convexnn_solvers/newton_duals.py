@@ -18,7 +18,7 @@ class DualMultiple:
 
     ``ratios`` (B,): the dual norms of ``-A^T xi`` over their bounds. With cones they are exact only where
     they matter for the scale, and upper bounds elsewhere; ``rows`` then hold, for each output, the
-    multipliers for W of all blocks that had to be projected.
+    multipliers for W of all blocks that had to be projected, or that earlier projections rule out.
     """
 
     value: float
@@ -37,19 +37,29 @@ def best_multiple(
     if not wanted > 0.0:
         rows = () if cones is None else (none,) * program.outputs
         return DualMultiple(-program.fit.conjugate(0.0 * xi), 0.0, ratios, rows)
-    found: list[ActiveRows] = []
-    long = np.zeros(0, dtype=np.intp)
+    found, reasons = list[ActiveRows](), list[ActiveRows]()
+    long = short = np.zeros(0, dtype=np.intp)
     if cones is not None:
         long = cones.exceeding(-products, program.weights / wanted)
         points, found = cones.project(-products[:, :, long], long)
+        # The judge is told why the others need no projection.
+        short = np.setdiff1d(np.flatnonzero(ratios > 1.0 / wanted), long, assume_unique=True)
+        reasons = cones.reasons(-products[:, :, short], short)
         ratios = np.minimum(ratios, 1.0 / wanted)
         ratios[long] = block_norms(points) / program.weights[long]
     largest = float(np.max(ratios, initial=0.0))
     if program.fit.outliers is not None:
         largest = max(largest, float(np.max(np.abs(xi), initial=0.0)) / program.fit.outliers)
     scale = wanted / max(1.0, wanted * largest)
-    rows = tuple(none.replaced(long, ActiveRows(active.rows, scale * active.multipliers)) for active in found)
+    rows = tuple(
+        none.replaced(short, _scaled(reason, scale)).replaced(long, _scaled(active, scale))
+        for reason, active in zip(reasons, found, strict=True)
+    )
     return DualMultiple(-program.fit.conjugate(scale * xi), scale, ratios, rows)
+
+
+def _scaled(active: ActiveRows, scale: float) -> ActiveRows:
+    return ActiveRows(active.rows, scale * active.multipliers)
 
 
 def warm_multiple(
