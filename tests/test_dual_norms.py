@@ -347,10 +347,13 @@ def test_expected_multipliers_are_where_projections_begin_and_change_nothing(
     again = DualNorms(planted.composite())
     with monkeypatch.context() as patch:
         patch.setattr(PatternCones, "project", watched)
-        again.expect(given)
-        assert again.ratio(z, no_hints(z)) == pytest.approx(exact, rel=1e-12)
-    assert started
+        hints, _ = again.hints(given)
+        assert again.ratio(z, hints) == pytest.approx(exact, rel=1e-12)
+        for variable, columns in again.columns.items():
+            columns.polar(columns.split(z[variable]))
+    assert len(started) == len(again.columns)
     for _ in range(5):
         wrong = [None if m is None else np.clip(rng.standard_normal(m.shape) - 0.8, 0.0, None) for m in given]
-        again.expect(wrong)
-        assert again.ratio(z, no_hints(z)) == pytest.approx(exact, rel=1e-12)
+        hints, rounding = again.hints(wrong)
+        assert again.ratio(z, hints) == pytest.approx(exact, rel=1e-12)
+        assert 0.0 <= rounding < 1e-12
