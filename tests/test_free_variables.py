@@ -248,6 +248,18 @@ def test_nothing_free_is_nothing_to_collect() -> None:
     assert collect_free_variables(composite, (KINDS[0], 0 * KINDS[1])) is not None
 
 
+def test_without_losses_there_are_no_offsets_of_theirs() -> None:
+    composite, _ = program(touched=True)
+    affine = composite.affine
+    assert isinstance(affine, DenseMap)
+    alone = replace(affine, matrices=affine.matrices[2:], offsets=affine.offsets[2:])
+    free = collect_free_variables(replace(composite, losses=(), affine=alone), KINDS)
+    assert free is not None
+    assert free.losses == ()
+    assert (free.offsets.losses, free.offsets.constraints) == (0.0, (9.0, 7.0))
+    assert free.quadratic
+
+
 def test_as_many_columns_as_may_be_held_are_collected(monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight outputs, four free entries, three of them of one variable."""
     composite, _ = program(touched=True)

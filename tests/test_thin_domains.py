@@ -95,3 +95,13 @@ def test_the_value_pays_for_moves_along_the_offsets(scale: float, others: str) -
     along = float(np.sum(scale * ONE * (np.abs(OFFSET) + 2.0)))
     assert found == pytest.approx(slack * along + slack * 5.0, rel=1e-12, abs=0.0)
     assert moves(SumSquares()).in_value((-ONE,), scale, 5.0) == 0.0
+
+
+def test_what_is_missed_is_missed_on_the_side_of_the_conjugate() -> None:
+    """A tilt tells one sign from the other."""
+    loss, theta = Tilted(LogSumExp(), -ONE), np.array([0.5, -0.25, 0.125])
+    expected = float(np.sum(loss.missed(-theta) * (np.abs(OFFSET) + 2.0)))
+    assert moves(loss).in_value((theta,), 1.0, 0.0) == pytest.approx(expected, rel=1e-12, abs=0.0)
+    assert expected != pytest.approx(
+        float(np.sum(loss.missed(theta) * (np.abs(OFFSET) + 2.0))), rel=1e-3, abs=0.0
+    )

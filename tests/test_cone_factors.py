@@ -1,0 +1,130 @@
+"""What is remembered of projections, piece by piece: sizes, polar directions and bases worked out by hand."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from convexnn_solvers import cone_factors
+from convexnn_solvers.cone_factors import empty_factors, factor_bytes
+from convexnn_solvers.cone_memory import ConeMemory, complements
+from convexnn_solvers.cones import PatternCones
+
+Float = NDArray[np.float64]
+needs_numba = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="numba is not installed")
+COMPILED = pytest.param(True, marks=needs_numba, id="machine code")
+# A block of 30 rows, 4 features and at most 3 active rows: numbers of 8 bytes.
+EACH = 8 * (3 * 4 + 3 * 3 + 30 + 4)
+
+
+@pytest.mark.parametrize(
+    ("most", "slots"),
+    [(1e9, 5), (5 * EACH, 5), (3 * EACH + 1, 3), (3 * EACH, 3), (3 * EACH - 1, 2), (EACH - 1, 1), (0, 1)],
+)
+def test_as_many_blocks_are_remembered_as_fit(
+    most: float, slots: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cone_factors, "_MOST_BYTES", most)
+    found = empty_factors(5, 30, 4, 3)
+    np.testing.assert_array_equal(found.block, np.full(slots, -1))
+    np.testing.assert_array_equal(found.seen, np.full(slots, -1))
+    shapes = (slots, 3, 4), (slots, 3, 3), (slots, 30), (slots, 4)
+    large = found.basis, found.triangle, found.slack, found.centre
+    assert tuple(a.shape for a in large) == shapes
+    assert found.coefficients.shape == found.solution.shape == (3,)
+    assert factor_bytes(5, 30, 4, 3) == sum(a.nbytes for a in large) == slots * EACH
+
+
+def test_the_memory_of_factors_is_thirty_two_megabytes() -> None:
+    assert factor_bytes(10**9, 30, 4, 3) <= 2**25 < factor_bytes(10**9, 30, 4, 3) + EACH
+
+
+@needs_numba
+def test_polar_directions_are_sums_of_signed_rows() -> None:
+    """Block 2 of gate 1 and block 0 of gate 0; the list of a block ends at -1, and block 1 is not asked."""
+    from convexnn_solvers.cone_kernel import polar_directions
+
+    unit = np.array([[1.0, 0.0], [0.6, 0.8], [0.0, -1.0]])
+    bits = np.array([[True, True, False], [False, True, True]])
+    rows = np.array([[2, 0, -1], [1, 1, 1], [0, 1, 2]])
+    rho = np.array([[3.0, 5.0, 7.0], [1.0, 1.0, 1.0], [2.0, 4.0, 8.0]])
+    polar = np.full((3, 2), 9.0)
+    polar_directions(unit, bits, np.array([1, 0]), np.array([2, 0]), rows, rho, polar)
+    first = -3.0 * unit[2] + 5.0 * unit[0]
+    third = -2.0 * unit[0] + 4.0 * unit[1] + 8.0 * unit[2]
+    np.testing.assert_allclose(polar, [first, [9.0, 9.0], third], rtol=1e-15)
+
+
+@needs_numba
+@pytest.mark.parametrize("tilt", [0.0, 1e-8, 0.3])
+@pytest.mark.parametrize("active", range(5))
+def test_bases_are_completed_to_all_of_the_space(active: int, tilt: float) -> None:
+    """Rows along axes or almost: unit vectors that are spanned already must not be taken."""
+    from convexnn_solvers.cone_kernel import complete_bases
+
+    rng = np.random.default_rng(active)
+    frames = np.stack([np.linalg.qr(np.eye(4) + tilt * rng.standard_normal((4, 4)))[0] for _ in range(3)])
+    slots, out = np.array([2, 0]), np.full((2, 4, 4 - active), np.nan)
+    complete_bases(np.ascontiguousarray(frames), slots, out)
+    for found, slot in zip(out, slots, strict=True):
+        together = np.vstack([frames[slot, :active], found.T])
+        np.testing.assert_allclose(together @ together.T, np.eye(4), rtol=0.0, atol=4e-15)
+
+
+def remembered(compiled: bool, n: int = 60, d: int = 5) -> tuple[Float, Any, ConeMemory]:
+    X = np.random.default_rng(0).standard_normal((n, d))
+    patterns = X @ np.random.default_rng(1).standard_normal((d, 6)) >= 0.0
+    cones = PatternCones(X, patterns, compiled=compiled)
+    return X, cones, ConeMemory(cones, np.arange(6))
+
+
+@pytest.mark.parametrize("compiled", [False, COMPILED])
+@pytest.mark.parametrize(("n", "d"), [(60, 5), (3, 5), (4, 1)])
+def test_at_first_nothing_is_active(compiled: bool, n: int, d: int) -> None:
+    _, _, memory = remembered(compiled, n, d)
+    np.testing.assert_array_equal(memory.polar, np.zeros((6, d)))
+    assert memory.active(np.arange(6)).rows.shape == (6, 0)
+    held = memory.packed()
+    assert held["rows"].shape == held["rho"].shape == (6, min(n, d))
+    assert np.all(held["rows"] == -1)
+    np.testing.assert_array_equal(held["rho"], 0.0)
+    np.testing.assert_array_equal(held["scale"], 0.0)
+
+
+@pytest.mark.parametrize("compiled", [False, COMPILED])
+def test_packed_memories_go_on_where_they_were(compiled: bool) -> None:
+    X, cones, memory = remembered(compiled)
+    everything, rng = np.arange(6), np.random.default_rng(2)
+    Z = rng.standard_normal((5, 6))
+    memory.project(Z, everything)
+    other = ConeMemory(cones, everything)
+    other.project(rng.standard_normal((5, 6)), everything)  # what it knew before is forgotten
+    packed = memory.packed()
+    other.restore(packed)
+    for array in packed.values():
+        array[:] = 0
+    own, restored = memory.active(everything), other.active(everything)
+    assert own.rows.shape[1] > 1
+    np.testing.assert_array_equal(restored.rows, own.rows)
+    np.testing.assert_array_equal(restored.multipliers, own.multipliers)
+    np.testing.assert_array_equal(other.polar, memory.polar)
+    for k in range(6):
+        rows = own.rows[[k]][:, own.rows[k] >= 0]
+        found, expected = other.complements(np.array([k]), rows)[0], complements(X, rows)[0]
+        np.testing.assert_allclose(found @ found.T, expected @ expected.T, atol=1e-13)
+    near = Z + 1e-3 * rng.standard_normal(Z.shape)
+    np.testing.assert_allclose(
+        other.project(near, everything), memory.project(near, everything), rtol=0.0, atol=1e-13
+    )
+
+
+def test_complements_do_not_depend_on_the_order_of_rows() -> None:
+    X = np.random.default_rng(3).standard_normal((9, 5))
+    found = complements(X, np.array([[4, 1, 7], [2, 0, 8]]))
+    assert found.shape == (2, 5, 2)
+    assert found.flags.c_contiguous
+    np.testing.assert_array_equal(found, complements(X, np.array([[7, 4, 1], [0, 8, 2]])))
