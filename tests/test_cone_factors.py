@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from convexnn_solvers import cone_factors
+from convexnn_solvers import cone_factors, cone_memory
 from convexnn_solvers.cone_factors import empty_factors, factor_bytes
 from convexnn_solvers.cone_memory import ConeMemory, complements
 from convexnn_solvers.cones import PatternCones
@@ -17,8 +17,8 @@ from convexnn_solvers.cones import PatternCones
 Float = NDArray[np.float64]
 needs_numba = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="numba is not installed")
 COMPILED = pytest.param(True, marks=needs_numba, id="machine code")
-# A block of 30 rows, 4 features and at most 3 active rows: numbers of 8 bytes.
-EACH = 8 * (3 * 4 + 3 * 3 + 30 + 4)
+# A block of 30 rows, 5 features and at most 3 active rows: numbers of 8 bytes.
+EACH = 8 * (3 * 5 + 3 * 3 + 30 + 5)
 
 
 @pytest.mark.parametrize(
@@ -29,18 +29,18 @@ def test_as_many_blocks_are_remembered_as_fit(
     most: float, slots: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cone_factors, "_MOST_BYTES", most)
-    found = empty_factors(5, 30, 4, 3)
+    found = empty_factors(5, 30, 5, 3)
     np.testing.assert_array_equal(found.block, np.full(slots, -1))
     np.testing.assert_array_equal(found.seen, np.full(slots, -1))
-    shapes = (slots, 3, 4), (slots, 3, 3), (slots, 30), (slots, 4)
+    shapes = (slots, 3, 5), (slots, 3, 3), (slots, 30), (slots, 5)
     large = found.basis, found.triangle, found.slack, found.centre
     assert tuple(a.shape for a in large) == shapes
     assert found.coefficients.shape == found.solution.shape == (3,)
-    assert factor_bytes(5, 30, 4, 3) == sum(a.nbytes for a in large) == slots * EACH
+    assert factor_bytes(5, 30, 5, 3) == sum(a.nbytes for a in large) == slots * EACH
 
 
 def test_the_memory_of_factors_is_thirty_two_megabytes() -> None:
-    assert factor_bytes(10**9, 30, 4, 3) <= 2**25 < factor_bytes(10**9, 30, 4, 3) + EACH
+    assert factor_bytes(10**9, 30, 5, 3) <= 2**25 < factor_bytes(10**9, 30, 5, 3) + EACH
 
 
 @needs_numba
@@ -108,7 +108,8 @@ def test_packed_memories_go_on_where_they_were(compiled: bool) -> None:
     for array in packed.values():
         array[:] = 0
     own, restored = memory.active(everything), other.active(everything)
-    assert own.rows.shape[1] > 1
+    assert np.unique(np.sum(own.rows >= 0, axis=1)).size > 1
+    assert own.rows.min() == -1  # what pads the shorter ones
     np.testing.assert_array_equal(restored.rows, own.rows)
     np.testing.assert_array_equal(restored.multipliers, own.multipliers)
     np.testing.assert_array_equal(other.polar, memory.polar)
@@ -120,6 +121,32 @@ def test_packed_memories_go_on_where_they_were(compiled: bool) -> None:
     np.testing.assert_allclose(
         other.project(near, everything), memory.project(near, everything), rtol=0.0, atol=1e-13
     )
+
+
+@needs_numba
+def test_complements_of_the_latest_rows_are_read_from_the_factors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And those of other rows, or of some of the latest, are found anew."""
+    X, _, memory = remembered(True)
+    asked: list[int] = []
+
+    def counting(data: Float, rows: NDArray[np.intp]) -> Float:
+        asked.append(len(rows))
+        return complements(data, rows)
+
+    monkeypatch.setattr(cone_memory, "complements", counting)
+    everything = np.arange(6)
+    memory.project(np.random.default_rng(2).standard_normal((5, 6)), everything)
+    rows = memory.active(everything).rows
+    counts = np.sum(rows >= 0, axis=1)
+    assert 0 < counts.min() < counts.max() == rows.shape[1]
+    for k in everything:
+        latest = rows[[k], : counts[k]]
+        swapped = (latest + 1) % len(X)
+        for given, anew in ((latest, 0), (latest[:, :-1], 1), (swapped, 1)):
+            found = memory.complements(np.array([k]), given)[0]
+            expected = complements(X, given)[0]
+            np.testing.assert_allclose(found @ found.T, expected @ expected.T, atol=1e-13)
+            assert asked.pop() == anew
 
 
 def test_complements_do_not_depend_on_the_order_of_rows() -> None:
