@@ -19,6 +19,7 @@ from convexnn_solvers.augmented_lagrangian import augmented_lagrangian_method
 from convexnn_solvers.certifier import Certifier
 from convexnn_solvers.composite import Composite
 from convexnn_solvers.iterate import Candidate, Limits, iterate
+from convexnn_solvers.proximal import proximal_map
 from convexnn_solvers.result import Result
 
 Float = NDArray[np.float64]
@@ -75,6 +76,34 @@ def assert_multipliers_prove_it(planted: Planted, result: Result, accuracy: floa
         assert mu.shape == slack.shape
         assert np.all(mu >= 0.0)
         assert float(np.sum(mu * slack)) <= accuracy * planted.value
+
+
+@pytest.mark.parametrize(("outputs", "shared"), [(1, True), (2, True), (2, False)])
+def test_groups_ruled_out_without_projections_are_those_that_vanish(outputs: int, shared: bool) -> None:
+    """Proximal points do not depend on the past, and multipliers prove which groups are zero."""
+    planted = plant(4, cones=True, outputs=outputs, shared=shared, shape=(20, 3, 8))
+    composite, rng = planted.composite(), np.random.default_rng(5)
+    count, zeros = len(composite.losses), 0
+    prox, steps = proximal_map(composite, (0, 1)), [0.7, 1.9]
+    point = tuple(rng.standard_normal(v.shape) for v in composite.variables)
+    for _ in range(25):
+        point = tuple(v + 0.2 * rng.standard_normal(v.shape) for v in point)
+        found, fresh = prox(point, steps), proximal_map(composite, (0, 1))(point, steps)
+        for k, (v, step) in enumerate(zip(point, steps, strict=True)):
+            np.testing.assert_allclose(found[k], fresh[k], atol=1e-12)
+            projector = prox.blocks[k].cone
+            assert projector is not None
+            mu = projector.multipliers(step)
+            cotangents: list[Any] = [None] * (count + 2)
+            cotangents[count + k] = mu
+            moved = v + step * composite.affine.adjoint(tuple(cotangents))[k]
+            norms, limits = planted.group_norms(moved), step * planted.weights[k]
+            assert np.all(mu >= 0.0)
+            np.testing.assert_array_equal(planted.group_norms(found[k]) > 0.0, norms > limits)
+            shrunk = np.maximum(norms - limits, 0.0)
+            np.testing.assert_allclose(planted.group_norms(found[k]), shrunk, atol=1e-12)
+            zeros += int(np.sum(norms <= limits))
+    assert zeros > 20
 
 
 CONSTRAINED: dict[str, Callable[[Any], list[Any]]] = {

@@ -20,15 +20,20 @@ from convexnn_solvers.affine import UnsupportedProblem
 from convexnn_solvers.backends import Array, Backend, Float64Array
 from convexnn_solvers.composite import Composite, ConstraintTerm, PenaltyTerm, Point, VariableBlock
 from convexnn_solvers.cone_columns import ConeColumns
-from convexnn_solvers.cones import ActiveRows, no_active_rows
+from convexnn_solvers.cone_memory import ConeMemory
+from convexnn_solvers.cones import ActiveRows
 from convexnn_solvers.dual_norms import column_groups
 from convexnn_solvers.dual_values import cone_multipliers
+
+_HELD = ("rows", "rho", "scale", "polar")
 
 
 class ConeProjector:
     """Projects a variable's columns on their pattern cones, and keeps the multipliers that this took.
 
-    Remembers the active rows of the last call: the next one is faster, and :meth:`multipliers` reads them.
+    Remembers active rows and their factors from call to call: the next one is faster, :meth:`multipliers`
+    reads them, and they rule out, without any projection, most groups that the shrinkage after it removes:
+    ``||z + a w||`` bounds ``||P(z)||`` for every ``a >= 0`` and polar direction ``w = B^T rho, rho >= 0``.
     """
 
     def __init__(self, constraint: ConstraintTerm, groups: Indices | None) -> None:
@@ -36,43 +41,65 @@ class ConeProjector:
         self.columns = ConeColumns(constraint.pattern_cone)
         self._groups = groups
         self._shape = constraint.shape
-        self._active = no_active_rows(self.columns.gates.size)
-        self._touched = np.zeros(self.columns.gates.size, dtype=np.bool_)
+        self._memory = ConeMemory(self.columns.cones, self.columns.gates)
+        count = self.columns.gates.size
+        self._touched = np.zeros(count, dtype=np.bool_)
+        # Of columns that were ruled out by their polar direction: the multiple of it that did so.
+        self._multiples = np.zeros(count)
 
-    def project(self, block: Float64Array, zero: NDArray[np.bool_] | None) -> Float64Array:
-        """Every column projected, or set to zero where its group's entry of ``zero`` says so.
+    def project(self, block: Float64Array, limits: Float64Array | None) -> Float64Array:
+        """Every column projected, or set to zero where its group's projection is no longer than its limit.
 
-        ``zero`` marks groups that the shrinkage after the projection removes in any case.
+        ``limits`` are the thresholds of groups that the shrinkage after the projection removes up to there.
         """
         columns = self.columns.split(block)
         if not np.isfinite(columns).all():
             return np.full(block.shape, np.nan)  # the iteration reports it
-        kept = np.ones(columns.shape[1], dtype=np.bool_)
-        if zero is not None and self._groups is not None:
-            kept = ~zero.ravel()[self._groups]
-        index = np.flatnonzero(kept)
-        found = self.columns.cones.project(
-            columns[:, index], self.columns.gates[index], warm=self._active.take(index)
-        )
-        self._active = self._active.replaced(index, found)
-        self._touched = kept
+        self._touched, self._multiples = self._needed(columns, limits)
+        index = np.flatnonzero(self._touched)
         moved = np.zeros_like(columns)
-        moved[:, index] = found.points
+        moved[:, index] = self._memory.project(columns[:, index], index)
         return self.columns.join(moved)
+
+    def _needed(
+        self, columns: Float64Array, limits: Float64Array | None
+    ) -> tuple[NDArray[np.bool_], Float64Array]:
+        """Which columns have to be projected, and of the others the multiple of their polar direction."""
+        none = np.zeros(columns.shape[1])
+        if limits is None or self._groups is None:
+            return np.ones(columns.shape[1], dtype=np.bool_), none
+        groups, squares = self._groups, np.einsum("db,db->b", columns, columns)
+        limit = limits.ravel() ** 2
+        long = (np.bincount(groups, squares, limit.size) > limit)[groups]
+        w = self._memory.polar.T
+        size = np.einsum("db,db->b", w, w)
+        size[size == 0.0] = 1.0
+        multiples = np.maximum(-np.einsum("db,db->b", columns, w) / size, 0.0)
+        rest = columns + multiples * w
+        kept = (np.bincount(groups, np.einsum("db,db->b", rest, rest), limit.size) > limit)[groups]
+        return long & kept, np.where(long & ~kept, multiples, none)
 
     def packed(self) -> tuple[NDArray[Any], ...]:
         """What the last projection left behind, for a checkpoint."""
-        return self._active.rows, self._active.multipliers, self._touched
+        held = self._memory.packed()
+        return (*(held[name] for name in _HELD), self._touched, self._multiples)
 
-    def unpack(self, rows: NDArray[Any], multipliers: NDArray[Any], touched: NDArray[Any]) -> None:
+    def unpack(self, *arrays: NDArray[Any]) -> None:
         """Go on from what :meth:`packed` gave."""
-        self._active = ActiveRows(rows, multipliers)
-        self._touched = touched
+        *held, self._touched, self._multiples = arrays
+        self._memory.restore(dict(zip(_HELD, held, strict=True)))
 
     def multipliers(self, step: float) -> Float64Array:
         """The constraint's multipliers after a proximal step of this length, in the constraint's shape."""
-        rows = np.where(self._touched[:, None], self._active.rows, -1)
-        used = ActiveRows(rows, self._active.multipliers / step)
+        gates = self.columns.gates
+        active = self._memory.active(np.arange(gates.size))
+        # What is remembered as polar direction is some multiple of what the multipliers combine to.
+        w, polar = self.columns.cones.combine(gates, active), self._memory.polar.T
+        size = np.einsum("db,db->b", w, w)
+        along = np.einsum("db,db->b", w, polar) / np.where(size > 0.0, size, 1.0)
+        factors = np.where(self._touched, 1.0, along * self._multiples)
+        rows = np.where(factors[:, None] > 0.0, active.rows, -1)
+        used = ActiveRows(rows, active.multipliers * factors[:, None] / step)
         return cone_multipliers(self.columns, used).reshape(self._shape)
 
 
@@ -89,13 +116,7 @@ class VariableProx:
 
     def __call__(self, v: Array, step: float) -> Array:
         """``argmin`` over this variable of the formula above."""
-        if self.cone is not None:
-            removed = None
-            if self.terms:
-                term = self.terms[0]
-                small = term.penalty.norms(term.view(v), self.backend.xp) <= step * term.weight
-                removed = self.backend.to_numpy(small) > 0.0
-            v = self._projected(v, removed)
+        v = self._projected(v, step)
         for term in self.terms:
             if term.penalty.entrywise:
                 v = self._shrunk(term, v, step)
@@ -117,10 +138,15 @@ class VariableProx:
             return v
         return self.backend.xp.clip(v, self.lower, self.upper)
 
-    def _projected(self, v: Array, zero: NDArray[np.bool_] | None) -> Array:
+    def _projected(self, v: Array, step: float) -> Array:
         if self.cone is None:
             return v
-        return self.backend.asarray(self.cone.project(self.backend.to_numpy(v), zero))
+        limits = None
+        if self.terms:
+            term = self.terms[0]
+            norms = term.penalty.norms(term.view(v), self.backend.xp)
+            limits = self.backend.to_numpy(step * term.weight + 0.0 * norms)
+        return self.backend.asarray(self.cone.project(self.backend.to_numpy(v), limits))
 
 
 @dataclass(frozen=True, eq=False)
