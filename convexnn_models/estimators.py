@@ -17,6 +17,7 @@ from convexnn_models.gates import sample_gates
 from convexnn_models.network import Network
 from convexnn_models.recovery import recover_two_layer
 from convexnn_models.relu import relu
+from convexnn_models.weighted_losses import weighted
 from convexnn_solvers import Auto, Certificate, certificate
 
 try:
@@ -25,7 +26,7 @@ try:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.utils import check_random_state
     from sklearn.utils.multiclass import check_classification_targets
-    from sklearn.utils.validation import check_is_fitted, validate_data
+    from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 except ImportError as error:
     raise ImportError(
         "convexnn_models.estimators needs scikit-learn 1.6 or newer; pip install 'convexnn[sklearn]'"
@@ -62,9 +63,16 @@ class _ConvexNN(BaseEstimator):  # type: ignore[misc]
         self.random_state = random_state
 
     def _train(
-        self, X: Float64Array, targets: NDArray[Any], outputs: int, loss: str | losses.LossFunction
+        self,
+        X: Float64Array,
+        targets: NDArray[Any],
+        outputs: int,
+        loss: str | losses.LossFunction,
+        weights: Float64Array,
     ) -> None:
         """Solve, certify and recover; warns when the certificate does not reach ``tol``."""
+        if np.ptp(weights) > 0.0:
+            loss = weighted(loss, weights)
         if self.activation not in _FORMULATIONS:
             raise ValueError(f"activation must be 'relu' or 'gated_relu', not {self.activation!r}.")
         tol = _arrays.number(self.tol, "tol")
@@ -153,8 +161,8 @@ class ConvexNNRegressor(MultiOutputMixin, RegressorMixin, _ConvexNN):  # type: i
         )
         self.loss = loss
 
-    def fit(self, X: Any, y: Any) -> ConvexNNRegressor:
-        """Train on samples X (n, d) and targets y, (n,) or (n, c).
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> ConvexNNRegressor:
+        """Train on samples X (n, d) and targets y, (n,) or (n, c), in a mean weighted by sample_weight (n,).
 
         Raises ValueError or TypeError for bad data or parameters; warns with scikit-learn's
         ``ConvergenceWarning`` when the certificate does not reach ``tol``.
@@ -162,7 +170,8 @@ class ConvexNNRegressor(MultiOutputMixin, RegressorMixin, _ConvexNN):  # type: i
         if not callable(self.loss) and self.loss not in _REGRESSION_LOSSES:
             raise ValueError(f"loss must be 'squared', 'huber' or a function, not {self.loss!r}.")
         X, y = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True)
-        self._train(X, y, 1 if y.ndim == 1 else y.shape[1], self.loss)
+        X, y, weights = _weighted_samples(X, y, sample_weight)
+        self._train(X, y, 1 if y.ndim == 1 else y.shape[1], self.loss, weights)
         self._is_column = y.shape[1:] == (1,)
         return self
 
@@ -194,22 +203,23 @@ class ConvexNNClassifier(ClassifierMixin, _ConvexNN):  # type: ignore[misc]
 
     classes_: NDArray[Any]
 
-    def fit(self, X: Any, y: Any) -> ConvexNNClassifier:
-        """Train on samples X (n, d) and labels y (n,) of at least two classes.
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> ConvexNNClassifier:
+        """Train on samples X (n, d) and labels y (n,) of two classes or more, weighted by sample_weight (n,).
 
         Raises ValueError or TypeError for bad data or parameters; warns with scikit-learn's
         ``ConvergenceWarning`` when the certificate does not reach ``tol``.
         """
         X, y = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(y)
+        X, y, weights = _weighted_samples(X, y, sample_weight)
         self.classes_, numbered = np.unique(y, return_inverse=True)
         count = self.classes_.size
         if count < 2:
             raise ValueError(f"y must hold at least two classes, not 1 class ({self.classes_[0]!r}) only.")
         if count == 2:
-            self._train(X, 2.0 * numbered - 1.0, 1, "logistic")
+            self._train(X, 2.0 * numbered - 1.0, 1, "logistic", weights)
         else:
-            self._train(X, numbered, count, "softmax")
+            self._train(X, numbered, count, "softmax", weights)
         return self
 
     def decision_function(self, X: Any) -> Float64Array:
@@ -228,6 +238,15 @@ class ConvexNNClassifier(ClassifierMixin, _ConvexNN):  # type: ignore[misc]
         scores = self._scores(X)
         winner = (scores > 0.0).astype(np.intp) if scores.ndim == 1 else scores.argmax(axis=1)
         return np.asarray(self.classes_[winner])
+
+
+def _weighted_samples(
+    X: Float64Array, y: NDArray[Any], sample_weight: Any
+) -> tuple[Float64Array, NDArray[Any], Float64Array]:
+    """Samples, targets and weights without those of weight zero, which must not count even as patterns."""
+    weights = np.asarray(_check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True))
+    kept = weights > 0.0
+    return X[kept], y[kept], weights[kept]
 
 
 def _seed(random_state: Any) -> int:

@@ -51,8 +51,14 @@ def relative_gap(fitted: ConvexNNClassifier | ConvexNNRegressor) -> float:
     return gap
 
 
+def _expected_failures(estimator: Any) -> dict[str, str]:
+    return {
+        "check_sample_weight_equivalence_on_dense_data": "solved to tol; see the test of repetitions below"
+    }
+
+
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
-@parametrize_with_checks(_CHECKED)  # type: ignore[untyped-decorator]
+@parametrize_with_checks(_CHECKED, expected_failed_checks=_expected_failures)  # type: ignore[untyped-decorator]
 def test_scikit_learns_own_checks(estimator: Any, check: Any) -> None:
     check(estimator)
 
@@ -83,6 +89,47 @@ def test_probabilities_are_those_of_the_loss(activation: str, y: Any) -> None:
     likelihood = chances[np.arange(y.size), np.searchsorted(fitted.classes_, y)]
     objective = -np.mean(np.log(likelihood)) + 0.1 * fitted.network_.penalty
     assert objective == pytest.approx(fitted.certificate_.primal, rel=1e-6)
+
+
+@pytest.mark.parametrize("activation", ["relu", "gated_relu"])
+@pytest.mark.parametrize(
+    ("kind", "y"),
+    [
+        (ConvexNNRegressor, _Y),
+        (ConvexNNRegressor, _Y[:, :1]),
+        (partial(ConvexNNRegressor, loss="huber"), _Y[:, 0]),
+        (ConvexNNClassifier, _TWO),
+        (ConvexNNClassifier, _THREE),
+    ],
+)
+def test_weights_are_repetitions(kind: Any, y: Any, activation: str) -> None:
+    """Weight zero leaves a sample out, with its patterns; the certificate is of the weighted mean."""
+    weights = np.arange(40) % 3
+    options = {"n_gates": 4, "reg": 0.05, "activation": activation, "solver": cp.CLARABEL}
+    weighted = kind(**options).fit(_X, y, sample_weight=weights)
+    repeated = kind(**options).fit(np.repeat(_X, weights, axis=0), np.repeat(y, weights, axis=0))
+    assert weighted.certificate_.primal == pytest.approx(repeated.certificate_.primal, rel=1e-6)
+    assert relative_gap(weighted) <= 1e-3
+    predicted = [getattr(f, "predict_proba", f.predict)(_X) for f in (weighted, repeated)]
+    np.testing.assert_allclose(*predicted, atol=1e-3)
+    equal = kind(**options).fit(_X, y, sample_weight=np.full(40, 0.3))
+    assert equal.certificate_.primal == pytest.approx(
+        kind(**options).fit(_X, y).certificate_.primal, rel=1e-9
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "weights", "message"),
+    [
+        ({}, np.full(40, -1.0), "egative"),
+        ({}, np.zeros(40), "at least one non-zero"),
+        ({}, np.ones(39), "sample_weight"),
+        ({"loss": losses.huber}, np.arange(40), "by name"),
+    ],
+)
+def test_bad_weights_are_refused(options: dict[str, Any], weights: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ConvexNNRegressor(**options).fit(_X, _Y, sample_weight=weights)
 
 
 def test_the_same_model_by_hand() -> None:

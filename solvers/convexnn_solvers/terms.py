@@ -121,21 +121,22 @@ def read_atom(atom: Any) -> LossReading | PenaltyReading:
 def _read_penalty(atom: Any) -> PenaltyReading | None:
     """Norms of entries of one variable, each entry at most once."""
     loss = _norms(atom) or (_piecewise_linear(atom) if is_a(atom, norm1, absolute) else None)
-    if loss is None or not is_a(loss.atom, Pnorm, norm1, absolute, normNuc):
+    penalty = None if loss is None else _as_penalty(loss.make(np.asarray(1.0))[0])
+    selected = None if loss is None else _selection(loss.argument)
+    if loss is None or penalty is None or selected is None:
         return None
-    selected = _selection(loss.argument)
-    if selected is None:
-        return None
-    probe = loss.make(np.asarray(1.0))[0]
-    if isinstance(probe, Norms):
-        penalty: Penalty = GroupNorm(probe.axis)
-    elif isinstance(probe, Nuclear):
-        penalty = NuclearNorm()
-    else:
-        penalty = AbsoluteValue()
     variable, positions = selected
     weigh = loss.make
     return PenaltyReading(atom, loss.argument, variable, positions, penalty, lambda w: weigh(w)[1], loss)
+
+
+def _as_penalty(loss: Any) -> Penalty | None:
+    """The penalty that a loss without a gradient is on entries of a variable; None if there is none."""
+    if isinstance(loss, Norms):
+        return GroupNorm(loss.axis)
+    if isinstance(loss, Nuclear):
+        return NuclearNorm()
+    return AbsoluteValue() if isinstance(loss, PiecewiseLinear) else None
 
 
 def _norms(atom: Any) -> LossReading | None:
