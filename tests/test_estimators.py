@@ -110,8 +110,8 @@ def test_weights_are_repetitions(kind: Any, y: Any, activation: str) -> None:
     repeated = kind(**options).fit(np.repeat(_X, weights, axis=0), np.repeat(y, weights, axis=0))
     assert weighted.certificate_.primal == pytest.approx(repeated.certificate_.primal, rel=1e-6)
     assert relative_gap(weighted) <= 1e-3
-    predicted = [getattr(f, "predict_proba", f.predict)(_X) for f in (weighted, repeated)]
-    np.testing.assert_allclose(*predicted, atol=1e-3)
+    first, second = (getattr(f, "predict_proba", f.predict)(_X) for f in (weighted, repeated))
+    np.testing.assert_allclose(first, second, atol=1e-3)
     equal = kind(**options).fit(_X, y, sample_weight=np.full(40, 0.3))
     assert equal.certificate_.primal == pytest.approx(
         kind(**options).fit(_X, y).certificate_.primal, rel=1e-9
