@@ -26,7 +26,7 @@ try:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.utils import check_random_state
     from sklearn.utils.multiclass import check_classification_targets
-    from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+    from sklearn.utils.validation import check_is_fitted, validate_data
 except ImportError as error:
     raise ImportError(
         "convexnn_models.estimators needs scikit-learn 1.6 or newer; pip install 'convexnn[sklearn]'"
@@ -244,7 +244,12 @@ def _weighted_samples(
     X: Float64Array, y: NDArray[Any], sample_weight: Any
 ) -> tuple[Float64Array, NDArray[Any], Float64Array]:
     """Samples, targets and weights without those of weight zero, which must not count even as patterns."""
-    weights = np.asarray(_check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True))
+    samples = (X.shape[0],)
+    weights = np.ones(samples) if sample_weight is None else _arrays.numbers(sample_weight, "sample_weight")
+    if weights.shape != samples:
+        raise ValueError(f"sample_weight must hold one weight per sample, {samples}, not {weights.shape}.")
+    if np.any(weights < 0.0) or not np.any(weights):
+        raise ValueError("sample_weight must hold weights >= 0, and one that is not zero.")
     kept = weights > 0.0
     return X[kept], y[kept], weights[kept]
 

@@ -121,9 +121,9 @@ def test_weights_are_repetitions(kind: Any, y: Any, activation: str) -> None:
 @pytest.mark.parametrize(
     ("options", "weights", "message"),
     [
-        ({}, np.full(40, -1.0), "egative"),
-        ({}, np.zeros(40), "at least one non-zero"),
-        ({}, np.ones(39), "sample_weight"),
+        ({}, np.full(40, -1.0), "weights >= 0"),
+        ({}, np.zeros(40), "one that is not zero"),
+        ({}, np.ones(39), "one weight per sample"),
         ({"loss": losses.huber}, np.arange(40), "by name"),
     ],
 )
