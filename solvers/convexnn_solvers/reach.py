@@ -6,6 +6,7 @@ large. Nothing bounds a free variable, so that its size is what the offsets of l
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -56,17 +57,21 @@ def reach_of_constraints(blocks: Sequence[Float64Array], offsets: Offsets) -> Fl
     """
     count = len(blocks)
     sizes = np.reshape([np.max(np.abs(b), axis=0, initial=0.0) for b in blocks], (count, offsets.bounds.size))
-    found, reach, rounds = np.reshape(offsets.constraints, (count, 1)), offsets.bounds, 0
-    while True:
-        found = np.broadcast_to(found, sizes.shape)
-        quotients = np.divide(found, sizes, out=np.zeros(sizes.shape), where=sizes > 0.0)
-        further = np.maximum(reach, np.max(quotients, axis=0, initial=0.0))
-        if rounds > _LINKS:  # round a circle of constraints sizes may grow for ever
+
+    def farthest(found: Float64Array) -> Float64Array:
+        sides = np.broadcast_to(found, sizes.shape)
+        quotients = np.divide(sides, sizes, out=np.zeros(sizes.shape), where=sizes > 0.0)
+        return np.asarray(np.max(quotients, axis=0, initial=0.0))
+
+    reach = np.maximum(offsets.bounds, farthest(np.reshape(offsets.constraints, (count, 1))))
+    for rounds in itertools.count():
+        further = np.maximum(reach, farthest(np.linalg.norm(sizes * reach, axis=1, keepdims=True)))
+        if rounds >= _LINKS:  # round a circle of constraints sizes may grow for ever
             further = np.where(reach > 0.0, reach, further)
-        if rounds > 0 and np.array_equal(further, reach):
-            return reach
-        reach, rounds = further, rounds + 1
-        found = np.linalg.norm(sizes * reach, axis=1, keepdims=True)
+        if np.array_equal(further, reach):
+            break
+        reach = further
+    return reach
 
 
 def reach_of_equalities(columns: Float64Array, offsets: Float64Array) -> Float64Array:
