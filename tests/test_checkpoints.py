@@ -185,6 +185,15 @@ def huber() -> Any:
     return cnn.gated_relu(X, GATES, output_bias=True).problem(Y, 0.001, loss="huber")
 
 
+def absolute() -> Any:
+    return cnn.gated_relu(X, GATES, output_bias=True).problem(Y, 0.02, loss="absolute")
+
+
+def largest() -> Any:
+    model = cnn.relu(X, GATES)
+    return cp.Problem(cp.Minimize(cp.norm_inf(model.prediction - Y) + 0.1 * model.penalty), model.constraints)
+
+
 def two_relu_outputs() -> Any:
     targets = np.stack([np.sin(k + Y) for k in range(2)], axis=1)
     return cnn.relu(X, GATES, outputs=2, grouping="per-output").problem(targets, 0.01)
@@ -195,6 +204,8 @@ IN_PLACE: dict[str, tuple[Any, Any, tuple[int | str, ...]]] = {
     "block descent, Huber": (huber, BlockDescent(), (3, "Ctrl-C")),
     "Newton": (three_outputs, SemismoothNewton(), (1, 6, 11, "Ctrl-C")),
     "Newton, Huber": (huber, SemismoothNewton(), (7, "Ctrl-C")),
+    "Newton, absolute values": (absolute, SemismoothNewton(), (8, "Ctrl-C")),
+    "Newton, largest residual": (largest, SemismoothNewton(), (6,)),
     "Newton, logistic": (labels, SemismoothNewton(), (5,)),
     "Newton, cones": (relu, SemismoothNewton(), (2, 9, "Ctrl-C")),
     "Newton, one program per output": (two_relu_outputs, SemismoothNewton(), (4, 13)),

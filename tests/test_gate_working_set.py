@@ -19,6 +19,8 @@ from convexnn_solvers.gated_program import GatedProgram, block_norms, scaled
 from convexnn_solvers.kept import Kept
 from convexnn_solvers.newton_fits import SquaredFit
 from convexnn_solvers.newton_start import NewtonPolicy, NewtonStart
+from convexnn_solvers.nonsmooth_fits import NonsmoothFit
+from convexnn_solvers.nonsmooth_losses import PiecewiseLinear, Supremum
 
 SMALL = WorkingSetPolicy(first=4)
 
@@ -56,6 +58,24 @@ def test_the_optimum_over_all_gates_is_found(cones: bool, outputs: int, share: f
     prediction = data.forward(small.point)
     value = data.fit.at(prediction).value + float(data.weights @ block_norms(small.point))
     assert small.primal == pytest.approx(value, rel=1e-12)
+
+
+@pytest.mark.parametrize("loss", [PiecewiseLinear(-0.3, 0.7), Supremum()], ids=["quantile", "largest"])
+@pytest.mark.parametrize("cones", [False, True])
+def test_losses_without_a_gradient_have_the_same_optimum_on_working_sets(
+    cones: bool, loss: PiecewiseLinear | Supremum
+) -> None:
+    data = program(cones, gates=25, share=0.1)
+    assert isinstance(data.fit, SquaredFit)
+    size = 1.0 if isinstance(loss, Supremum) else 0.15
+    fit = NonsmoothFit(loss, np.asarray(size), np.ones((40, 1)), data.fit.Y)
+    data = replace(data, fit=fit, kept=Kept())
+    small, full = run(WorkingSetNewton(data, sets=SMALL), 1e-6), run(DualNewton(data), 1e-6)
+    assert small.gap <= 1e-6
+    assert small.primal == pytest.approx(full.primal, rel=2e-6)
+    assert small.primal < 0.95 * data.fit.at(np.zeros((40, 1))).value
+    norms = block_norms(data.by_block(data.adjoint(small.dual_point)))
+    assert cones or np.all(norms <= data.weights * (1.0 + 1e-12))
 
 
 def test_the_dual_point_is_feasible_for_every_gate() -> None:
