@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 
 import convexnn_models as cnn
-from convexnn_solvers import rfista
+from convexnn_solvers import accelerated
 from convexnn_solvers.backends import numpy_backend
 from convexnn_solvers.compiler import compile_problem
 from convexnn_solvers.distributed import GateParallel
 from convexnn_solvers.proximal import proximal_map
+from convexnn_solvers.rfista import AcceleratedGradient
 
 _REPEATS = 7
 
@@ -61,17 +62,17 @@ def timed(action: Callable[[], object]) -> float:
 def alone_and_rows(problem: Any) -> tuple[float, float]:
     """Seconds of a step with one trial point in this process alone, and of its work on the predictions."""
     composite = compile_problem(problem, numpy_backend()).composite()
-    smooth, prox = rfista.smooth_part(composite), proximal_map(composite)
-    state = rfista.descend_from(smooth, composite.zeros(), 1e-3 / smooth.lipschitz())
-    state = rfista.advance(smooth, prox, state)
+    smooth, prox = accelerated.smooth_part(composite), proximal_map(composite)
+    state = accelerated.descend_from(smooth, composite.zeros(), 1e-3 / smooth.lipschitz())
+    state = accelerated.advance(smooth, prox, state)
     cotangents = composite.loss_gradients(state.outputs)
 
     def rows() -> None:
         composite.loss_gradients(state.y_outputs)
-        rfista.bregman(composite, state.outputs, state.y_outputs, cotangents)
+        accelerated.bregman(composite, state.outputs, state.y_outputs, cotangents)
         tuple(q + 0.5 * (q - p) for q, p in zip(state.outputs, state.y_outputs, strict=True))
 
-    return timed(lambda: rfista.advance(smooth, prox, state)), timed(rows)
+    return timed(lambda: accelerated.advance(smooth, prox, state)), timed(rows)
 
 
 def message_seconds(numbers: int) -> float:
@@ -87,23 +88,24 @@ def job_step(problem: Any, steps: int) -> float:
     """Seconds per trial point of the whole job."""
     solver = GateParallel(tol=0.0, max_iter=steps)
     spent, trials = 0.0, 0
-    before = rfista.advance
+    method: Any = AcceleratedGradient
+    before = method.step
 
-    def advance(smooth: Any, prox: Any, state: Any) -> Any:
+    def step(self: Any, state: Any) -> Any:
         nonlocal spent, trials
-        traffic = smooth.composite.across.ranks.traffic
+        traffic = self.smooth.composite.across.ranks.traffic
         started, sent = time.perf_counter(), traffic.predictions
-        following = before(smooth, prox, state)
+        following = before(self, state)
         spent, trials = spent + time.perf_counter() - started, trials + traffic.predictions - sent
         return following
 
-    rfista.advance = advance
+    method.step = step
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Solution may be inaccurate")
             problem.solve(solver=solver, warm_start=False)
     finally:
-        rfista.advance = before
+        method.step = before
     return spent / trials
 
 

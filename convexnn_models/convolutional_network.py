@@ -126,12 +126,7 @@ class ConvolutionalNetwork:
         self, patches: Any, y: Any, reg: float, loss: str | losses.LossFunction = "squared", **options: Any
     ) -> float:
         """The non-convex training objective ``loss + reg / 2 (||filters||^2 + ||output||^2)``."""
-        weight = _arrays.number(reg, "reg")
-        if weight < 0.0:
-            raise ValueError(f"reg must be at least 0, not {reg!r}.")
-        return (
-            float(losses.expression(loss, self.predict(patches), y, **options).value) + weight * self.penalty
-        )
+        return losses.regularised(loss, self.predict(patches), y, reg, self.penalty, **options)
 
     def _pooled(self, samples: Float64Array) -> Float64Array:
         values = samples @ self.filters

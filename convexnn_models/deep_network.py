@@ -96,10 +96,7 @@ class DeepNetwork:
         self, X: Any, y: Any, reg: float, loss: str | losses.LossFunction = "squared", **options: Any
     ) -> float:
         """The training objective ``loss + reg * penalty``, the loss a mean over the samples."""
-        weight = _arrays.number(reg, "reg")
-        if weight < 0.0:
-            raise ValueError(f"reg must be at least 0, not {reg!r}.")
-        return float(losses.expression(loss, self.predict(X), y, **options).value) + weight * self.penalty
+        return losses.regularised(loss, self.predict(X), y, reg, self.penalty, **options)
 
 
 def parallel_branches(M: Float64Array, depth: int, rank: int | None = None) -> tuple[Layers, ...]:

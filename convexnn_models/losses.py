@@ -112,6 +112,16 @@ def expression(loss: str | LossFunction, prediction: Any, y: Any, **options: Any
     return value
 
 
+def regularised(
+    loss: str | LossFunction, scores: Any, y: Any, reg: float, penalty: float, /, **options: Any
+) -> float:
+    """The training objective ``loss + reg * penalty`` of a network with these scores."""
+    weight = _arrays.number(reg, "reg")
+    if weight < 0.0:
+        raise ValueError(f"reg must be at least 0, not {reg!r}.")
+    return float(expression(loss, scores, y, **options).value) + weight * penalty
+
+
 def refuse_single_class(loss: str | LossFunction, y: Any, samples: int, outputs: int) -> None:
     """Refuse data on which a free output bias would run off to infinity: cross-entropy without a class."""
     function = named(loss)

@@ -146,10 +146,7 @@ class Network:
         The loss is a mean over the samples (``1/(2n) ||f(X) - y||^2`` for "squared"); ``reg`` is in the
         same scaling as for the convex model.
         """
-        weight = _arrays.number(reg, "reg")
-        if weight < 0.0:
-            raise ValueError(f"reg must be at least 0, not {reg!r}.")
-        return float(losses.expression(loss, self.predict(X), y, **options).value) + weight * self.penalty
+        return losses.regularised(loss, self.predict(X), y, reg, self.penalty, **options)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the weights to an ``.npz`` file that holds arrays only (no code, no pickles)."""

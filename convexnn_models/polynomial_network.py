@@ -108,10 +108,7 @@ class PolynomialNetwork:
         self, X: Any, y: Any, reg: float, loss: str | losses.LossFunction = "squared", **options: Any
     ) -> float:
         """The non-convex training objective ``loss + reg sum |output|``, the loss a mean over samples."""
-        weight = _arrays.number(reg, "reg")
-        if weight < 0.0:
-            raise ValueError(f"reg must be at least 0, not {reg!r}.")
-        return float(losses.expression(loss, self.predict(X), y, **options).value) + weight * self.penalty
+        return losses.regularised(loss, self.predict(X), y, reg, self.penalty, **options)
 
     def _patches(self, X: Any) -> Float64Array:
         if self.patches == 1 and np.ndim(X) == 2:

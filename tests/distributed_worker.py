@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 
 import convexnn_models as cnn
-from convexnn_solvers import Progress, certificate, rfista
+from convexnn_solvers import Progress, certificate
 from convexnn_solvers.distributed import GateParallel, RankLost
+from convexnn_solvers.rfista import AcceleratedGradient
 
 RANK = int(os.environ.get("RANK", "0"))
+METHOD: Any = AcceleratedGradient  # whose steps are watched
 N, GATES = 60, 13  # 13 gates are divided unevenly among 2 and 4 processes
 RNG = np.random.default_rng(3)
 X = RNG.standard_normal((N, 4))
@@ -68,13 +70,13 @@ class Recorder:
     def __init__(self) -> None:
         self.steps: list[tuple[str, ...]] = []
         self.sent: list[tuple[int, int, int]] = []
-        self.before = rfista.advance
-        rfista.advance = self.advance
+        self.before = METHOD.step
+        METHOD.step = lambda method, state: self.step(method, state)
 
-    def advance(self, smooth: Any, prox: Any, state: Any) -> Any:
-        traffic = smooth.composite.across.ranks.traffic
+    def step(self, method: Any, state: Any) -> Any:
+        traffic = method.smooth.composite.across.ranks.traffic
         before = traffic.predictions, traffic.prediction_bytes, traffic.others
-        following = self.before(smooth, prox, state)
+        following = self.before(method, state)
         after = traffic.predictions, traffic.prediction_bytes, traffic.others
         a, b, c = (new - old for new, old in zip(after, before, strict=True))
         self.sent.append((a, b, c))
@@ -136,18 +138,18 @@ def resume(folder: Path) -> dict[str, Any]:
 
 def lose_one(folder: Path) -> None:
     """The last process does not answer for a while, and then dies."""
-    before, count = rfista.advance, 0
+    before, count = METHOD.step, 0
 
-    def advance(smooth: Any, prox: Any, state: Any) -> Any:
+    def step(method: Any, state: Any) -> Any:
         nonlocal count
         count += 1
         if RANK == 1 and count == 20:
             time.sleep(4.0)
         if RANK == 1 and count == 40:
             os._exit(7)
-        return before(smooth, prox, state)
+        return before(method, state)
 
-    rfista.advance = advance
+    METHOD.step = step
     try:
         solve(problem_of("squared"), GateParallel(tol=0.0, timeout=1.0))
     except RankLost as error:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cone_data import AWKWARD
 from numpy.typing import NDArray
 
 from convexnn_solvers.active_sets import machine_code
@@ -20,21 +21,7 @@ pytestmark = pytest.mark.skipif(
 Float = NDArray[np.float64]
 
 
-def _repeated(rng: np.random.Generator) -> Float:
-    X = rng.standard_normal((12, 4))
-    return np.vstack([X, X, -2.0 * X, np.zeros((3, 4))])
-
-
-DATA: dict[str, Float] = {
-    "generic": np.random.default_rng(0).standard_normal((40, 6)),
-    "repeated and zero rows": _repeated(np.random.default_rng(1)),
-    "rank-deficient": np.random.default_rng(2).standard_normal((30, 2))
-    @ np.random.default_rng(3).standard_normal((2, 5)),
-    "fewer samples than features": np.random.default_rng(4).standard_normal((4, 9)),
-    "bad scales": np.random.default_rng(5).standard_normal((30, 5))
-    * np.power(10.0, np.random.default_rng(6).uniform(-9, 9, size=(30, 1))),
-    "one feature": np.random.default_rng(7).standard_normal((9, 1)),
-}
+DATA = {"generic": np.random.default_rng(0).standard_normal((40, 6)), **AWKWARD}
 
 
 @pytest.mark.parametrize("name", DATA)

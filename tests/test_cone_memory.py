@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from cone_data import AWKWARD
 from numpy.typing import NDArray
 
 import convexnn_models as cnn
@@ -20,21 +21,7 @@ COMPILED = pytest.param(True, marks=needs_numba, id="machine code")
 COUNT = 14
 
 
-def _repeated(rng: np.random.Generator) -> Float:
-    X = rng.standard_normal((12, 4))
-    return np.vstack([X, X, -2.0 * X, np.zeros((3, 4))])
-
-
-DATA: dict[str, Float] = {
-    "many samples": np.random.default_rng(0).standard_normal((300, 9)),
-    "repeated and zero rows": _repeated(np.random.default_rng(1)),
-    "rank-deficient": np.random.default_rng(2).standard_normal((40, 2))
-    @ np.random.default_rng(3).standard_normal((2, 5)),
-    "fewer samples than features": np.random.default_rng(4).standard_normal((4, 9)),
-    "bad scales": np.random.default_rng(5).standard_normal((30, 5))
-    * np.power(10.0, np.random.default_rng(6).uniform(-9, 9, size=(30, 1))),
-    "one feature": np.random.default_rng(7).standard_normal((9, 1)),
-}
+DATA = {"many samples": np.random.default_rng(0).standard_normal((300, 9)), **AWKWARD}
 
 
 def moving_points(d: int, rng: np.random.Generator) -> Iterator[tuple[Float, NDArray[np.intp]]]:

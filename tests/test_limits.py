@@ -14,12 +14,13 @@ from planted import Planted, plant
 
 import convexnn_models as cnn
 from convexnn_solvers import RFISTA, AugmentedLagrangian, Progress, Status, certificate
+from convexnn_solvers.accelerated import Descent
 from convexnn_solvers.augmented_lagrangian import augmented_lagrangian_method
 from convexnn_solvers.certifier import Certifier
 from convexnn_solvers.composite import Composite
 from convexnn_solvers.iterate import Candidate, Limits, iterate
 from convexnn_solvers.result import Result
-from convexnn_solvers.rfista import AcceleratedGradient, Descent, rfista_method
+from convexnn_solvers.rfista import AcceleratedGradient, rfista_method
 
 SOLVERS = pytest.mark.parametrize("solver", [RFISTA, AugmentedLagrangian])
 

@@ -17,6 +17,7 @@ from planted import LossName, plant
 
 import convexnn_models as cnn
 from convexnn_solvers import RFISTA, AugmentedLagrangian, Status, UnsupportedProblem
+from convexnn_solvers.accelerated import bregman, smooth_part
 from convexnn_solvers.backends import Array, numpy_backend
 from convexnn_solvers.certifier import Certifier
 from convexnn_solvers.compiler import compile_problem
@@ -24,7 +25,7 @@ from convexnn_solvers.composite import AffineMap, Composite, Point
 from convexnn_solvers.iterate import Candidate, Limits, iterate
 from convexnn_solvers.proximal import proximal_map
 from convexnn_solvers.result import Result
-from convexnn_solvers.rfista import bregman, rfista_method, smooth_part
+from convexnn_solvers.rfista import rfista_method
 
 Float = NDArray[np.float64]
 

@@ -64,6 +64,15 @@ class _Patterned(AffAtom):  # type: ignore[misc]
         X, patterns, *others = self.get_data()
         return type(self)(X, patterns, weights, *others)
 
+    def graph_implementation(
+        self, arg_objs: list[Any], shape: tuple[int, ...], data: Any = None
+    ) -> tuple[Any, list[Any]]:
+        """One sparse matrix times the weights, column by column."""
+        return _times(self._matrix(), arg_objs[0], shape), []
+
+    def _matrix(self) -> sp.csc_array:
+        raise NotImplementedError
+
     def name(self) -> str:
         """A short text without the arrays."""
         return f"{type(self).__name__}({_sizes(self.X, self.patterns)}, {self.args[0].name()})"
@@ -129,12 +138,6 @@ class gated(_Patterned):
                 result[:, k] += self.slope * (self.X @ block.sum(axis=1))
         return result[:, 0] if self.outputs == 1 else result
 
-    def graph_implementation(
-        self, arg_objs: list[Any], shape: tuple[int, ...], data: Any = None
-    ) -> tuple[Any, list[Any]]:
-        """One sparse matrix times ``vec(U)``."""
-        return _times(self._matrix(), arg_objs[0], shape), []
-
     def _matrix(self) -> sp.csc_array:
         n, d = self.X.shape
         gates, c = self.patterns.shape[1], self.outputs
@@ -194,12 +197,6 @@ class pattern_slack(_Patterned):
             np.matmul(self.X, weights[k * d : (k + 1) * d], out=result[rows])
             np.negative(result[rows], out=result[rows], where=~self.patterns)
         return result
-
-    def graph_implementation(
-        self, arg_objs: list[Any], shape: tuple[int, ...], data: Any = None
-    ) -> tuple[Any, list[Any]]:
-        """One sparse matrix times ``vec(V)``."""
-        return _times(self._matrix(), arg_objs[0], shape), []
 
     def _matrix(self) -> sp.csc_array:
         n, d = self.X.shape

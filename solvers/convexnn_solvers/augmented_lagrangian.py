@@ -24,6 +24,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from convexnn_solvers.accelerated import (
+    Descent,
+    Smooth,
+    advance,
+    descend_from,
+    packed_descent,
+    unpacked_descent,
+)
 from convexnn_solvers.backends import Array, Float64Array
 from convexnn_solvers.checkpoint import Arrays, packed_point, whole_point
 from convexnn_solvers.composite import Composite, DualPoint, LossTerm, Point
@@ -38,15 +46,7 @@ from convexnn_solvers.iterate import Candidate
 from convexnn_solvers.output_selection import selected
 from convexnn_solvers.proximal import ConeProjector, ProximalMap, projectable_cones, proximal_map
 from convexnn_solvers.recession import excludes_every_point
-from convexnn_solvers.rfista import (
-    Descent,
-    Smooth,
-    advance,
-    descend_from,
-    nonsmooth_losses,
-    packed_descent,
-    unpacked_descent,
-)
+from convexnn_solvers.rfista import nonsmooth_losses
 from convexnn_solvers.split_terms import SplitTerm, row_hessian, split_terms
 from convexnn_solvers.status import Status
 

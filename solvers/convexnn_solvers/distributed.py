@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from cvxpy import settings
 
+from convexnn_solvers.accelerated import Descent, Smooth, Trial
 from convexnn_solvers.affine import UnsupportedProblem
 from convexnn_solvers.backends import Array, Backend, Float64Array, numpy_backend
 from convexnn_solvers.certifier import Certifier
@@ -33,7 +34,7 @@ from convexnn_solvers.ranks import RankLost as RankLost
 from convexnn_solvers.ranks import Ranks, join
 from convexnn_solvers.relay import Engine, run_engines
 from convexnn_solvers.result import Progress
-from convexnn_solvers.rfista import AcceleratedGradient, Descent, Smooth, Trial, rfista_method
+from convexnn_solvers.rfista import AcceleratedGradient, rfista_method
 from convexnn_solvers.shares import Division, Share, share_of
 from convexnn_solvers.status import Status
 from convexnn_solvers.variables import read_variable

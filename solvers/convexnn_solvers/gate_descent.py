@@ -17,6 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from convexnn_solvers.accelerated import (
+    Descent,
+    Smooth,
+    advance,
+    descend_from,
+    packed_descent,
+    unpacked_descent,
+)
 from convexnn_solvers.affine import UnsupportedProblem
 from convexnn_solvers.backends import Array, Float64Array
 from convexnn_solvers.checkpoint import Arrays, packed_point, whole_point
@@ -25,16 +33,7 @@ from convexnn_solvers.curvature import largest_curvature, loss_hessian, positive
 from convexnn_solvers.gate_columns import ColumnShrinkage, GateColumns, gate_columns
 from convexnn_solvers.gate_schedule import Schedule, estimated_gap, first_schedule, unpacked_schedule
 from convexnn_solvers.iterate import Candidate, Method
-from convexnn_solvers.rfista import (
-    Descent,
-    Smooth,
-    advance,
-    check_smooth,
-    descend_from,
-    packed_descent,
-    rfista_method,
-    unpacked_descent,
-)
+from convexnn_solvers.rfista import check_smooth, rfista_method
 from convexnn_solvers.status import Status
 
 # Gates of the first set, and of later ones as a multiple of those in use: measured, larger sets only cost.

@@ -55,6 +55,13 @@ from convexnn_solvers.quadratic_root import root_of, root_of_now
 
 Weighted = tuple[Loss, Float64Array]
 
+# Losses of groups along an axis, or of everything.
+_ALONG_AXES: tuple[tuple[type, type], ...] = (
+    (Pnorm, Norms),
+    (norm_inf, Supremum),
+    (maximal, Maximum),
+    (log_sum_exp, LogSumExp),
+)
 # Atoms that only move entries.
 _MOVES = (reshape, transpose, index, special_index, Hstack, Vstack)
 
@@ -140,7 +147,7 @@ def _as_penalty(loss: Any) -> Penalty | None:
 
 
 def _norms(atom: Any) -> LossReading | None:
-    """Norms and maxima along one axis or of everything, and l1 norms of them, which are their sums."""
+    """Norms and maxima, also soft ones, along one axis or of everything, and l1 norms of them: their sums."""
     if is_a(atom, norm1, absolute) and is_a(atom.args[0], Pnorm):  # mixed_norm
         inner = _norms(atom.args[0])
         if inner is None:
@@ -149,8 +156,7 @@ def _norms(atom: Any) -> LossReading | None:
         return replace(inner, make=lambda w: make(_over_entries(w, atom, reduced)))
     if is_a(atom, normNuc):
         return LossReading(atom, atom.args[0], lambda w: (Nuclear(), w))
-    kinds: tuple[tuple[type, type], ...] = ((Pnorm, Norms), (norm_inf, Supremum), (maximal, Maximum))
-    for kind, loss in kinds:
+    for kind, loss in _ALONG_AXES:
         if not is_a(atom, kind) or isinstance(atom.axis, tuple):
             continue
         if loss is Norms and float(atom.p) != 2.0:
@@ -235,13 +241,6 @@ def _entrywise(atom: Any) -> LossReading | None:
         return LossReading(atom, atom.args[0], lambda w: (Exponential(), w))
     if is_a(atom, logistic):
         return LossReading(atom, atom.args[0], lambda w: (Softplus(), w))
-    if is_a(atom, log_sum_exp) and not isinstance(atom.axis, tuple):
-        argument = atom.args[0]
-        axis = None if atom.axis is None else int(atom.axis)
-        groups = () if axis is None else tuple(np.delete(argument.shape, axis).tolist())
-        return LossReading(
-            atom, argument, lambda w: (LogSumExp(axis), np.reshape(w, groups) if w.ndim else w)
-        )
     return None
 
 
