@@ -28,6 +28,9 @@ PROGRAMS = (
     ("diabetes", "relu", 100),
     ("synthetic-500", "relu", 100),
     ("breast_cancer", "relu", 100),
+    # Larger: what is paid per point counts less beside the linear systems, one or two of them at every point.
+    ("digits", "gated", 500),
+    ("synthetic-2000", "gated", 500),
 )
 _TINY = (("tiny", "gated", 20), ("tiny", "relu", 10))
 
