@@ -1,4 +1,4 @@
-"""Optimal values from Clarabel, as accurate as it gets them."""
+"""Optimal values from Clarabel, as accurate as it gets them, and ours beside them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import warnings
 from typing import Any
 
 import cvxpy as cp
+import pytest
+
+from convexnn_solvers import AugmentedLagrangian, certificate
 
 
 def optimum(problem: Any, *tolerances: float) -> float:
@@ -25,3 +28,19 @@ def optimum(problem: Any, *tolerances: float) -> float:
         if problem.status == cp.OPTIMAL:
             return float(problem.value)
     raise AssertionError(f"Clarabel ended with {problem.status}")
+
+
+def assert_agrees(problem: cp.Problem, tol: float = 1e-4, **options: Any) -> None:
+    """Optimal, certified, and as good as the interior-point solver's point; a bound below its value."""
+    value = optimum(problem, 1e-9, 1e-8)
+    for variable in problem.variables():
+        variable.value = None
+    problem.solve(solver=AugmentedLagrangian(tol=tol), **options)
+    assert problem.status == cp.OPTIMAL
+    assert problem.value == pytest.approx(value, rel=1.5 * tol + 3e-6, abs=3e-6)  # feasible to 1e-6
+    found = certificate(problem)
+    assert found.dual is not None
+    assert found.relative_gap is not None
+    assert found.relative_gap <= 1.01 * tol
+    sign = 1.0 if isinstance(problem.objective, cp.Minimize) else -1.0
+    assert sign * found.dual <= sign * value + 2e-7 * (1.0 + abs(value))

@@ -60,7 +60,7 @@ BAD_OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"backend": "numpy", "device": "cuda"}, ValueError, "backend='numpy' runs on device='cpu'"),
     ({"callback": 3}, TypeError, "callback must be a function"),
     ({"max_iters": 3}, TypeError, "no option 'max_iters'; did you mean 'max_iter'"),
-    ({"eps": 1.0}, TypeError, "no option 'eps'"),
+    ({"eps": 1.0}, TypeError, "no option 'eps'[.] The options"),
     ({"gp": True}, cp.SolverError, "without gp=True"),
 ]
 

@@ -9,7 +9,7 @@ from typing import Any
 import cvxpy as cp
 import numpy as np
 import pytest
-from interior_point import optimum
+from interior_point import assert_agrees, optimum
 from numpy.typing import NDArray
 
 import convexnn_models as cnn
@@ -92,22 +92,6 @@ OBJECTIVES: dict[str, Callable[[Any, Any, Any], Any]] = {
     "a linear term beyond its penalty": lambda x, U, b: fit(x) - cp.sum(x) + 0.1 * cp.norm(x),
     "huber and l1": lambda x, U, b: cp.sum(huber(A @ x - B - b, 0.5)) / 48 + 0.05 * cp.norm1(x),
 }
-
-
-def assert_agrees(problem: cp.Problem, tol: float = 1e-4, **options: Any) -> None:
-    """Optimal, certified, and as good as the interior-point solver's point; a bound below its value."""
-    value = optimum(problem, 1e-9, 1e-8)
-    for variable in problem.variables():
-        variable.value = None
-    problem.solve(solver=AugmentedLagrangian(tol=tol), **options)
-    assert problem.status == cp.OPTIMAL
-    assert problem.value == pytest.approx(value, rel=1.5 * tol + 3e-6, abs=3e-6)  # feasible to 1e-6
-    found = certificate(problem)
-    assert found.dual is not None
-    assert found.relative_gap is not None
-    assert found.relative_gap <= 1.01 * tol
-    sign = 1.0 if isinstance(problem.objective, cp.Minimize) else -1.0
-    assert sign * found.dual <= sign * value + 2e-7 * (1.0 + abs(value))
 
 
 HEAVY = np.diag(np.arange(1.0, 7.0))

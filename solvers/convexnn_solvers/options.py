@@ -74,8 +74,8 @@ class Options:
         for name in given:
             if name not in known:
                 close = difflib.get_close_matches(name, known, n=1)
-                hint = f"did you mean {close[0]!r}? " if close else ""
-                raise TypeError(f"{solver} has no option {name!r}; {hint}The options are {', '.join(known)}.")
+                hint = f"; did you mean {close[0]!r}?" if close else "."
+                raise TypeError(f"{solver} has no option {name!r}{hint} The options are {', '.join(known)}.")
         return replace(self, **given)
 
     def selected_backend(self) -> Backend:
