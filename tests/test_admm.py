@@ -231,6 +231,9 @@ def test_inputs_stay_as_they_are_and_answers_repeat() -> None:
 def test_cones_and_other_terms_are_refused_by_name() -> None:
     X, Y = data(outputs=1)
     problem = cnn.relu(X, cnn.sample_gates(X, 5)).problem(Y[:, 0], 0.02)
+    absolute = cnn.gated_relu(X, cnn.sample_gates(X, 5)).problem(Y[:, 0], 0.1, "absolute")
+    with pytest.raises(UnsupportedProblem, match=r"ADMM.*no gradient.*SemismoothNewton"):
+        absolute.solve(solver=ADMM())
     with pytest.raises(UnsupportedProblem, match=r"ADMM.*cones.*SemismoothNewton"):
         problem.solve(solver=ADMM())
     model = cnn.gated_relu(X, cnn.sample_gates(X, 5))

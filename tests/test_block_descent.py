@@ -181,6 +181,7 @@ def test_what_has_no_exact_update_is_refused_by_name() -> None:
     programs: dict[str, Any] = {
         "pattern cones": cnn.relu(X, gates).problem(y, 0.1),
         "logistic": cnn.gated_relu(X, gates).problem(np.sign(y), 0.1, "logistic"),
+        "without a gradient": cnn.gated_relu(X, gates).problem(y, 0.1, "absolute"),
     }
     for word, problem in programs.items():
         with pytest.raises((cp.SolverError, UnsupportedProblem), match=word):

@@ -209,4 +209,4 @@ def _check(program: GatedProgram) -> None:
     if program.cones:
         raise refusal("the weights lie in pattern cones", remedy)
     if not isinstance(program.fit, SquaredFit):
-        raise refusal("blocks have no exact update for its loss", remedy)
+        raise refusal("blocks have no exact update for logistic losses and those without a gradient", remedy)
