@@ -40,7 +40,7 @@ def complete_bases(basis: _Floats, slots: _Indices, out: _Floats) -> None:
     d, q = out.shape[1], out.shape[2]
     left, new = np.empty(d), np.empty(d)
     for g in range(slots.size):
-        rows, columns = basis[slots[g], : d - q], out[g]
+        rows, columns = basis[slots[g]], out[g]
         left[:] = 1.0  # squared lengths of what the projection on the complement leaves of unit vectors
         for a in range(d - q):
             for i in range(d):
