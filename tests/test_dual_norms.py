@@ -167,6 +167,31 @@ def test_what_was_projected_before_bounds_the_same_and_other_directions(projecti
     assert norms.ratio((np.zeros(1), z), nothing) == pytest.approx(np.sqrt(85.0), rel=1e-14)
 
 
+@pytest.mark.parametrize("unit", [1e-170, 1e-250])
+def test_norms_whose_squares_vanish_are_still_norms(unit: float) -> None:
+    """In units of 1e-180 what was remembered said that all norms are zero: points of zero were optimal."""
+    planted = plant(3, cones=True, outputs=2, shape=(5, 2, 12))
+    z = directions(planted, 3)
+    norms, tiny = DualNorms(planted.composite()), tuple(unit * block for block in z)
+    for _ in range(2):  # with nothing remembered, then with everything
+        assert norms.ratio(tiny, no_hints(z)) >= unit * norms.ratio(z, no_hints(z)) * (1.0 - 1e-12)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5])
+def test_multipliers_that_overflow_bound_nothing(rows: int) -> None:
+    """Infinities that cancel are NaN, which is below no number and was no obstacle."""
+    planted = plant(3, cones=True, shape=(5, 2, 12))
+    composite, z = planted.composite(), directions(planted, 3)
+    exact = DualNorms(composite).ratio(z, no_hints(z))
+    norms = DualNorms(composite)
+    huge = [np.zeros(constraint.shape) for constraint in composite.constraints]
+    for mu in huge:
+        mu[:rows] = 1.7e308
+    with np.errstate(over="ignore", invalid="ignore"):
+        hints, moved = norms.hints(huge)
+        assert norms.ratio(z, hints) + moved >= exact * (1.0 - 1e-13)
+
+
 def test_what_cannot_exceed_the_largest_so_far_is_not_projected(projections: list[int]) -> None:
     norms = half_planes(20)
     z = np.zeros((2, 20))

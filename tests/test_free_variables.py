@@ -188,6 +188,13 @@ def test_constraints_hand_sizes_on() -> None:
     np.testing.assert_array_equal(reach_of_constraints([], offsets_of((), [1.0, 0.0])), [1.0, 0.0])
 
 
+def test_chains_that_leave_the_range_of_numbers_end() -> None:
+    """Zero times infinity went round for ever."""
+    blocks = [np.array([[1e-200, 0.0, 0.0]]), np.array([[1.0, 1e-10, 0.0]]), np.array([[0.0, 1.0, 1e-300]])]
+    found = reach_of_constraints(blocks, offsets_of((1e200, 0.0, 0.0), [0.0, 0.0, 0.0]))
+    np.testing.assert_array_equal(found, np.finfo(np.float64).max)
+
+
 def program(*, touched: bool, upper: bool = True) -> tuple[Composite, Float]:
     """Variables a (2, 2) and b () in a squared loss, a Huber loss, an equality and inequalities.
 

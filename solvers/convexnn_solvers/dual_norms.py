@@ -77,8 +77,7 @@ class _Penalised:
             upper = np.minimum(upper, self.quotients(z + hint))
         weight = np.broadcast_to(self.terms[0].weight, upper.shape).ravel()
         points, _, error = columns.remembered(split)
-        norms = np.sqrt(np.bincount(groups, (_lengths(points) + error) ** 2, upper.size))
-        bounds = _quotient(norms, weight)
+        bounds = _quotient(_of_groups(_lengths(points) + error, groups, upper.size), weight)
         upper = np.minimum(upper.ravel(), bounds)
         order = np.argsort(-upper)
         top, largest, start, size = order[0], floor, 0, _FIRST_BATCH
@@ -251,9 +250,18 @@ def _lengths(points: Float64Array) -> Float64Array:
     return np.asarray(GroupNorm(0).dual_norms(points, np))
 
 
+def _of_groups(lengths: Float64Array, groups: Indices, count: int) -> Float64Array:
+    """The norms of groups of columns from those of the columns, whose squares may underflow."""
+    largest = np.zeros(count)
+    np.maximum.at(largest, groups, lengths)
+    unit = np.where((largest > 0.0) & np.isfinite(largest), largest, 1.0)
+    return unit * np.sqrt(np.bincount(groups, (lengths / unit[groups]) ** 2, count))
+
+
 def _quotient(norms: Float64Array, weight: Float64Array) -> Float64Array:
-    """``norms / weight`` where 0 / 0 is 0 and anything else over 0 is infinite."""
+    """``norms / weight`` where 0 / 0 is 0 and anything else over 0 is infinite, as what overflowed is."""
     norms, weight = np.broadcast_arrays(np.asarray(norms, np.float64), np.asarray(weight, np.float64))
+    norms = np.where(np.isnan(norms), np.inf, norms)
     positive = weight > 0.0
     quotient = norms / np.where(positive, weight, 1.0)
     return np.where(positive, quotient, np.where(norms > 0.0, np.inf, 0.0))

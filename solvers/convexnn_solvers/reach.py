@@ -15,6 +15,7 @@ import numpy as np
 from convexnn_solvers.backends import Float64Array
 
 _EPS = float(np.finfo(np.float64).eps)
+_LARGEST = float(np.finfo(np.float64).max)
 # Over how many constraints the size of one variable makes larger what was reached before; what was not is
 # reached over as many as it takes.
 _LINKS = 2
@@ -60,12 +61,15 @@ def reach_of_constraints(blocks: Sequence[Float64Array], offsets: Offsets) -> Fl
 
     def farthest(found: Float64Array) -> Float64Array:
         sides = np.broadcast_to(found, sizes.shape)
-        quotients = np.divide(sides, sizes, out=np.zeros(sizes.shape), where=sizes > 0.0)
-        return np.asarray(np.max(quotients, axis=0, initial=0.0))
+        with np.errstate(over="ignore"):
+            quotients = np.divide(sides, sizes, out=np.zeros(sizes.shape), where=sizes > 0.0)
+        return np.asarray(np.minimum(np.max(quotients, axis=0, initial=0.0), _LARGEST))
 
     reach = np.maximum(offsets.bounds, farthest(np.reshape(offsets.constraints, (count, 1))))
     for rounds in itertools.count():
-        further = np.maximum(reach, farthest(np.linalg.norm(sizes * reach, axis=1, keepdims=True)))
+        with np.errstate(over="ignore"):
+            sides = np.linalg.norm(sizes * reach, axis=1, keepdims=True)
+        further = np.maximum(reach, farthest(sides))
         if rounds >= _LINKS:  # round a circle of constraints sizes may grow for ever
             further = np.where(reach > 0.0, reach, further)
         if np.array_equal(further, reach):
@@ -79,6 +83,8 @@ def reach_of_equalities(columns: Float64Array, offsets: Float64Array) -> Float64
 
     For any ``|o| <= offsets`` (outputs,). Two rows almost alike take b much further than each alone.
     """
+    if not np.any(offsets):  # without singular values, which take a while
+        return np.zeros((0, columns.shape[1]))
     rows = np.linalg.norm(columns, axis=1)
     rows = np.where(rows > 0.0, rows, 1.0)
     unit = columns / rows[:, None]
