@@ -172,10 +172,14 @@ class PatternCones:
         worst = np.zeros(index.size)
         size = max(1, _CHUNK_ENTRIES // max(self.X.shape[0], 1))
         norms = np.where(self._norms > 0.0, self._norms, 1.0)
+        # Of unit points, since products of tiny ones with tiny features underflow.
+        scale = _row_norms(points.T)
+        points = points / np.where(scale > 0.0, scale, 1.0)
         for b in range(0, index.size, size):
             activations = (points[:, b : b + size].T @ self.X.T) / norms
             slack = np.where(self._bits[index[b : b + size]], activations, -activations)
             worst[b : b + size] = -np.min(slack, axis=1, initial=0.0)
+        worst *= scale
         return worst
 
     def combine(self, gates: ArrayLike, active: ActiveRows) -> Float64Array:
