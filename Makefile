@@ -47,7 +47,7 @@ bench-full: $(VENV)/bench.stamp  ## the whole grid, which may take days
 	$(BIN)/python -m benchmarks.run --full --every-reg --out output/bench-full.json
 	$(BIN)/python -m benchmarks.report output/bench-full.json --folder benchmarks/full
 
-growth: $(VENV)/demo.stamp  ## time and memory against samples, features and gates (output/): about half an hour
+growth: $(VENV)/demo.stamp  ## time and memory against samples, features and gates: about ten minutes
 	$(BIN)/python -m benchmarks.growth --minutes 30 --out output --report benchmarks/growth.md
 
 bench-path: $(VENV)/demo.stamp  ## a regularisation path beside its smallest regularisation alone
