@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from convexnn_solvers import newton_system
 from convexnn_solvers.cones import PatternCones
 from convexnn_solvers.dual_newton import DualNewton
 from convexnn_solvers.gated_program import GatedProgram, block_norms, scaled
@@ -137,6 +138,23 @@ def test_exact_factors_need_one_iteration_and_old_ones_are_used_again() -> None:
     for _ in range(3):
         systems.solve(operator, np.ones((24, 1)), 1e-8)
     assert (systems.counts.factorisations, systems.counts.iterations) == (1, 3)
+
+
+def test_an_interrupt_while_factors_are_made_leaves_a_usable_solver(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = program(cones=False)
+    active = PlainProx().at(np.ones(data.point_shape), np.full(data.blocks, 0.1))
+    operator = newton_operator(data, active, data.features(active.blocks), 10.0, np.ones((24, 1)))
+    systems, right = NewtonSystems(data), np.ones((24, 1))  # stays with a problem for its next solves
+
+    def interrupted(operator: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(newton_system, "packed_operator", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            systems.solve(operator, right, 1e-8)
+    x = systems.solve(operator, right, 1e-8)
+    np.testing.assert_allclose(operator(x), right, atol=1e-7)
 
 
 class _WithoutPairs(NewtonSystems):

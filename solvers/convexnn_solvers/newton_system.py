@@ -141,8 +141,10 @@ class NewtonSystems:
         return operator.diagonal.shape[1] == 1 and min(dense, low_rank) <= self._plain(operator)
 
     def _refactor(self, operator: NewtonOperator, written: SharedOperator | None) -> None:
-        self._factor, self._factor_work = self._new_factor(operator, written)
+        factor, work = self._new_factor(operator, written)
+        # First what the next solve asks of a factor that Ctrl-C leaves behind.
         self._origin = packed_operator(operator)
+        self._factor, self._factor_work = factor, work
         self.counts.factorisations += 1
 
     def _written_out(self, operator: NewtonOperator) -> SharedOperator | None:
