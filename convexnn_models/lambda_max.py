@@ -35,9 +35,13 @@ def lambda_max(
     if not isinstance(model, ConvexModel) or model.gates is None:
         raise TypeError("model must be a relu, gated_relu or piecewise_linear model.")
     theta = _null_residual(model, losses.named(loss), y, options)
+    # In units where no square underflows: a power of two, which rounds nothing.
+    _, exponents = np.frexp([max(a.max(), -a.min()) for a in (theta, model.X)])
+    unit = int(exponents.sum())
+    theta = np.ldexp(theta, -unit)
     if model.cones:
-        return _largest_projection(model, theta)
-    return float(_block_norms(_blocks(model, theta), model.grouping).max(initial=0.0))
+        return float(np.ldexp(_largest_projection(model, theta), unit))
+    return float(np.ldexp(_block_norms(_blocks(model, theta), model.grouping).max(initial=0.0), unit))
 
 
 def _null_residual(

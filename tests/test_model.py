@@ -249,6 +249,18 @@ def test_lambda_max_of_nothing_to_explain_is_zero() -> None:
     assert cnn.lambda_max(build(CASES[0], X), 0.0 * y) == 0.0
 
 
+@pytest.mark.parametrize("unit", [2.0**-300, 2.0**-400, 2.0**300])
+@pytest.mark.parametrize("formulation", [cnn.gated_relu, cnn.relu])
+def test_lambda_max_has_no_units_in_which_it_vanishes(formulation: Any, unit: float) -> None:
+    """Of data of 1e-90 it was zero, which says that there is nothing to fit, and of 1e90 infinite."""
+    rng = np.random.default_rng(0)
+    X, Y = rng.standard_normal((8, 3)), rng.standard_normal((8, 2))
+    gates = cnn.sample_gates(X, 6)
+    expected = cnn.lambda_max(formulation(X, gates, outputs=2), Y)
+    model = formulation(unit * X, cnn.sample_gates(unit * X, 6), outputs=2)
+    assert cnn.lambda_max(model, unit * Y) == pytest.approx(unit * unit * expected, rel=1e-12, abs=0.0)
+
+
 def test_lambda_max_of_the_nuclear_norm_is_the_largest_spectral_norm() -> None:
     case = Case("gated", 2, "nuclear")
     X, y = data(case)
