@@ -251,6 +251,8 @@ def _weighted_samples(
     if np.any(weights < 0.0) or not np.any(weights):
         raise ValueError("sample_weight must hold weights >= 0, and one that is not zero.")
     kept = weights > 0.0
+    if kept.all():  # without a copy: X may be a memory map larger than memory
+        return X, y, weights
     return X[kept], y[kept], weights[kept]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -11,6 +12,9 @@ import cvxpy as cp
 from convexnn_models import _arrays, losses
 from convexnn_models._arrays import Float64Array
 from convexnn_models.gates import Gates
+
+# Threads that evaluate one model's objective put their predictions into one variable, one after another.
+_TURNS = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -24,9 +28,11 @@ class Training:
 
     def objective(self, prediction: Float64Array, penalty: float) -> float:
         """``loss(prediction, y) + reg * penalty`` in float64."""
-        held, fit = self._fit(prediction.shape)
-        held.save_value(prediction)
-        return float(fit.value) + float(self.reg.value) * penalty
+        with _TURNS:
+            held, fit = self._fit(prediction.shape)
+            held.save_value(prediction)
+            loss = float(fit.value)
+        return loss + float(self.reg.value) * penalty
 
     def _fit(self, shape: tuple[int, ...]) -> tuple[Any, Any]:
         """A variable in place of the prediction, and its loss; made once, since paths ask at every point."""

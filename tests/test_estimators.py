@@ -132,6 +132,21 @@ def test_bad_weights_are_refused(options: dict[str, Any], weights: Any, message:
         ConvexNNRegressor(**options).fit(_X, _Y, sample_weight=weights)
 
 
+def test_samples_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may be a memory map larger than memory."""
+    seen: list[Any] = []
+
+    def draw(X: Any, *others: Any, **options: Any) -> Any:
+        seen.append(X)
+        return cnn.sample_gates(X, *others, **options)
+
+    monkeypatch.setattr("convexnn_models.estimators.sample_gates", draw)
+    for weights in (None, np.full(40, 0.3)):
+        ConvexNNRegressor(n_gates=2, activation="gated_relu").fit(_X, _Y, sample_weight=weights)
+    assert all(np.shares_memory(X, _X) for X in seen)
+    assert len(seen) == 2
+
+
 def test_the_same_model_by_hand() -> None:
     fitted = ConvexNNRegressor(n_gates=8, random_state=3, tol=1e-6).fit(_X, _Y[:, 0])
     model = cnn.relu(_X, cnn.sample_gates(_X, 8, seed=3, bias=True), bias=True, output_bias=True)

@@ -45,6 +45,25 @@ def test_interior_point_solutions_have_tight_certificates(kind: Any, loss: str) 
     assert -1e-9 <= found.relative_gap < 1e-5
 
 
+@pytest.mark.parametrize("loss", ["l1", "quantile", "largest"])
+def test_targets_that_are_met_are_all_kinks(loss: str) -> None:
+    """The residuals are the solver's rounding, and none is large beside the others."""
+    few = slice(0, 3)
+    x = cp.Variable(D)
+    r = X[few] @ x - Y[few]
+    losses = {
+        "l1": cp.norm1(r),
+        "quantile": cp.sum(cp.maximum(0.8 * r, -0.2 * r)),
+        "largest": cp.norm_inf(r),
+    }
+    problem = cp.Problem(cp.Minimize(100.0 * losses[loss] + cp.sum_squares(x)))
+    problem.solve(solver=cp.CLARABEL)
+    assert np.max(np.abs(np.asarray(r.value))) < 1e-7
+    gap = certificate(problem).relative_gap
+    assert gap is not None
+    assert gap < 1e-5
+
+
 VARIANTS: dict[str, Any] = {
     "bias": lambda x, b: (cp.sum(cp.abs(X @ x + b - Y)) / N + 0.1 * cp.norm(x), []),
     "l1": lambda x, b: (cp.sum(cp.pos(1 - cp.multiply(LABELS, X @ x))) / N + 0.05 * cp.norm1(x), []),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -282,3 +283,31 @@ def test_lambda_max_skips_projections_that_cannot_matter(
     some = cnn.lambda_max(model, y)
     monkeypatch.setattr(module, "_FEW", 1000)  # everything at once
     assert cnn.lambda_max(model, y) == pytest.approx(some, rel=1e-12)
+
+
+def test_threads_evaluate_objectives_of_their_own() -> None:
+    """The variable that holds the prediction is one for all."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((N, D_FEATURES))
+    model = cnn.gated_relu(X, cnn.sample_gates(X, GATES, seed=0))
+    model.problem(rng.standard_normal(N), 0.1)
+    training = model.training
+    assert training is not None
+    predictions = [rng.standard_normal(N) for _ in range(2)]
+    alone = [training.objective(p, 1.0) for p in predictions]
+    found: list[set[float]] = [set(), set()]
+
+    def evaluate(k: int) -> None:
+        found[k].update(training.objective(predictions[k], 1.0) for _ in range(500))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=evaluate, args=(k,)) for k in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert found == [{alone[0]}, {alone[1]}]

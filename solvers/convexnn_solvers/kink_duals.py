@@ -20,8 +20,9 @@ from convexnn_solvers.composite import Composite, DualPoint
 from convexnn_solvers.free_variables import Arrays
 from convexnn_solvers.nonsmooth_losses import Face, Kinked
 
-# Differences of a loss's arguments below this share of them count as kinks.
-_KINK = 1e-4
+# Differences of a loss's arguments below this share of them count as kinks, and below this share of what they
+# are at the origin: where targets are met all arguments are rounding.
+_KINK, _MET = 1e-4, 1e-7
 # Penalties' gradients are taken over steps of this share of the point; what vanishes on the way has none.
 _STEP = 1e-5
 # A point from an interior-point solver is corrected together with its dual point, so many times.
@@ -64,7 +65,8 @@ class _Conditions:
         self.subgradients = [np.asarray(g, dtype=np.float64) for g in gradients]
         for k, term in enumerate(composite.losses):
             if isinstance(term.loss, Kinked):
-                face = term.loss.face(np.asarray(outputs[k]), term.weight, _KINK)
+                q = np.asarray(outputs[k])
+                face = term.loss.face(q, term.weight, _tolerance(q, np.asarray(composite.offsets()[k])))
                 self.faces[k], self.subgradients[k] = face, face.middle
         negative = (None if m is None else -m for m in mu)
         slopes = composite.affine.adjoint((*self.subgradients, *negative))
@@ -133,6 +135,14 @@ class _Conditions:
         point = tuple(w * part.reshape(w.shape) for w, part in zip(self.weights, parts, strict=True))
         outputs = self.composite.affine.linear(point)
         return np.concatenate([face.along(np.asarray(outputs[k])).ravel() for k, face in self.faces.items()])
+
+
+def _tolerance(q: Float64Array, origin: Float64Array) -> float:
+    """Which share of the largest entry of ``q`` counts as a kink; ``origin``: what ``q`` is for ``x = 0``."""
+    largest = float(np.max(np.abs(q), initial=0.0))
+    if largest == 0.0:
+        return _KINK
+    return max(_KINK, _MET * float(np.max(np.abs(origin), initial=0.0)) / largest)
 
 
 def _affordable(rows: int, columns: int) -> int:

@@ -270,9 +270,14 @@ class Supremum:
         return np.asarray(nearest_in_l1_ball(v, limit, self.axis), dtype=np.float64)
 
     def face(self, q: Float64Array, weight: Any, tolerance: float) -> Face:
-        """Those of the maximum of the absolute values, with their signs."""
+        """Those of the maximum of the absolute values, with their signs; of a group at zero the l1 ball."""
         signs, found = np.sign(q), Maximum(self.axis).face(np.abs(q), weight, tolerance)
-        return Face(signs * found.middle, lambda v: signs * found.along(signs * v))
+        largest = np.max(np.abs(q), axis=self.axis, keepdims=True)
+        zero = largest <= tolerance * np.max(largest, initial=0.0)
+        return Face(
+            np.where(zero, 0.0, signs * found.middle),
+            lambda v: np.where(zero, v, signs * found.along(signs * v)),
+        )
 
     def even(self, rows: Float64Array) -> Float64Array:
         """One factor per group."""

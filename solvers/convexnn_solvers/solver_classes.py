@@ -75,10 +75,10 @@ class AugmentedLagrangian(CompositeSolver):
 
     Takes what :class:`RFISTA` takes, and besides: absolute values, hinges, quantile losses, norms and maxima
     of affine expressions; any number of penalties on a variable; linear, second-order and semidefinite
-    constraints, and bounds on single norms, maxima, absolute values and (sums of) squares. Pattern cones
-    (the constraints of ReLU networks) are projected on exactly inside the proximal map; all else goes
-    through multipliers. An infeasible problem ends with its proof as dual values. Options as for
-    :class:`RFISTA`.
+    constraints, and bounds on norms, on sums of norms of columns or rows (``model.penalty <= 2``), on maxima,
+    absolute values and (sums of) squares. Pattern cones (the constraints of ReLU networks) are projected on
+    exactly inside the proximal map; all else goes through multipliers. An infeasible problem ends with its
+    proof as dual values. Options as for :class:`RFISTA`.
     """
 
     def method(
