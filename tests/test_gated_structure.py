@@ -218,3 +218,18 @@ def test_other_arithmetic_is_refused() -> None:
     problem = cp.Problem(cp.Minimize(squares(gated(X, D, V)) + group_norms(V)))
     with pytest.raises(ValueError, match="float64 with NumPy"):
         problem.solve(solver=SemismoothNewton(dtype="float32"))
+
+
+@pytest.mark.parametrize("loss", [cp.norm2, cp.norm_inf], ids=["norm", "largest"])
+def test_norms_of_all_residuals_do_not_fall_apart_into_outputs(loss: Callable[[Any], Any]) -> None:
+    rng = np.random.default_rng(5)
+    data, targets, W = rng.standard_normal((8, 2)), rng.standard_normal((8, 2)), cp.Variable((4, 3))
+    patterns = data @ rng.standard_normal((2, 3)) >= 0.0
+    residual = cp.vec(gated(data, patterns, W) - targets, order="C")
+    apart = sum(cp.sum(cp.norm(W[rows], 2, axis=0)) for rows in (slice(2), slice(2, 4)))
+    problem = cp.Problem(cp.Minimize(loss(residual) + 0.05 * apart))
+    with pytest.raises(UnsupportedProblem, match=r"no sum over outputs.*use AugmentedLagrangian"):
+        problem.solve(solver=SemismoothNewton())
+    together = cp.Problem(cp.Minimize(loss(residual) + 0.05 * cp.sum(cp.norm(W, 2, axis=0))))
+    value = together.solve(solver=SemismoothNewton(tol=1e-7))
+    assert value == pytest.approx(together.solve(solver=cp.CLARABEL), rel=1e-5)

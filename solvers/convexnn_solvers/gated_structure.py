@@ -132,6 +132,8 @@ def gated_structure(composite: Composite) -> GatedStructure:
     taus = np.hstack([price / (scale * abs(f)) for price, f in zip(prices, ratios, strict=True)])
     if not np.all(taus > 0.0):
         raise refusal("a group norm has weight zero (reg = 0)", "RFISTA() or cp.CLARABEL")
+    if len(taus) > 1 and isinstance(fit, NonsmoothFit) and not fit.separable:
+        raise refusal(f"{loss.text} is no sum over outputs with groups of their own", "AugmentedLagrangian()")
     stored = stored_features(maps)
     bits = operator.gates.bits
     programs = tuple(

@@ -40,6 +40,11 @@ class NonsmoothFit:
         """(n, c)."""
         return int(self.Y.shape[0]), int(self.Y.shape[1])
 
+    @property
+    def separable(self) -> bool:
+        """Whether the loss is a sum over all entries; a norm is not."""
+        return isinstance(self.loss, PiecewiseLinear)
+
     def at(self, prediction: Float64Array) -> Fitted:
         """Value, a subgradient and the best offset."""
         residual = prediction - self.Y
@@ -109,7 +114,7 @@ class NonsmoothFit:
         return found if found.column is None else replace(found, column=self.mirror * found.column)
 
     def output(self, k: int) -> NonsmoothFit:
-        """The part that concerns one output, of a loss that is a sum over all entries."""
+        """The part that concerns one output, of a loss that is :attr:`separable`."""
         weight = self.weight if self.weight.ndim == 0 else self.weight[:, k : k + 1]
         return replace(self, weight=weight, mirror=self.mirror[:, k : k + 1], Y=self.Y[:, k : k + 1])
 
