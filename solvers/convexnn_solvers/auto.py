@@ -9,11 +9,11 @@ from functools import cached_property, partial
 import numpy as np
 
 from convexnn_solvers.admm import admm_method
-from convexnn_solvers.augmented_lagrangian import augmented_lagrangian_method
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.block_descent import DescentPolicy, block_descent_method
 from convexnn_solvers.compiler import UnsupportedProblem
 from convexnn_solvers.composite import Composite, DualPoint
+from convexnn_solvers.cone_descent import constrained_method
 from convexnn_solvers.gate_descent import gradient_method
 from convexnn_solvers.gated_maps import gated_maps
 from convexnn_solvers.gated_program import GatedProgram
@@ -66,8 +66,7 @@ def engines(
         reason = str(error)
     if composite.constraints or nonsmooth_losses(composite):
         check_first_order("AugmentedLagrangian", composite, options.memory)
-        on_cpu = str(composite.backend.device) == "cpu"
-        method = partial(augmented_lagrangian_method, composite, project_cones=on_cpu, warm=multipliers)
+        method = partial(constrained_method, composite, exact, options.tol, multipliers)
         yield Engine("AugmentedLagrangian", reason, method)
     else:
         check_first_order("RFISTA", composite, options.memory)

@@ -8,20 +8,24 @@ components of X, in which every feature can have a step length of its own.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from convexnn_solvers.active_sets import Indices
 from convexnn_solvers.backends import Array, Backend, Float64Array
 from convexnn_solvers.composite import Composite, PenaltyTerm, Point
+from convexnn_solvers.gate_cones import GateCones
 from convexnn_solvers.gated_maps import gated_maps, refusal
 from convexnn_solvers.gated_reading import gated_reading
 from convexnn_solvers.gated_structure import group_prices, weight_variables
 from convexnn_solvers.group_shrinkage import shrunk
 from convexnn_solvers.nonsmooth_losses import Nonsmooth
 from convexnn_solvers.operators import GateArrays, GatedOperator
+from convexnn_solvers.output_selection import selected
 from convexnn_solvers.penalties import GroupNorm
 
 # Principal components are worth steps of their own where the geometric mean of their curvatures is below this
@@ -85,17 +89,31 @@ class ColumnMap:
 
 @dataclass(frozen=True, eq=False)
 class ColumnShrinkage:
-    """The proximal map of the group norms of some gates: ``prices[v]`` (g, k), None for a free variable."""
+    """The proximal map of the group norms of some gates: ``prices[v]`` (g, k), None for a free variable.
+
+    ``cones[v]``: those of a variable's ``chosen`` gates (on the host), where it lies in cones.
+    """
 
     prices: tuple[Array | None, ...]
     backend: Backend
+    cones: Mapping[int, GateCones]
+    chosen: Indices
 
     def __call__(self, point: Point, steps: Any) -> Point:
         """The proximal point; a step is a number, or one per row of the variable (rows, 1)."""
         return tuple(
-            v if price is None else self._shrunk(v, price, step)
-            for v, price, step in zip(point, self.prices, steps, strict=True)
+            v if price is None else self._shrunk(self._projected(k, v, price, step), price, step)
+            for k, (v, price, step) in enumerate(zip(point, self.prices, steps, strict=True))
         )
+
+    def _projected(self, position: int, v: Array, price: Array, step: Any) -> Array:
+        """On the cones, if there are any, before the shrinkage; there one step is that of all entries."""
+        if position not in self.cones:
+            return v
+        cones = self.cones[position]
+        Z = np.asarray(self.backend.to_numpy(v)).reshape(cones.outputs, -1, self.chosen.size)
+        limits = step * np.asarray(self.backend.to_numpy(price))
+        return self.backend.asarray(cones.project(Z, self.chosen, limits).reshape(v.shape))
 
     def _shrunk(self, v: Array, price: Array, step: Any) -> Array:
         xp, groups = self.backend.xp, int(price.shape[0])
@@ -118,7 +136,8 @@ class GateColumns:
     """How a composite on any backend follows from its gates; ``ratios``: position and factor of the weights.
 
     ``prices[k]`` (g, P) belongs to the k-th of them, g = 1 where the outputs share groups. ``gates`` hold the
-    features in the metric's basis.
+    features in the metric's basis. ``cones``: those that the weights
+    lie in, all of them or none, by position and in the order of the constraints.
     """
 
     whole: Composite
@@ -130,6 +149,7 @@ class GateColumns:
     offset: tuple[int, float] | None
     mirror: Array | None
     shift: Array
+    cones: Mapping[int, GateCones]
 
     @cached_property
     def quadratic(self) -> bool:
@@ -164,12 +184,14 @@ class GateColumns:
             kept={},
         )
 
-    def shrinkage(self, composite: Composite, inflation: float) -> ColumnShrinkage:
+    def shrinkage(self, composite: Composite, chosen: Array, inflation: float) -> ColumnShrinkage:
         """The proximal map of a restricted problem with its penalties multiplied by ``inflation``."""
         prices: list[Array | None] = [None] * len(composite.variables)
         for term in composite.penalties:
             prices[term.variable] = inflation * term.weight
-        return ColumnShrinkage(tuple(prices), composite.backend)
+        backend = composite.backend
+        host = np.asarray(backend.to_numpy(chosen) if self.cones else (), dtype=np.intp)
+        return ColumnShrinkage(tuple(prices), backend, self.cones, host)
 
     def taken(self, point: Point, chosen: Array) -> Point:
         """The columns of some gates of a point of the whole problem, in the metric's basis."""
@@ -198,13 +220,35 @@ class GateColumns:
         found = [xp.any(point[position] != 0.0, axis=0) for position, _ in self.ratios]
         return found[0] if len(found) == 1 else xp.any(xp.stack(found), axis=0)
 
-    def ratios_of(self, gradient: Point) -> Array:
-        """Of every gate the largest norm of a group of the gradient (whole problem) over its weight (P,)."""
+    def ratios_of(self, gradient: Point, level: float = 1.0) -> Array:
+        """Of every gate the largest norm of a group of the gradient (whole problem) over its weight (P,).
+
+        With cones of the negative gradient's projection, or an upper bound of it where that is at most
+        ``level``.
+        """
         xp, found = self.whole.backend.xp, []
         for (position, _), price in zip(self.ratios, self.prices, strict=True):
+            if position in self.cones:
+                prices = np.asarray(self.whole.backend.to_numpy(price), dtype=np.float64)
+                ratios = self.cones[position].ratios(self._pull(gradient, position), prices, level)
+                found.append(self.whole.backend.asarray(np.max(ratios, axis=0)))
+                continue
             g = xp.reshape(gradient[position], (int(price.shape[0]), -1, self.count))
             found.append(xp.max(xp.sqrt(xp.sum(g * g, axis=1)) / price, axis=0))
         return found[0] if len(found) == 1 else xp.max(xp.stack(found), axis=0)
+
+    def multipliers(self, gradient: Point) -> tuple[Float64Array | None, ...]:
+        """One array per constraint, at a gradient of the whole problem."""
+        prices = {position: price for (position, _), price in zip(self.ratios, self.prices, strict=True)}
+        return tuple(
+            cones.multipliers(self._pull(gradient, k), np.asarray(self.whole.backend.to_numpy(prices[k])))
+            for k, cones in self.cones.items()
+        )
+
+    def _pull(self, gradient: Point, position: int) -> Float64Array:
+        """The negative gradient of a weight variable as blocks (c, d, P) on the host."""
+        pulled = np.asarray(self.whole.backend.to_numpy(gradient[position]), dtype=np.float64)
+        return -pulled.reshape(self.operator.outputs, -1, self.count)
 
     def _spread(self, columns: Array, chosen: Array) -> Array:
         everything = self.whole.backend.zeros((int(columns.shape[0]), self.count))
@@ -235,10 +279,10 @@ class GateColumns:
 
 def gate_columns(composite: Composite, exact: Composite) -> GateColumns:
     """Read a composite; ``exact`` is the same in float64 with NumPy. UnsupportedProblem where it is not
-    one loss with a gradient of one gated prediction, with a group norm of every column and nothing else but a
-    free output bias.
+    one loss with a gradient of one gated prediction, with a group norm of every column and nothing else but
+    their pattern cones and a free output bias.
     """
-    if exact.constraints or len(exact.losses) != 1 or isinstance(exact.losses[0].loss, Nonsmooth):
+    if len(exact.losses) != 1 or isinstance(exact.losses[0].loss, Nonsmooth):
         raise refusal("there is not one loss with a gradient alone")
     if any(block.lower is not None or block.upper is not None for block in exact.variables):
         raise refusal("variables have bounds")
@@ -251,11 +295,12 @@ def gate_columns(composite: Composite, exact: Composite) -> GateColumns:
     if any(not np.all(price > 0.0) for price in prices):
         raise refusal("a group norm has weight zero (reg = 0)")
     operator = there[0]
-    metric, gates = _in_metric(exact, known[0], operator.gates)
+    # Cones are not what they were where steps of features differ.
+    metric, gates = (None, operator.gates) if reading.cones else _in_metric(exact, known[0], operator.gates)
     shift = composite.offsets()[0]
     mirror = reading.mirror[:, 0] if operator.outputs == 1 else reading.mirror
     return GateColumns(
-        whole=composite,
+        whole=_unconstrained(composite),
         operator=operator,
         gates=gates,
         metric=metric,
@@ -264,7 +309,17 @@ def gate_columns(composite: Composite, exact: Composite) -> GateColumns:
         offset=reading.offset,
         mirror=None if np.all(mirror == 1.0) else backend.asarray(np.ascontiguousarray(mirror)),
         shift=shift,
+        cones={c.pattern_cone.variable: GateCones(c) for c in exact.constraints if c.pattern_cone},
     )
+
+
+def _unconstrained(composite: Composite) -> Composite:
+    """The problem without its constraints, and without their products."""
+    if not composite.constraints:
+        return composite
+    count = len(composite.losses)
+    affine = selected(composite.affine, tuple(range(count)), count + len(composite.constraints))
+    return replace(composite, affine=affine, constraints=(), kept={})
 
 
 def _in_metric(

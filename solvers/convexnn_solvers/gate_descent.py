@@ -28,11 +28,12 @@ from convexnn_solvers.accelerated import (
 from convexnn_solvers.affine import UnsupportedProblem
 from convexnn_solvers.backends import Array, Float64Array
 from convexnn_solvers.checkpoint import Arrays, packed_point, whole_point
-from convexnn_solvers.composite import Composite, Point
+from convexnn_solvers.composite import Composite, DualPoint, Point
 from convexnn_solvers.curvature import largest_curvature, loss_hessian, positive_scales
 from convexnn_solvers.gate_columns import ColumnShrinkage, GateColumns, gate_columns
 from convexnn_solvers.gate_schedule import Schedule, estimated_gap, first_schedule, unpacked_schedule
 from convexnn_solvers.iterate import Candidate, Method
+from convexnn_solvers.packing import below, part
 from convexnn_solvers.rfista import check_smooth, rfista_method
 from convexnn_solvers.status import Status
 
@@ -101,7 +102,7 @@ class GateDescent:
         step = 1.0 / curvature if curvature > 0.0 else 1.0
         descent = descend_from(smooth, columns.taken(x, chosen), step)
         plan = first_schedule(self.tol, float(whole.backend.xp.max(ratios)))
-        return GateState(descent, chosen, smooth, columns.shrinkage(problem, plan.inflation), plan)
+        return GateState(descent, chosen, smooth, columns.shrinkage(problem, chosen, plan.inflation), plan)
 
     def step(self, state: GateState) -> GateState:
         """One accelerated step, and a pass over all gates when it is time."""
@@ -118,16 +119,21 @@ class GateDescent:
         return state.schedule.due or self._used_up(state)
 
     def candidate(self, state: GateState) -> Candidate:
-        """The iterate on all gates; the certificate makes its own dual point of its residual."""
-        lifted = self.columns.lifted(state.descent.x, state.chosen)
-        point = tuple(self.columns.whole.backend.to_numpy(a) for a in lifted)
-        return Candidate(point, finding=Status.STALLED if self._used_up(state) else None)
+        """The iterate on all gates; the certificate makes its own dual point of its residual, and is told the
+        multipliers of cones that go with it."""
+        columns = self.columns
+        lifted = columns.lifted(state.descent.x, state.chosen)
+        point = tuple(columns.whole.backend.to_numpy(a) for a in lifted)
+        duals: tuple[DualPoint, ...] = ()
+        if columns.cones:
+            duals = (DualPoint((), columns.multipliers(self._gradient(state.descent.outputs))),)
+        return Candidate(point, duals, Status.STALLED if self._used_up(state) else None)
 
     def _used_up(self, state: GateState) -> bool:
         return state.schedule.count >= self.most
 
     def multipliers(self, state: GateState) -> tuple[Float64Array, ...]:
-        """There are no constraints."""
+        """None of its own: those of pattern cones follow from the dual point."""
         return ()
 
     def packed(self, state: GateState) -> Arrays:
@@ -140,6 +146,8 @@ class GateDescent:
         arrays["chosen"] = np.asarray(backend.to_numpy(state.chosen), dtype=np.int64)
         arrays["scales"] = np.asarray(self._scale_numbers(state.smooth))
         arrays["schedule"] = plan.packed()
+        for position, cones in self.columns.cones.items():
+            arrays |= below(f"cones {position}", cones.packed())
         return arrays
 
     def unpacked(self, arrays: Mapping[str, NDArray[Any]]) -> GateState:
@@ -157,9 +165,10 @@ class GateDescent:
         x, y = (tuple(backend.asarray(a) for a in whole_point(name, arrays)) for name in ("set.x", "set.y"))
         if not self._are(x, chosen, descent.x):
             x, y = (self.columns.taken(point, chosen) for point in (descent.x, descent.y))
-        return GateState(
-            replace(descent, x=x, y=y), chosen, smooth, self.columns.shrinkage(problem, plan.inflation), plan
-        )
+        for position, cones in self.columns.cones.items():
+            cones.restore(part(f"cones {position}", arrays))
+        shrinkage = self.columns.shrinkage(problem, chosen, plan.inflation)
+        return GateState(replace(descent, x=x, y=y), chosen, smooth, shrinkage, plan)
 
     def _are(self, x: Point, chosen: Array, whole: Point) -> bool:
         """Whether a point on a set is this one: other machines find principal components of other signs."""
@@ -186,7 +195,7 @@ class GateDescent:
     def _deflated(self, state: GateState, inflation: float) -> GateState:
         """The same point with other penalties, and no momentum."""
         x, outputs = state.descent.x, state.descent.outputs
-        shrinkage = self.columns.shrinkage(state.smooth.composite, inflation)
+        shrinkage = self.columns.shrinkage(state.smooth.composite, state.chosen, inflation)
         again = replace(state.descent, y=x, y_outputs=outputs, momentum=1.0)
         return replace(state, descent=again, shrinkage=shrinkage)
 
@@ -197,7 +206,7 @@ class GateDescent:
         xp = backend.xp
         cotangents = columns.whole.loss_gradients(descent.outputs)
         inflation = state.schedule.inflation
-        ratios = columns.ratios_of(self._gradient(descent.outputs)) / inflation
+        ratios = columns.ratios_of(self._gradient(descent.outputs), inflation) / inflation
         outside = 1.0 * ratios
         outside[state.chosen] = 0.0
         used = columns.used(descent.x) | columns.used(descent.y)
@@ -251,7 +260,7 @@ class GateDescent:
             descent=replace(descent, x=x, y=y),
             chosen=chosen,
             smooth=smooth,
-            shrinkage=self.columns.shrinkage(problem, state.schedule.inflation),
+            shrinkage=self.columns.shrinkage(problem, chosen, state.schedule.inflation),
         )
 
     def _units(self, problem: Composite) -> list[Any]:

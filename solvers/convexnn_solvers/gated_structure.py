@@ -16,6 +16,7 @@ from convexnn_solvers.affine import UnsupportedProblem
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.composite import Composite, DualPoint, LossTerm, PenaltyTerm, VariableBlock
 from convexnn_solvers.cones import ActiveRows
+from convexnn_solvers.gate_cones import MOST_MULTIPLIERS
 from convexnn_solvers.gated_maps import GatedMap, gated_maps, refusal, stored_features
 from convexnn_solvers.gated_program import GatedProgram, Indices
 from convexnn_solvers.gated_reading import gated_reading
@@ -24,9 +25,6 @@ from convexnn_solvers.newton_fits import Fit, LogisticFit, SquaredFit
 from convexnn_solvers.nonsmooth_fits import NonsmoothFit, nonsmooth_fit
 from convexnn_solvers.nonsmooth_losses import Nonsmooth
 from convexnn_solvers.penalties import GroupNorm
-
-# Larger arrays of multipliers (entries) cost more than they save.
-_MOST_MULTIPLIERS = 20_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +92,7 @@ class GatedStructure:
         found: list[Float64Array | None] = []
         for constraint in self.composite.constraints:
             cone = constraint.pattern_cone
-            if cone is None or not rows or n * P * len(rows) > _MOST_MULTIPLIERS:
+            if cone is None or not rows or n * P * len(rows) > MOST_MULTIPLIERS:
                 found.append(None)
                 continue
             place = self.variables.index(cone.variable)

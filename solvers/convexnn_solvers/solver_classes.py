@@ -77,15 +77,17 @@ class AugmentedLagrangian(CompositeSolver):
     of affine expressions; any number of penalties on a variable; linear, second-order and semidefinite
     constraints, and bounds on norms, on sums of norms of columns or rows (``model.penalty <= 2``), on maxima,
     absolute values and (sums of) squares. Pattern cones (the constraints of ReLU networks) are projected on
-    exactly inside the proximal map; all else goes through multipliers. An infeasible problem ends with its
+    exactly inside the proximal map, on the CPU; all else goes through multipliers. Where such cones of all
+    gates of one prediction are the only constraints and the loss has a gradient, steps are on a working set
+    of gates, as in :class:`RFISTA`; the certificate is about all of them. An infeasible problem ends with its
     proof as dual values. Options as for :class:`RFISTA`.
     """
 
     def method(
         self, composite: Composite, exact: Composite, multipliers: DualPoint, options: Options
     ) -> Method[Any]:
-        """The augmented Lagrangian from these multipliers; R-FISTA where there is nothing for them."""
-        from convexnn_solvers.augmented_lagrangian import augmented_lagrangian_method
+        """The augmented Lagrangian from these multipliers; R-FISTA without constraints."""
+        from convexnn_solvers.cone_descent import constrained_method
         from convexnn_solvers.gate_descent import gradient_method
         from convexnn_solvers.method_memory import check_first_order
         from convexnn_solvers.rfista import nonsmooth_losses
@@ -93,8 +95,7 @@ class AugmentedLagrangian(CompositeSolver):
         check_first_order(self.name(), composite, options.memory)
         if not (composite.constraints or nonsmooth_losses(composite)):
             return gradient_method(composite, exact, options.tol)
-        on_cpu = str(composite.backend.device) == "cpu"
-        return augmented_lagrangian_method(composite, project_cones=on_cpu, warm=multipliers)
+        return constrained_method(composite, exact, options.tol, multipliers)
 
 
 class SemismoothNewton(CompositeSolver):
