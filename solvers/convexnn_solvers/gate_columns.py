@@ -19,6 +19,7 @@ from convexnn_solvers.active_sets import Indices
 from convexnn_solvers.backends import Array, Backend, Float64Array
 from convexnn_solvers.composite import Composite, PenaltyTerm, Point
 from convexnn_solvers.gate_cones import GateCones
+from convexnn_solvers.gate_metric import Metric, in_metric
 from convexnn_solvers.gated_maps import gated_maps, refusal
 from convexnn_solvers.gated_reading import gated_reading
 from convexnn_solvers.gated_structure import group_prices, weight_variables
@@ -27,14 +28,6 @@ from convexnn_solvers.nonsmooth_losses import Nonsmooth
 from convexnn_solvers.operators import GateArrays, GatedOperator
 from convexnn_solvers.output_selection import selected
 from convexnn_solvers.penalties import GroupNorm
-
-# Principal components are worth steps of their own where the geometric mean of their curvatures is below this
-# share of the largest, and where finding them costs no more than so many iterations.
-_UNEVEN, _ITERATIONS = 0.1, 20
-# Curvatures below these shares of the largest count as that large, in double and in single precision.
-_FLOORS = {8: 1e-10, 4: 1e-5}
-# Features of more bytes are not copied; they may lie on a disk.
-_COPIED_BYTES = 2**29
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,14 +114,6 @@ class ColumnShrinkage:
             step = xp.reshape(step, (groups, -1, 1))
         blocks = xp.reshape(v, (groups, -1, int(v.shape[1])))
         return xp.reshape(shrunk(blocks, price, step, xp), tuple(v.shape))
-
-
-@dataclass(frozen=True, eq=False)
-class Metric:
-    """Features ``X basis``, and the curvature that each has, relative to the largest (d, 1)."""
-
-    basis: Array
-    curvatures: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -296,7 +281,7 @@ def gate_columns(composite: Composite, exact: Composite) -> GateColumns:
         raise refusal("a group norm has weight zero (reg = 0)")
     operator = there[0]
     # Cones are not what they were where steps of features differ.
-    metric, gates = (None, operator.gates) if reading.cones else _in_metric(exact, known[0], operator.gates)
+    metric, gates = (None, operator.gates) if reading.cones else in_metric(exact, known[0], operator.gates)
     shift = composite.offsets()[0]
     mirror = reading.mirror[:, 0] if operator.outputs == 1 else reading.mirror
     return GateColumns(
@@ -320,46 +305,3 @@ def _unconstrained(composite: Composite) -> Composite:
     count = len(composite.losses)
     affine = selected(composite.affine, tuple(range(count)), count + len(composite.constraints))
     return replace(composite, affine=affine, constraints=(), kept={})
-
-
-def _in_metric(
-    exact: Composite, operator: GatedOperator, gates: GateArrays
-) -> tuple[Metric | None, GateArrays]:
-    """The principal components of the features, where their curvatures differ enough."""
-    if "principal components" not in exact.kept:
-        exact.kept["principal components"] = _components(operator)
-    found: tuple[Float64Array, Float64Array] | None = exact.kept["principal components"]
-    if found is None:
-        return None, gates
-    backend, (basis, curvatures) = gates.backend, found
-    floor = _FLOORS[gates.X.dtype.itemsize]
-    metric = Metric(backend.asarray(basis), backend.asarray(np.maximum(curvatures, floor)[:, None]))
-    return metric, replace(gates, X=gates.X @ metric.basis)
-
-
-def _components(operator: GatedOperator) -> tuple[Float64Array, Float64Array] | None:
-    """The principal directions (d, d) and their relative curvatures; None where they are not worth it."""
-    X = operator.gates.X
-    n, d = X.shape
-    products = 4.0 * n * d * operator.gates.bits.shape[1] * operator.outputs
-    if X.nbytes > _COPIED_BYTES or _on_disk(X) or 2.0 * n * d * d + 20.0 * d**3 > _ITERATIONS * products:
-        return None
-    largest = float(np.max(np.abs(X), initial=0.0))
-    if not largest > 0.0:
-        return None
-    scaled = X / largest
-    squares, basis = np.linalg.eigh(scaled.T @ scaled)
-    curvatures = np.clip(squares / squares[-1], 0.0, None)
-    if float(np.exp(np.mean(np.log(np.maximum(curvatures, _FLOORS[4]))))) > _UNEVEN:
-        return None
-    return basis, curvatures
-
-
-def _on_disk(X: Float64Array) -> bool:
-    """Whether an array is a view of a memory map."""
-    base: Any = X
-    while base is not None:
-        if isinstance(base, np.memmap):
-            return True
-        base = getattr(base, "base", None)
-    return False
