@@ -126,8 +126,11 @@ def check(cell: tuple[str, str, str, int, bool]) -> None:
             assert found.gap >= found.primal - value - slack
 
 
-# Cells that once ended in an error.
-KNOWN: list[tuple[str, str, str, int, bool]] = [("logistic", "none of the last", "inequalities", 1, False)]
+# Cells that once ended in an error, or a warning.
+KNOWN: list[tuple[str, str, str, int, bool]] = [
+    ("logistic", "none of the last", "inequalities", 1, False),
+    ("poisson", "infinity", "second-order", 1, False),
+]
 
 
 @pytest.mark.parametrize("cell", [*CELLS[::SHARE], *KNOWN], ids=str)

@@ -26,7 +26,9 @@ _KINK, _MET = 1e-4, 1e-7
 # Penalties' gradients are taken over steps of this share of the point; what vanishes on the way has none.
 _STEP = 1e-5
 # A point from an interior-point solver is corrected together with its dual point, so many times.
+# Corrections that take it so many times as far as it was lead nowhere.
 _ROUNDS = 4
+_GROWTH = 1e3
 _MAX_ITERATIONS = 1000
 # Multiplications of all rounds together, seconds on a CPU; counted and not timed, so that bounds repeat.
 _WORK = 2e9
@@ -41,13 +43,18 @@ def kink_duals(
     """
     found: list[DualPoint] = []
     mu = (*multipliers, *(None for _ in range(len(composite.constraints) - len(multipliers))))
+    far = _GROWTH * _largest(x)
     for _ in range(_ROUNDS if any(isinstance(term.loss, Kinked) for term in composite.losses) else 0):
         conditions = _Conditions(composite, x, mu)
-        if not any(weight.any() for weight in conditions.weights):
+        if not (any(weight.any() for weight in conditions.weights) and _largest(x) <= far):
             break
         subgradients, x = conditions.solved()
         found.append(DualPoint(tuple(-v for v in subgradients), mu))
     return found
+
+
+def _largest(x: Arrays) -> float:
+    return max(float(np.max(np.abs(v), initial=0.0)) for v in x)
 
 
 class _Conditions:
@@ -71,7 +78,7 @@ class _Conditions:
         negative = (None if m is None else -m for m in mu)
         slopes = composite.affine.adjoint((*self.subgradients, *negative))
         self.iterations = _affordable(sum(q.size for q in outputs), sum(v.size for v in x))
-        size = max(float(np.max(np.abs(v), initial=0.0)) for v in x)
+        size = _largest(x)
         self.unit = size / (max((float(np.max(t.weight)) for t in composite.penalties), default=0.0) or 1.0)
         parts = zip(x, slopes, composite.linear, self._penalty_gradients(), composite.variables, strict=True)
         self.weights, self.residual = [], []
