@@ -217,6 +217,15 @@ def test_columns_are_the_outputs_one_after_the_other() -> None:
     np.testing.assert_array_equal(columns.join(split), block)
 
 
+def test_hints_are_what_the_rows_pull_of_every_output() -> None:
+    rng = np.random.default_rng(1)
+    X, patterns, rho = rng.standard_normal((4, 3)), rng.random((4, 5)) < 0.5, rng.random((2, 4, 5))
+    hint, _ = ConeColumns(PatternCone(X, patterns, 2, 0)).hint(rho.reshape(8, 5))
+    for k in range(2):
+        pulled = X.T @ (np.where(patterns, 1.0, -1.0) * rho[k])
+        np.testing.assert_allclose(hint[3 * k : 3 * k + 3], pulled, rtol=0.0, atol=1e-14)
+
+
 def test_projection_keeps_what_is_inside_bit_by_bit() -> None:
     columns = ConeColumns(PatternCone(np.array([[1.0, 0.0]]), np.array([[True, False]]), 1, 0))
     inside = np.array([[0.3, -0.7], [0.1, 0.2]])
