@@ -63,6 +63,8 @@ def test_moves_of_several_losses_add_up_and_others_do_not_move() -> None:
     thetas = (-ONE, np.array([1.0, 3.0, -1.0]), -ONE)
     found = moves(LogSumExp(), SumSquares(), Maximum()).in_image(thetas, image, True)
     assert found == pytest.approx(1.4 * abs(MISSED) / LAM, rel=1e-9, abs=0.0)
+    exact = -np.array([0.25, 0.25, 0.5])
+    assert moves(SumSquares(), LogSumExp()).in_image((-ONE, exact), image, True) == 0.0
     assert moves(SumSquares()).in_image((-ONE,), image, False) == 0.0
     assert moves(Tilted(SumSquares(), ONE)).in_image((-ONE,), image, False) == 0.0
 
