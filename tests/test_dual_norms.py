@@ -334,6 +334,16 @@ def test_weights_of_zero_make_free_entries() -> None:
     np.testing.assert_array_equal(norms.free[0], [2, 0])
 
 
+def test_weights_that_become_zero_or_positive_are_looked_at_again() -> None:
+    """What is kept of one regularisation serves others only while the same entries are free."""
+    one = term(AbsoluteValue(), np.array([1.0, 2.0]))
+    composite = plain((VariableBlock(0, (2,), "x"),), (one,))
+    for weights, free in (([1.0, 2.0], [0, 0]), ([0.0, 2.0], [2, 0]), ([3.0, 1.0], [0, 0])):
+        part = replace(composite, penalties=(replace(one, weight=np.array(weights)),))
+        assert part.kept is composite.kept
+        np.testing.assert_array_equal(DualNorms(part).free[0], free)
+
+
 def test_the_first_pattern_cone_of_a_variable_is_the_exact_one() -> None:
     composite = plant(0, cones=True).composite()
     first, second = composite.constraints
