@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 import convexnn_models as cnn
 from convexnn_models.cone_decomposition import Decomposition
 from convexnn_models.pruning import pruning_factors
+from convexnn_models.recovery import Recovery
 
 Float = NDArray[np.float64]
 ONE = np.ones((1, 1))
@@ -227,3 +228,17 @@ def test_leaky_gated_networks_are_refused() -> None:
     network = cnn.Network(np.ones((2, 1)), ONE, gates=np.array([[1.0], [0.0]]), slope=0.1)
     with pytest.raises(ValueError, match="slope 0"):
         cnn.to_relu(network, np.eye(2), np.ones(2), 0.1)
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+@pytest.mark.parametrize("grouping", ["shared", "per-output", "nuclear"])
+def test_the_reported_convex_penalty_is_that_of_the_model(grouping: str, outputs: int) -> None:
+    """Of outputs that share their gates too, where the network's own penalty is another number."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((12, 3))
+    model = cnn.gated_relu(X, cnn.sample_gates(X, 5, seed=0), outputs=outputs, grouping=grouping)
+    for variable in model.variables:
+        variable.value = rng.standard_normal(variable.shape)
+    report = cnn.recover(model, prune=False).info
+    assert isinstance(report, Recovery)
+    assert report.convex_penalty == pytest.approx(float(model.penalty.value), rel=1e-12)

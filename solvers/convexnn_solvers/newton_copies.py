@@ -17,7 +17,7 @@ import numpy as np
 
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.newton_fits import Fit, LineFunction
-from convexnn_solvers.newton_outliers import CopyStep, Outliers
+from convexnn_solvers.newton_outliers import CopyStep, Outliers, envelope_along
 from convexnn_solvers.nonsmooth_fits import NonsmoothFit
 
 # Chosen by counting Newton steps: with the penalty of the blocks for the copy too, seven times as many.
@@ -58,13 +58,7 @@ class ResidualCopy:
 
     def along(self, xi: Float64Array, direction: Float64Array, sigma: float) -> LineFunction:
         """The part of phi on a line, less its value at length 0."""
-        start = self.at(xi, sigma).envelope
-
-        def line(length: float) -> tuple[float, float]:
-            step = self.at(xi + length * direction, sigma)
-            return step.envelope - start, -float(np.vdot(step.values, direction))
-
-        return line
+        return envelope_along(lambda point: self.at(point, sigma), xi, direction)
 
     def squared_change(self, xi: Float64Array, sigma: float) -> float:
         """How far the proximal point is from the centres, in the units of the blocks."""

@@ -6,6 +6,7 @@ the identity as their map: the dual variable is bounded by M, and their proximal
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,19 @@ class CopyStep:
     curvature: Float64Array
     envelope: float
     column: Float64Array | None = None
+
+
+def envelope_along(
+    at: Callable[[Float64Array], CopyStep], xi: Float64Array, direction: Float64Array
+) -> LineFunction:
+    """A copy's part of phi on a line, less its value at length 0."""
+    start = at(xi).envelope
+
+    def line(length: float) -> tuple[float, float]:
+        step = at(xi + length * direction)
+        return step.envelope - start, -float(np.vdot(step.values, direction))
+
+    return line
 
 
 class Outliers:
@@ -54,13 +68,7 @@ class Outliers:
 
     def along(self, xi: Float64Array, direction: Float64Array, sigma: float) -> LineFunction:
         """The part of phi on a line, less its value at length 0."""
-        start = self.at(xi, sigma).envelope
-
-        def line(length: float) -> tuple[float, float]:
-            step = self.at(xi + length * direction, sigma)
-            return step.envelope - start, -float(np.vdot(step.values, direction))
-
-        return line
+        return envelope_along(lambda point: self.at(point, sigma), xi, direction)
 
     def squared_change(self, xi: Float64Array, sigma: float) -> float:
         """How far the proximal point is from the outliers held."""
