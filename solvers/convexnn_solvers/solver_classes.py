@@ -39,9 +39,12 @@ class RFISTA(CompositeSolver):
         Iterations; reaching it is status ``user_limit`` with the best certified point.
     time_limit : float or None
         Seconds from the call on, compilation included; the same status.
-    device, dtype, backend : str
-        ``"cpu"`` or ``"cuda"``, ``"float64"`` or ``"float32"``, ``None``, ``"numpy"`` or ``"torch"``. The
-        certificate is computed in float64 on the CPU whatever these say.
+    device : str
+        ``"cpu"`` or ``"cuda"``. The certificate is computed in float64 on the CPU whatever this says.
+    dtype : str
+        ``"float64"`` or ``"float32"``, of the iteration.
+    backend : str or None
+        ``"numpy"`` or ``"torch"``; None for NumPy on the CPU, torch on other devices.
     memory : int, float or None
         What a solve may take on its device: bytes, or (a float up to 1.0) a share of what is free; None is
         0.8 of it. Blocks and copies are planned before the solve; what cannot fit is refused with its size.
@@ -50,8 +53,9 @@ class RFISTA(CompositeSolver):
     callback : callable or None
         Called with a :class:`~convexnn_solvers.result.Progress` after each certificate; returning True stops.
     checkpoint : path or None
-        A file of arrays to write every ``checkpoint_interval`` seconds (60), and when the solve ends or is
-        interrupted by Ctrl-C.
+        A file of arrays to write now and then, and when the solve ends or is interrupted by Ctrl-C.
+    checkpoint_interval : float
+        Seconds between two writes of ``checkpoint``.
     resume : bool
         Go on from ``checkpoint``, if there is one: with the same iterates and history as if nothing had
         happened. That of another problem is refused.
