@@ -69,6 +69,31 @@ def test_projections_do_not_depend_on_what_is_remembered(
 
 
 @pytest.mark.parametrize("compiled", [False, COMPILED])
+@pytest.mark.parametrize("name", DATA)
+def test_short_projections_are_bounded_and_long_ones_exact(name: str, compiled: bool) -> None:
+    X, rng = DATA[name], np.random.default_rng(9)
+    patterns = X @ rng.standard_normal((X.shape[1], 5)) >= 0.0
+    gates = rng.integers(0, 5, size=COUNT)
+    forgetful = PatternCones(X, patterns, compiled=False)
+    memory = ConeMemory(PatternCones(X, patterns, compiled=compiled), gates)
+    both = 0
+    for Z, blocks in moving_points(X.shape[1], rng):
+        size = np.linalg.norm(Z, axis=0)
+        expected = forgetful.project(Z, gates[blocks]).points
+        lengths = np.linalg.norm(expected, axis=0)
+        limits = lengths * rng.choice([0.5, 0.99, 1.01, 1.2, 4.0], size=blocks.size)
+        points = memory.project(Z, blocks, limits)
+        active, long = memory.active(blocks), lengths > limits
+        both += long.any() and not long.all()
+        assert np.all(np.linalg.norm(points - expected, axis=0)[long] <= 1e-11 * size[long])
+        assert np.all(np.linalg.norm(points, axis=0)[~long] <= limits[~long] + 1e-11 * size[~long])
+        assert np.all(active.multipliers >= 0.0)
+        moved = forgetful.combine(gates[blocks], active)
+        assert np.all(np.linalg.norm(Z + moved - points, axis=0) <= 1e-11 * size)
+    assert both > 2
+
+
+@pytest.mark.parametrize("compiled", [False, COMPILED])
 def test_answers_repeat_with_their_history(compiled: bool) -> None:
     X = DATA["many samples"]
     patterns = X @ np.random.default_rng(9).standard_normal((9, COUNT)) >= 0.0

@@ -42,6 +42,7 @@ def project_blocks(
     projected: _Floats,
     finished: NDArray[np.bool_],
     factors: ConeFactors,
+    short: _Floats,
 ) -> None:
     """Lawson-Hanson for m of B blocks, in place.
 
@@ -49,14 +50,15 @@ def project_blocks(
     length about one, ``gates`` (m,) and ``blocks`` (m,): which of the B blocks they are. Slacks down to
     ``-tolerance`` count as zero, rows within ``dependent`` of the span of the active ones as dependent.
     ``rows`` (B, k), padded with -1, and ``rho`` (B, k) are the warm start and the result, as are ``factors``;
-    ``projected`` (m, d) and ``finished`` (m,) are results.
+    ``projected`` (m, d) and ``finished`` (m,) are results. A block whose projection is seen to be no longer
+    than ``short`` (m,) is finished: its ``projected`` is then a short ``z + B^T rho`` for the ``rho`` found.
     """
     violated = np.empty(unit.shape[0], dtype=np.intp)
     for j in range(gates.size):
         b = blocks[j]
         finished[j] = _project_one(
             unit, bits[gates[j]], points[j], tolerance, dependent, b, rows[b], rho[b], projected[j],
-            factors, violated,
+            factors, violated, short[j],
         )  # fmt: skip
 
 
@@ -73,6 +75,7 @@ def _project_one(
     u: _Floats,
     factors: ConeFactors,
     violated: _Indices,
+    short: float,
 ) -> bool:
     """One block; see :func:`project_blocks`.
 
@@ -110,6 +113,9 @@ def _project_one(
                 u[i] -= coefficients[count - 1] * basis[count - 1, i]
         else:
             _residual(z, basis, coefficients, u, count)
+        if _product(u, u) <= short * short:
+            done = True
+            break
         worst, row = _lowest(unit, bits, u, violated, known)
         if worst >= -enough:
             if appended:

@@ -88,7 +88,9 @@ def machine_code() -> Kernel | None:
     rows, bits = np.full((1, 1), -1, dtype=np.intp), np.ones((1, 1), dtype=np.bool_)
     rho, projected, finished = one.copy(), one.copy(), bits[0].copy()
     factors = empty_factors(1, 1, 1, 1)
-    project_blocks(one, bits, index, one, index, 0.0, 0.0, rows, rho, projected, finished, factors)
+    project_blocks(
+        one, bits, index, one, index, 0.0, 0.0, rows, rho, projected, finished, factors, np.zeros(1)
+    )
     polar_directions(one, bits, index, index, rows, rho, projected)
     complete_bases(factors.basis, index, np.empty((1, 1, 1)))
     return Kernel(project_blocks, polar_directions, complete_bases)
@@ -130,7 +132,7 @@ class ActiveSetMethod:
             self.kernel.project_blocks(
                 self.unit[:-1], self.bits, todo, self.points, todo, self.tolerance, DEPENDENT,
                 self.rows, self.rho, self.projected, finished,
-                empty_factors(1, len(self.unit) - 1, self.unit.shape[1], width),
+                empty_factors(1, len(self.unit) - 1, self.unit.shape[1], width), np.zeros(m),
             )  # fmt: skip
             todo = np.flatnonzero(~finished)
         for _ in range(10 * self.capacity + 20):

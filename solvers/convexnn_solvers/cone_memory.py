@@ -14,6 +14,9 @@ from convexnn_solvers.cone_factors import ConeFactors, empty_factors
 from convexnn_solvers.cones import PatternCones, RememberedRows
 from convexnn_solvers.packing import Arrays, Held, packed_attributes
 
+# A projection counts as short below this share of its limit: rows that rule a block out with some room to
+# spare often do so again when its point has moved.
+_SHORT = 0.95
 _REMEMBERED = ("rows", "rho", "scale", "polar")
 
 
@@ -50,8 +53,12 @@ class ConeMemory:
         self._active = RememberedRows(*(held[name].copy() for name in _REMEMBERED))
         self._factors = None
 
-    def project(self, Z: Float64Array, blocks: Indices) -> Float64Array:
-        """The columns of ``Z`` (d, m) on the cones of ``blocks``, no two of them the same."""
+    def project(self, Z: Float64Array, blocks: Indices, limits: Float64Array | None = None) -> Float64Array:
+        """The columns of ``Z`` (d, m) on the cones of ``blocks``, no two of them the same.
+
+        Of projections no longer than ``limits`` (m,) nobody needs more than that, which may save most of the
+        time: instead of them there may be ``z + B^T rho``, as short, for the multipliers that show it.
+        """
         if not self._cones.in_machine_code:
             return self._batched(Z, blocks)
         if not np.isfinite(Z).all():
@@ -59,8 +66,9 @@ class ConeMemory:
         if self._factors is None:
             self._factors = empty_factors(self._gates.size, self._n, self._d, self._capacity)
         points = np.array(Z.T, order="C")
+        short = np.zeros(blocks.size) if limits is None else _SHORT * limits
         finished = self._cones.project_in_place(
-            points, self._gates[blocks], blocks, self._active, self._factors
+            points, self._gates[blocks], blocks, self._active, self._factors, short
         )
         left = np.flatnonzero(~finished)
         if left.size:

@@ -135,20 +135,23 @@ class PatternCones:
         blocks: Indices,
         active: RememberedRows,
         factors: ConeFactors,
+        short: Float64Array,
     ) -> NDArray[np.bool_]:
         """Project ``points`` (m, d), contiguous, of m of the blocks that ``active`` and ``factors`` know.
 
         Everything is replaced by what was found; returned is which blocks (m,) are projected. Of the others
-        the active rows are only a warm start, and their points are as they were.
+        the active rows are only a warm start, and their points are as they were. Projections that are no
+        longer than ``short`` (m,) need not be found: then a point ``z + B^T rho`` as short stands for them.
         """
         assert self._kernel is not None
         scale = _row_norms(points)
-        unit_points = points / np.where(scale > 0.0, scale, 1.0)[:, None]
+        lengths = np.where(scale > 0.0, scale, 1.0)
+        unit_points = points / lengths[:, None]
         projected, finished = np.empty_like(points), np.zeros(blocks.size, dtype=np.bool_)
         tolerance = slack_tolerance(points.shape[1])
         self._kernel.project_blocks(
             self._unit[:-1], self._bits, gates, unit_points, blocks, tolerance, DEPENDENT,
-            active.rows, active.rho, projected, finished, factors,
+            active.rows, active.rho, projected, finished, factors, short / lengths,
         )  # fmt: skip
         self._kernel.polar_directions(
             self._unit[:-1], self._bits, gates, blocks, active.rows, active.rho, active.polar

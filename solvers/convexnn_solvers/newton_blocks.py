@@ -183,7 +183,7 @@ class ConeProx:
     def at(self, Z: Float64Array, thresholds: Float64Array) -> ActiveBlocks:
         """The active blocks of ``Z`` (c, d, B); projects only blocks that may be active."""
         candidates = self.exceeding(Z, thresholds)
-        projected, active_rows = self.project(Z[:, :, candidates], candidates)
+        projected, active_rows = self.project(Z[:, :, candidates], candidates, thresholds[candidates])
         norms = block_norms(projected)
         kept = np.flatnonzero(norms > thresholds[candidates])
         blocks = candidates[kept]
@@ -209,11 +209,17 @@ class ConeProx:
         bounds = block_norms(z - w * (aligned / np.where(squared > 0.0, squared, 1.0))[:, None, :])
         return long[bounds > thresholds[long]]
 
-    def project(self, Z: Float64Array, blocks: Indices) -> tuple[Float64Array, list[ActiveRows]]:
-        """Projections (c, d, m) of the columns of ``Z`` on the cones of ``blocks``, and the active rows."""
+    def project(
+        self, Z: Float64Array, blocks: Indices, limits: Float64Array | None = None
+    ) -> tuple[Float64Array, list[ActiveRows]]:
+        """Projections (c, d, m) of the columns of ``Z`` on the cones of ``blocks``, and the active rows.
+
+        Of a block whose norm is at most its limit (m,) there may be other multipliers that show it.
+        """
         projected = np.empty_like(Z)
+        alone = limits if len(self._columns) == 1 else None  # a short column may be one of a long block
         for k, column in enumerate(self._columns):
-            projected[k] = column.project(Z[k], blocks)
+            projected[k] = column.project(Z[k], blocks, alone)
         return projected, [column.active(blocks) for column in self._columns]
 
     def reasons(self, Z: Float64Array, blocks: Indices) -> list[ActiveRows]:

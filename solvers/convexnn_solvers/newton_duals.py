@@ -41,7 +41,7 @@ def best_multiple(
     long = short = np.zeros(0, dtype=np.intp)
     if cones is not None:
         long = cones.exceeding(-products, program.weights / wanted)
-        points, found = cones.project(-products[:, :, long], long)
+        points, found = cones.project(-products[:, :, long], long, program.weights[long] / wanted)
         # The judge is told why the others need no projection.
         short = np.setdiff1d(np.flatnonzero(ratios > 1.0 / wanted), long, assume_unique=True)
         reasons = cones.reasons(-products[:, :, short], short)
