@@ -133,9 +133,17 @@ REFUSED: dict[str, tuple[Callable[[], tuple[Any, list[Any]]], str]] = {
         lambda: (pinball(residual(), 0.3, 0.7) + group_norms(V), []),
         "not a loss that they know.*AugmentedLagrangian",
     ),
-    "weighted squares": (
-        lambda: (np.arange(1.0, 21.0) @ cp.square(gated(X, D, V) - y) + group_norms(V), []),
-        "have weights of their own",
+    "weights of entries": (
+        lambda: (
+            cp.sum(cp.multiply(np.arange(1.0, 41.0).reshape(20, 2), cp.square(gated(X, D, U) - T)))
+            + group_norms(U),
+            [],
+        ),
+        "entries of a sample in .* have weights of their own",
+    ),
+    "weight zero": (
+        lambda: (np.zeros(20) @ cp.square(gated(X, D, V) - y) + group_norms(V), []),
+        "weight zero",
     ),
     "weighted samples": (
         lambda: (cp.sum_squares(cp.multiply(np.arange(1.0, 21.0), gated(X, D, V) - y)) + group_norms(V), []),

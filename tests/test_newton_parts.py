@@ -1,4 +1,4 @@
-"""The parts of the semismooth Newton method: proximal maps, Jacobians, linear systems, fits."""
+"""The parts of the semismooth Newton method: proximal maps, Jacobians, linear systems, dual points."""
 
 from __future__ import annotations
 
@@ -13,16 +13,12 @@ from convexnn_solvers.cones import PatternCones
 from convexnn_solvers.dual_newton import DualNewton
 from convexnn_solvers.gated_program import GatedProgram, block_norms, scaled
 from convexnn_solvers.newton_blocks import ConeProx, PlainProx, jacobian
-from convexnn_solvers.newton_copies import residual_copy
 from convexnn_solvers.newton_duals import best_multiple, warm_multiple
-from convexnn_solvers.newton_fits import Fit, LogisticFit, SquaredFit
+from convexnn_solvers.newton_fits import SquaredFit
 from convexnn_solvers.newton_operator import newton_operator
-from convexnn_solvers.newton_outliers import Outliers
 from convexnn_solvers.newton_pairs import pair_operator, pair_step
 from convexnn_solvers.newton_start import NewtonPolicy, NewtonStart
 from convexnn_solvers.newton_system import NewtonSystems, SystemLimits
-from convexnn_solvers.nonsmooth_fits import NonsmoothFit
-from convexnn_solvers.nonsmooth_losses import Norms, PiecewiseLinear, Supremum
 
 Float = NDArray[np.float64]
 
@@ -232,119 +228,6 @@ def test_the_operator_is_what_its_text_says() -> None:
     adjoint = data.adjoint(x)[:, :, data.block_gates(active.blocks)]
     moved = jacobian(data, active).apply(adjoint)
     np.testing.assert_allclose(operator(x), 3.0 * x + 2.0 * features.forward(moved))
-
-
-NONSMOOTH = ["absolute", "hinge", "weighted quantile", "norm", "largest"]
-
-
-def fits(centred: bool) -> dict[str, Fit]:
-    rng = np.random.default_rng(6)
-    Y = rng.standard_normal((9, 2))
-    labels = np.where(np.arange(18).reshape(9, 2) % 3 == 0, 1.0, -1.0)
-    return {
-        "squared": SquaredFit(Y, centred),
-        "huber": SquaredFit(Y, centred, 0.6),
-        "logistic": LogisticFit(-labels, 0.1 * Y, centred),
-        "absolute": NonsmoothFit(PiecewiseLinear(), np.asarray(0.4), np.ones((9, 2)), Y, centred),
-        "hinge": NonsmoothFit(PiecewiseLinear(0.0, 1.0), np.asarray(1.3), labels, Y, centred),
-        "weighted quantile": NonsmoothFit(PiecewiseLinear(-0.3, 0.7), 0.5 + Y**2, -labels, Y, centred),
-        "norm": NonsmoothFit(Norms(), np.asarray(1.3), labels, Y, centred),
-        "largest": NonsmoothFit(Supremum(), np.asarray(1.3), labels, Y, centred),
-    }
-
-
-@pytest.mark.parametrize("centred", [False, True])
-@pytest.mark.parametrize("name", ["squared", "huber", "logistic", *NONSMOOTH])
-def test_fits_satisfy_fenchels_equality_at_their_best_offset(name: str, centred: bool) -> None:
-    fit, rng = fits(centred)[name], np.random.default_rng(7)
-    for _ in range(5):
-        p = 2.0 * rng.standard_normal((9, 2))
-        found = fit.at(p)
-        assert found.value + fit.conjugate(found.xi) == pytest.approx(float(np.vdot(found.xi, p)), abs=1e-9)
-        if centred:
-            np.testing.assert_allclose(found.xi.sum(axis=0), 0.0, atol=1e-9)
-            shifted = fits(False)[name].at(p + found.offset)
-            assert found.value == pytest.approx(shifted.value, rel=1e-12)
-            for change in 0.01 * np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]):
-                assert fits(False)[name].at(p + found.offset + change).value >= found.value * (1.0 - 1e-12)
-
-
-@pytest.mark.parametrize("name", ["squared", "logistic"])
-def test_conjugates_have_the_derivatives_that_they_say(name: str) -> None:
-    fit, rng = fits(False)[name], np.random.default_rng(8)
-    xi = fit.at(rng.standard_normal((9, 2))).xi
-    direction = 0.1 * rng.standard_normal((9, 2)) * np.abs(xi)
-    line = fit.along(xi, direction)
-    h = 1e-5
-    assert line(0.0)[0] == pytest.approx(0.0, abs=1e-12)
-    assert line(0.0)[1] == pytest.approx(float(np.vdot(fit.derivative(xi), direction)), rel=1e-10)
-    assert line(0.4)[1] == pytest.approx((line(0.4 + h)[0] - line(0.4 - h)[0]) / (2.0 * h), rel=1e-5)
-    bent = (line(h)[1] - line(-h)[1]) / (2.0 * h)
-    assert bent == pytest.approx(float(np.sum(fit.curvature(xi) * direction**2)), rel=1e-5)
-
-
-@pytest.mark.parametrize("centred", [False, True])
-@pytest.mark.parametrize("name", NONSMOOTH)
-def test_nearest_points_are_in_the_domain_and_leave_it_in_place(name: str, centred: bool) -> None:
-    fit, rng = fits(centred)[name], np.random.default_rng(10)
-    assert isinstance(fit, NonsmoothFit)
-    for size in (1e-3, 1.0, 1e3):
-        xi = size * rng.standard_normal((9, 2))
-        found = fit.nearest(xi - centred * xi.mean(axis=0))
-        inside = fit.loss.nearest(fit.mirror * found, fit.weight)
-        np.testing.assert_allclose(inside, fit.mirror * found, rtol=1e-12, atol=1e-14)
-        np.testing.assert_allclose(fit.nearest(found), found, rtol=1e-12, atol=1e-13)
-        if centred:
-            np.testing.assert_allclose(found.sum(axis=0), 0.0, atol=1e-12)
-
-
-@pytest.mark.parametrize("sigma", [0.3, 30.0])
-@pytest.mark.parametrize("name", NONSMOOTH)
-def test_copies_are_twice_differentiable_functions(name: str, sigma: float) -> None:
-    fit, rng = fits(False)[name], np.random.default_rng(11)
-    copy = residual_copy(fit)
-    assert copy is not None
-    for _ in range(3):
-        copy.restore(rng.standard_normal((2, 9, 2)))
-        xi, direction = rng.standard_normal((2, 9, 2))
-        line, h = copy.along(xi, direction, sigma), 1e-6
-        assert line(h)[1] == pytest.approx((line(2.0 * h)[0] - line(0.0)[0]) / (2.0 * h), rel=1e-6, abs=1e-6)
-        step = copy.at(xi, sigma)
-        curvature = float(np.sum(step.curvature * direction**2))
-        if step.column is not None:
-            curvature += float(np.vdot(step.column, direction)) ** 2
-        assert (line(h)[1] - line(0.0)[1]) / h == pytest.approx(curvature, rel=1e-4, abs=1e-6)
-        copy.accept(xi, sigma)
-        assert copy.squared_change(xi, 1e-30) == pytest.approx(0.0, abs=1e-20)
-
-
-def test_steps_stay_inside_the_domain_of_the_logistic_conjugate() -> None:
-    fit, rng = fits(False)["logistic"], np.random.default_rng(9)
-    assert isinstance(fit, LogisticFit)
-    xi = fit.at(np.zeros((9, 2))).xi
-    for _ in range(20):
-        direction = rng.standard_normal((9, 2))
-        a = fit.signs * (xi + fit.room(xi, direction) * direction)
-        assert a.min() > 0.0
-        assert a.max() < 1.0
-    assert fit.room(xi, np.zeros((9, 2))) == np.inf
-
-
-def test_extreme_predictions_have_finite_gradients() -> None:
-    fit = fits(False)["logistic"]
-    xi = fit.at(np.array([[1e3, -1e3]] * 9)).xi
-    assert np.isfinite(fit.derivative(xi)).all()
-    assert np.isfinite(fit.curvature(xi)).all()
-    assert np.isfinite(fit.conjugate(xi))
-
-
-def test_outliers_are_the_difference_between_squares_and_huber() -> None:
-    residual = np.linspace(-2.0, 2.0, 9)[:, None]
-    outliers = Outliers(0.5, (9, 1))
-    step = outliers.at(-residual, 1.0)
-    np.testing.assert_allclose(step.values, np.sign(residual) * np.maximum(np.abs(residual) - 0.5, 0.0))
-    line = outliers.along(-residual, np.ones((9, 1)), 1.0)
-    assert line(0.2)[1] == pytest.approx((line(0.2 + 1e-6)[0] - line(0.2 - 1e-6)[0]) / 2e-6, rel=1e-6)
 
 
 @pytest.mark.parametrize("factor", [1e-8, 1.0, 1e8])

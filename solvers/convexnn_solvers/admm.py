@@ -162,6 +162,11 @@ def admm_method(
             "ADMM takes squared, Huber and logistic losses, but this one has no gradient; use "
             "SemismoothNewton() or AugmentedLagrangian() instead."
         )
+    if programs[0].fit.scales is not None:
+        raise UnsupportedProblem(
+            "ADMM takes weights of samples in squared and Huber losses without an output bias only; use "
+            "SemismoothNewton() instead."
+        )
     joint = programs[0]
     if len(programs) > 1:  # with a place of its own for what is kept: the outputs are others
         joint = replace(

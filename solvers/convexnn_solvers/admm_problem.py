@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from convexnn_solvers.backends import Array, Backend, Float64Array
 from convexnn_solvers.gated_program import GatedProgram, Indices
 from convexnn_solvers.gram_factor import GramFactor, gram_factor
 from convexnn_solvers.memory_plan import Plan, matrix_bytes
+from convexnn_solvers.newton_fits import excess
 from convexnn_solvers.operators import GateArrays
 
 
@@ -98,8 +97,7 @@ class AdmmProblem:
         ``largest``: the largest norm of a group of ``A^T W`` over its weight.
         """
         fit = self.program.fit
-        if fit.outliers is not None:
-            largest = max(largest, float(np.max(np.abs(W), initial=0.0)) / fit.outliers)
+        largest = max(largest, excess(fit, W))
         wanted = fit.wanted_scale(-W)
         scale = wanted / max(1.0, wanted * largest) if wanted > 0.0 else 0.0
         return -fit.conjugate(-scale * W), scale

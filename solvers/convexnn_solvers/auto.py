@@ -98,7 +98,7 @@ class _Case:
         """The regularisation over that where all weights vanish; None: block descent cannot take it."""
         shares: list[float] = []
         for program in self.structure.programs:
-            if program.cones or not isinstance(program.fit, SquaredFit):
+            if program.cones or not isinstance(program.fit, SquaredFit) or program.fit.scales is not None:
                 return None
             shares.append(float(np.max(program.null_norms() / program.weights, initial=0.0)))
         return 1.0 / max([1.0, *shares])

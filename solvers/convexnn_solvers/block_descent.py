@@ -210,3 +210,5 @@ def _check(program: GatedProgram) -> None:
         raise refusal("the weights lie in pattern cones", remedy)
     if not isinstance(program.fit, SquaredFit):
         raise refusal("blocks have no exact update for logistic losses and those without a gradient", remedy)
+    if program.fit.scales is not None:
+        raise refusal("an output bias and weights of the samples go together in no exact update", remedy)

@@ -29,7 +29,7 @@ from convexnn_solvers.newton_blocks import (
 )
 from convexnn_solvers.newton_copies import residual_copy
 from convexnn_solvers.newton_duals import best_multiple, warm_multiple
-from convexnn_solvers.newton_fits import LineFunction, step_length, summed
+from convexnn_solvers.newton_fits import LineFunction, balanced, step_length, summed
 from convexnn_solvers.newton_operator import newton_operator
 from convexnn_solvers.newton_pairs import pair_operator, pair_step
 from convexnn_solvers.newton_start import (
@@ -108,7 +108,8 @@ class DualNewton:
             self._xi, self._products = scale * self._xi, scale * self._products
             # Few active blocks without cones hardly bend: steps of the inner problem get there as soon.
             self._paired = active.size * self._features.width >= (1 if program.cones else len(self._xi))
-        self._copy.begin(prediction + fitted.offset, self._xi)
+        scales = 1.0 if self._fit.scales is None else self._fit.scales
+        self._copy.begin(prediction + scales * fitted.offset, self._xi)
         closeness = np.sqrt(np.clip(self.gap, _CLOSEST, 1.0))
         sigma = (self.policy.sigma if given is None else self.policy.warm_sigma) / float(closeness)
         self.sigma = sigma if first.sigma is None else first.sigma
@@ -341,4 +342,4 @@ class DualNewton:
         self._thresholds = self.sigma * self.program.weights
 
     def _centred(self, x: Float64Array) -> Float64Array:
-        return x - x.mean(axis=0) if self._fit.centred else x
+        return balanced(self._fit, x)

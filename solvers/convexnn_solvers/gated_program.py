@@ -5,7 +5,9 @@
 ``S_b = D + slope (I - D)`` for the block's pattern D, and F a data fit such as ``1/2 ||. - Y||_F^2``. A
 block is a pair (sign, gate) and holds a matrix U_b of shape (d, c), one column per output; with ``cones``
 every column lies in the cone of its pattern, ``(2 D - I) X u >= 0``. Where the features of all gates are
-``stored`` they take the place of ``S_b X``; X and the patterns are then those of the cones.
+``stored`` they take the place of ``S_b X``; X and the patterns are then those of the cones. Samples with
+weights of their own have their rows of the features multiplied (see :mod:`newton_fits`), not those of the
+cones, which are then ``unscaled``.
 
 Array shapes: points (c, d, B) with B = len(signs) * P blocks, ordered sign by sign; residuals and dual
 variables (n, c); products with the adjoint map (c, d, P), one for all signs.
@@ -44,6 +46,7 @@ class GatedProgram:
     cones: bool = False
     slope: float = 0.0
     stored: Float64Array | None = None
+    unscaled: Float64Array | None = None
     kept: Kept = field(default_factory=Kept, compare=False)
 
     @property
@@ -65,6 +68,11 @@ class GatedProgram:
     def point_shape(self) -> tuple[int, int, int]:
         """The shape (c, d, B) of points."""
         return self.outputs, int(self.X.shape[1]), self.blocks
+
+    @property
+    def cone_features(self) -> Float64Array:
+        """The matrix of the cones."""
+        return self.X if self.unscaled is None else self.unscaled
 
     def restricted(self, gates: Indices) -> GatedProgram:
         """The program with only some of the gates (both signs of each)."""
@@ -206,8 +214,12 @@ def scaled(program: GatedProgram) -> tuple[GatedProgram, Scaling]:
     if fit is None:
         fit, targets = program.fit, 1.0
     stored = None if program.stored is None else program.stored / features
+    unscaled = None
+    if program.unscaled is not None:
+        rows = program.unscaled
+        unscaled = common.once("rows of the cones", lambda: rows / features)
     weights = program.weights / features / targets
-    inside = replace(program, X=X, fit=fit, weights=weights, stored=stored, kept=kept)
+    inside = replace(program, X=X, fit=fit, weights=weights, stored=stored, unscaled=unscaled, kept=kept)
     return inside, Scaling(features, targets)
 
 

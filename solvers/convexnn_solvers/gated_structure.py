@@ -7,7 +7,7 @@ loss is compared with ``factor * mirror o gated(...)``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,12 @@ from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.composite import Composite, DualPoint, LossTerm, PenaltyTerm, VariableBlock
 from convexnn_solvers.cones import ActiveRows
 from convexnn_solvers.gate_cones import MOST_MULTIPLIERS
+from convexnn_solvers.gated_fits import gated_fit, one_output
 from convexnn_solvers.gated_maps import GatedMap, gated_maps, refusal, stored_features
 from convexnn_solvers.gated_program import GatedProgram, Indices
 from convexnn_solvers.gated_reading import gated_reading
-from convexnn_solvers.losses import Huber, Softplus, Square, SumSquares
-from convexnn_solvers.newton_fits import Fit, LogisticFit, SquaredFit
-from convexnn_solvers.nonsmooth_fits import NonsmoothFit, nonsmooth_fit
-from convexnn_solvers.nonsmooth_losses import Nonsmooth
+from convexnn_solvers.kept import Kept
+from convexnn_solvers.nonsmooth_fits import NonsmoothFit
 from convexnn_solvers.penalties import GroupNorm
 
 
@@ -34,7 +33,8 @@ class GatedStructure:
     ``variables``: positions of the weight variables, in the order of the programs' signs and, for each sign,
     of the gated maps; ``factors``: the absolute value of the number that each is multiplied by. ``offset``:
     position and factor of the free output bias. ``scale``: the composite's objective over that of the
-    programs. ``mirror`` (n, c): the signs +-1 between prediction and the loss's argument.
+    programs. ``mirror`` (n, c): the signs +-1 between prediction and the loss's argument. ``scales`` (n, 1):
+    what the programs' predictions are multiplied by, sample by sample, for their weights; None: nothing.
     """
 
     composite: Composite
@@ -45,6 +45,7 @@ class GatedStructure:
     means: Float64Array
     scale: float
     mirror: Float64Array
+    scales: Float64Array | None = None
 
     def blocks(self, x: tuple[Float64Array, ...]) -> list[Float64Array]:
         """The programs' points (c, d, B) for a point of the composite."""
@@ -75,6 +76,7 @@ class GatedStructure:
         ``rows``: with cones, the multipliers (one per block) of every output, which save the judge work.
         """
         theta = self.scale * self.mirror * np.hstack(points)
+        theta = theta if self.scales is None else self.scales * theta
         shape = self.composite.offsets()[0].shape
         return DualPoint((theta.reshape(shape),), self._multipliers(rows))
 
@@ -83,6 +85,8 @@ class GatedStructure:
         if len(dual.thetas) != 1 or dual.thetas[0].size != self.mirror.size:
             return None
         W = np.reshape(dual.thetas[0], self.mirror.shape) * self.mirror / self.scale
+        if self.scales is not None:
+            W = np.divide(W, self.scales, out=np.zeros(W.shape), where=self.scales > 0.0)
         if not np.isfinite(W).all() or not W.any():
             return None
         return [W] if len(self.programs) == 1 else np.split(W, len(self.programs), axis=1)
@@ -108,10 +112,9 @@ class GatedStructure:
 def gated_structure(composite: Composite) -> GatedStructure:
     """Read a composite as gated programs; UnsupportedProblem says what stands in the way, and what can do it.
 
-    Taken are: one loss of a gated prediction, pooled or not, or without cones of a sum of several, squared,
-    Huber, logistic, or without a gradient (see :func:`~convexnn_solvers.nonsmooth_fits.nonsmooth_fit`); one
-    group norm, shared or per output, of every weight variable; nothing else but their pattern cones and a
-    free output bias.
+    Taken are: one loss of a gated prediction, pooled or not, or without cones of a sum of several (see
+    :func:`~convexnn_solvers.gated_fits.gated_fit`); one group norm, shared or per output, of every weight
+    variable; nothing else but their pattern cones and a free output bias.
     """
     if composite.backend.name != "numpy" or composite.backend.dtype != np.float64:
         raise ValueError(
@@ -123,7 +126,8 @@ def gated_structure(composite: Composite) -> GatedStructure:
     found = weight_variables(composite, operator)
     known = gated_reading(composite, maps, found)
     weights, ratios, mirror, offset = known.weights, known.ratios, known.mirror, known.offset
-    fit, means, scale = _fit(loss, mirror, known.shift, offset is not None)
+    found_fit = gated_fit(loss, mirror, known.shift, offset is not None)
+    fit, scale, scales = found_fit.fit, found_fit.factor, found_fit.scales
     prices = [group_prices(composite, position, operator) for position in weights]
     if len({price.shape for price in prices}) > 1:
         raise refusal("the weight variables are grouped in different ways")
@@ -132,19 +136,26 @@ def gated_structure(composite: Composite) -> GatedStructure:
         raise refusal("a group norm has weight zero (reg = 0)", "RFISTA() or cp.CLARABEL")
     if len(taus) > 1 and isinstance(fit, NonsmoothFit) and not fit.separable:
         raise refusal(f"{loss.text} is no sum over outputs with groups of their own", "AugmentedLagrangian()")
-    stored = stored_features(maps)
-    bits = operator.gates.bits
+    X, stored, bits = operator.gates.X, stored_features(maps), operator.gates.bits
+    kept, unscaled = known.kept, None
+    if scales is not None:
+        kept = _kept_for(composite, scales, len(kept))
+        if stored is None:
+            X, unscaled = scales * X, X
+        else:
+            stored = scales[:, :, None] * stored
     programs = tuple(
         GatedProgram(
-            X=operator.gates.X,
+            X=X,
             patterns=bits if count == 1 else np.hstack([op.gates.bits[:0] for op in maps]),
-            fit=fit if len(taus) == 1 else _one_output(fit, k),
+            fit=fit if len(taus) == 1 else one_output(fit, k),
             weights=row,
             signs=tuple(float(sign) for sign in np.sign(ratios[::count])),
             cones=known.cones,
             slope=operator.slope,
             stored=stored,
-            kept=known.kept[k],
+            unscaled=unscaled,
+            kept=kept[k],
         )
         for k, row in enumerate(taus)
     )
@@ -154,10 +165,21 @@ def gated_structure(composite: Composite) -> GatedStructure:
         variables=tuple(weights),
         factors=tuple(float(abs(ratio)) for ratio in ratios),
         offset=offset,
-        means=means,
+        means=found_fit.means,
         scale=scale,
         mirror=mirror,
+        scales=scales,
     )
+
+
+def _kept_for(composite: Composite, scales: Float64Array, outputs: int) -> tuple[Kept, ...]:
+    """What is kept for programs whose samples have weights, until they have others (of a Parameter)."""
+    held = composite.kept.get("weighted samples")
+    if held is None or not np.array_equal(held[0], scales):
+        kept = Kept()
+        held = composite.kept["weighted samples"] = scales, tuple(kept.output(k) for k in range(outputs))
+    found: tuple[Kept, ...] = held[1]
+    return found
 
 
 def _the_loss(composite: Composite) -> LossTerm:
@@ -235,49 +257,3 @@ def _labels(term: PenaltyTerm, shape: tuple[int, ...]) -> Indices | None:
     if term.penalty.axis is not None:
         numbers = np.expand_dims(numbers, axis=term.penalty.axis)
     return np.asarray(term.unview(np.broadcast_to(numbers, view.shape).copy()), dtype=np.intp)
-
-
-def _fit(
-    term: LossTerm, mirror: Float64Array, shift: Float64Array, centred: bool
-) -> tuple[Fit, Float64Array, float]:
-    """The loss as a fit, the means taken out of its targets, and its factor."""
-    if isinstance(term.loss, Nonsmooth):
-        return _nonsmooth(term, mirror, shift, centred)
-    if isinstance(term.loss, Square):
-        raise refusal(f"the samples in {term.text} have weights of their own")
-    if not isinstance(term.loss, SumSquares | Huber | Softplus):
-        raise refusal(f"{term.text} is not a loss that they know")
-    weight = np.unique(np.asarray(term.weight, dtype=np.float64))
-    if weight.size != 1 or not weight[0] > 0.0:
-        raise refusal(f"the samples in {term.text} have weights of their own")
-    means = np.zeros(shift.shape[1])
-    if isinstance(term.loss, Softplus):
-        return LogisticFit(mirror, shift, centred), means, float(weight[0])
-    targets = -mirror * shift
-    if centred:
-        means = targets.mean(axis=0)
-    bend = term.loss.threshold if isinstance(term.loss, Huber) else None
-    return SquaredFit(targets - means, centred, bend), means, 2.0 * float(weight[0])
-
-
-def _nonsmooth(
-    term: LossTerm, mirror: Float64Array, shift: Float64Array, centred: bool
-) -> tuple[Fit, Float64Array, float]:
-    """The fit of a loss without a gradient."""
-    targets = -mirror * shift
-    means = targets.mean(axis=0) if centred else np.zeros(shift.shape[1])
-    weight = np.asarray(term.weight, dtype=np.float64)
-    found = nonsmooth_fit(term.loss, weight, mirror, targets - means, centred)
-    if found is None:
-        raise refusal(f"{term.text} is not a loss that they know", "AugmentedLagrangian()")
-    return found[0], means, found[1]
-
-
-def _one_output(fit: Fit, k: int) -> Fit:
-    """The part of a fit that concerns output k."""
-    if isinstance(fit, NonsmoothFit):
-        return fit.output(k)
-    if isinstance(fit, LogisticFit):
-        return replace(fit, signs=fit.signs[:, k : k + 1], shift=fit.shift[:, k : k + 1])
-    assert isinstance(fit, SquaredFit)
-    return replace(fit, Y=fit.Y[:, k : k + 1])

@@ -158,7 +158,7 @@ class ConeProx:
     """Blocks whose columns lie in pattern cones: exact projections, warm-started from the call before."""
 
     def __init__(self, program: GatedProgram) -> None:
-        cones = PatternCones(program.X, program.patterns)
+        cones = PatternCones(program.cone_features, program.patterns)
         gates = program.block_gates(np.arange(program.blocks))
         self._columns = [ConeMemory(cones, gates) for _ in range(program.outputs)]
 
@@ -235,7 +235,7 @@ def cone_bytes(program: GatedProgram, remembered: int, factored: int) -> int:
     """What a :class:`ConeProx` holds of so many blocks, and factors of so many."""
     n, d = program.X.shape
     width = max(min(n, d), 1)
-    compiled = machine_code_pays(program.X, program.patterns)
+    compiled = machine_code_pays(program.cone_features, program.patterns)
     factors = factor_bytes(factored, n, d, width) if compiled else 0
     return int(program.outputs * (8 * remembered * (2 * width + d + 1) + factors))
 
@@ -318,7 +318,7 @@ class Jacobian:
 def jacobian(program: GatedProgram, active: ActiveBlocks) -> Jacobian:
     """The generalised Jacobian at the point whose active blocks are given."""
     directions = active.projected / active.norms
-    free = [_free_directions(program.X, active, k) for k in range(len(active.rows))]
+    free = [_free_directions(program.cone_features, active, k) for k in range(len(active.rows))]
     return Jacobian(active.shrink, directions, tuple(free))
 
 

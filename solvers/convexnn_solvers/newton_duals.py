@@ -10,6 +10,7 @@ from convexnn_solvers.active_sets import ActiveRows, no_active_rows
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.gated_program import GatedProgram, block_norms
 from convexnn_solvers.newton_blocks import ConeProx
+from convexnn_solvers.newton_fits import excess
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +49,7 @@ def best_multiple(
         ratios = np.minimum(ratios, 1.0 / wanted)
         ratios[long] = block_norms(points) / program.weights[long]
     largest = float(np.max(ratios, initial=0.0))
-    if program.fit.outliers is not None:
-        largest = max(largest, float(np.max(np.abs(xi), initial=0.0)) / program.fit.outliers)
+    largest = max(largest, excess(program.fit, xi))
     scale = wanted / max(1.0, wanted * largest)
     rows = tuple(
         none.replaced(short, _scaled(reason, scale)).replaced(long, _scaled(active, scale))

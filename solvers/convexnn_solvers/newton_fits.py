@@ -3,6 +3,11 @@
 A fit F acts on predictions p (n, c), plus a free offset per output when ``centred``, which is eliminated:
 ``F(p) = min_b f(p + 1 b^T)``. Its conjugate is that of f on the dual variables whose columns sum to zero.
 The method works on the dual, so what it needs most is the conjugate: value, derivative, curvature.
+
+Where sample i has a weight ``w_i = r_i^2`` of its own, features and predictions of the program are ``r_i``
+times those of the loss: ``w f(q) = h(r q)`` for a function h of about the curvature of f, and samples of
+weight zero become rows of zeros. The ``scales`` of a fit are these r (n, 1), None where it need not know
+them; then an offset enters as ``r b^T``.
 """
 
 from __future__ import annotations
@@ -51,8 +56,13 @@ class Fit(Protocol):
         ...
 
     @property
-    def outliers(self) -> float | None:
-        """A bound on every entry of the dual variable: the slope at which the loss turns linear."""
+    def scales(self) -> Float64Array | None:
+        """What the samples' predictions were multiplied by, (n, 1); None: one, or it makes no difference."""
+        ...
+
+    @property
+    def outliers(self) -> float | Float64Array | None:
+        """Bounds on the dual variable's entries, one or (n, 1): the slopes where the loss turns linear."""
         ...
 
     def at(self, prediction: Float64Array) -> Fitted:
@@ -100,12 +110,14 @@ class Fit(Protocol):
 class SquaredFit:
     """``1/2 ||p - Y||_F^2``; with ``outliers = M`` Huber's loss: ``M |r| - M^2/2`` where ``|r| > M``.
 
-    Huber's loss is handled as squares of ``p + s - Y`` with outliers s at the price ``M ||s||_1``.
+    Huber's loss is handled as squares of ``p + s - Y`` with outliers s at the price ``M ||s||_1``. Weights
+    are in the units of Y, with ``scales`` only where there is an offset, and of M, one (n, 1) per sample.
     """
 
     Y: Float64Array
     centred: bool = False
-    outliers: float | None = None
+    outliers: float | Float64Array | None = None
+    scales: Float64Array | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -117,11 +129,14 @@ class SquaredFit:
         residual = prediction - self.Y
         offset = np.zeros(self.shape[1])
         if self.centred:
-            offset = -residual.mean(axis=0)
-            residual = residual + offset
+            r = np.ones((len(residual), 1)) if self.scales is None else self.scales
+            offset = -(r.T @ residual)[0] / float(np.vdot(r, r))
+            residual = residual + r * offset
             if self.outliers is not None:
-                shift = increasing_roots(lambda b: self._clipped(residual + b).sum(axis=0), np.ptp(residual))
-                offset, residual = offset + shift, residual + shift
+                seen = r[:, 0] > 0.0
+                width = np.ptp(residual[seen] / r[seen])
+                shift = increasing_roots(lambda b: (r.T @ self._clipped(residual + r * b))[0], width)
+                offset, residual = offset + shift, residual + r * shift
         xi = self._clipped(residual)
         return Fitted(float(np.sum(xi * (residual - 0.5 * xi))), xi, offset)
 
@@ -171,44 +186,52 @@ class SquaredFit:
 
 @dataclass(frozen=True, eq=False)
 class LogisticFit:
-    """``sum log(1 + exp(signs * p + shift))``: for labels y, signs = -y and shift = 0; arrays (n, c)."""
+    """``sum log(1 + exp(signs * p + shift))``: for labels y, signs = -y and shift = 0; arrays (n, c).
+
+    With ``scales`` r it is ``sum r^2 log(1 + exp(signs * p / r + shift))``.
+    """
 
     signs: Float64Array
     shift: Float64Array
     centred: bool = False
     outliers: float | None = None
+    scales: Float64Array | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
         """(n, c)."""
         return int(self.signs.shape[0]), int(self.signs.shape[1])
 
+    @property
+    def _r(self) -> Float64Array:
+        return np.ones((1, 1)) if self.scales is None else self.scales
+
     def at(self, prediction: Float64Array) -> Fitted:
         """Value, gradient and offset (by bisection; kept finite where the labels have one class only)."""
-        q = self.signs * prediction + self.shift
+        r = self._r
+        q = self.signs * self._unscaled(prediction) + self.shift
         offset = np.zeros(self.shape[1])
         if self.centred:
             width = float(np.max(np.abs(q), initial=1.0)) + 40.0
-            offset = increasing_roots(lambda b: (self.signs * expit(q + self.signs * b)).sum(axis=0), width)
+            slopes = r**2 * self.signs
+            offset = increasing_roots(lambda b: (slopes * expit(q + self.signs * b)).sum(axis=0), width)
             q = q + self.signs * offset
-        xi = self.signs * np.clip(expit(q), _INTERIOR, 1.0 - _INTERIOR)
-        if self.centred:
-            xi = xi - xi.mean(axis=0)
-        return Fitted(float(np.sum(np.logaddexp(0.0, q))), xi, offset)
+        xi = balanced(self, r * self.signs * np.clip(expit(q), _INTERIOR, 1.0 - _INTERIOR))
+        return Fitted(float(np.sum(r**2 * np.logaddexp(0.0, q))), xi, offset)
 
     def conjugate(self, xi: Float64Array) -> float:
-        """``sum a log a + (1 - a) log(1 - a) - a shift`` with ``a = signs xi`` in [0, 1]."""
-        a = np.clip(self.signs * xi, 0.0, 1.0)
-        return float(np.sum(xlogy(a, a) + xlogy(1.0 - a, 1.0 - a) - a * self.shift))
+        """``sum a log a + (1 - a) log(1 - a) - a shift`` with ``a = signs xi / r`` in [0, 1], times r^2."""
+        a = np.clip(self._shares(xi), 0.0, 1.0)
+        return float(np.sum(self._r**2 * (xlogy(a, a) + xlogy(1.0 - a, 1.0 - a) - a * self.shift)))
 
     def derivative(self, xi: Float64Array) -> Float64Array:
-        """``signs (log(a / (1 - a)) - shift)``."""
-        a = np.clip(self.signs * xi, _TINY, _BELOW_ONE)
-        return np.asarray(self.signs * (np.log(a) - np.log1p(-a) - self.shift))
+        """``signs (log(a / (1 - a)) - shift)``, times r."""
+        a = np.clip(self._shares(xi), _TINY, _BELOW_ONE)
+        return np.asarray(self._r * self.signs * (np.log(a) - np.log1p(-a) - self.shift))
 
     def curvature(self, xi: Float64Array) -> Float64Array:
         """``1 / (a (1 - a))``, at least 4."""
-        a = np.clip(self.signs * xi, _TINY, _BELOW_ONE)
+        a = np.clip(self._shares(xi), _TINY, _BELOW_ONE)
         return np.asarray(1.0 / (a * (1.0 - a)))
 
     def along(self, xi: Float64Array, direction: Float64Array) -> LineFunction:
@@ -223,14 +246,14 @@ class LogisticFit:
 
     def room(self, xi: Float64Array, direction: Float64Array) -> float:
         """Short of the first entry to reach 0 or 1."""
-        a, step = self.signs * xi, self.signs * direction
+        a, step = self._shares(xi), self.signs * self._unscaled(direction)
         distance = np.where(step > 0.0, 1.0 - a, a)
         moving = step != 0.0
         return _INSIDE * float(np.min(distance[moving] / np.abs(step[moving]), initial=np.inf))
 
     def admits(self, xi: Float64Array) -> bool:
-        """Whether every ``signs xi`` lies between 0 and 1."""
-        a = self.signs * xi
+        """Whether every ``signs xi / r`` lies between 0 and 1."""
+        a = self._shares(xi)
         return bool(np.all((a > 0.0) & (a < 1.0)))
 
     def nearest(self, xi: Float64Array) -> Float64Array:
@@ -243,6 +266,37 @@ class LogisticFit:
 
     def scaled(self, factor: float) -> None:
         """The loss is not homogeneous."""
+
+    def _unscaled(self, prediction: Float64Array) -> Float64Array:
+        """``prediction / r``; samples of weight zero have zeros, and keep them."""
+        if self.scales is None:
+            return prediction
+        return prediction / np.where(self.scales > 0.0, self.scales, 1.0)
+
+    def _shares(self, xi: Float64Array) -> Float64Array:
+        """``signs xi / r``; of samples of weight zero, whose xi is zero, some share inside."""
+        a = self.signs * self._unscaled(xi)
+        return a if self.scales is None else np.where(self.scales > 0.0, a, 0.5)
+
+
+def balanced(fit: Fit, x: Float64Array) -> Float64Array:
+    """The part of ``x`` (n, c) in which columns are orthogonal to what an offset adds, if there is one."""
+    if not fit.centred:
+        return x
+    if fit.scales is None:
+        return np.asarray(x - x.mean(axis=0))
+    r = fit.scales
+    mean: Float64Array = r.T @ x / float(np.vdot(r, r))
+    return x - r * mean
+
+
+def excess(fit: Fit, xi: Float64Array) -> float:
+    """How many times the bounds that ``outliers`` stand for ``xi`` is, at most; zero without bounds."""
+    if fit.outliers is None:
+        return 0.0
+    size = np.abs(xi)
+    times = np.divide(size, fit.outliers, out=np.zeros_like(size), where=size > 0.0)
+    return float(np.max(times, initial=0.0))
 
 
 def step_length(line: LineFunction, rate: float, room: float, noise: float) -> float:

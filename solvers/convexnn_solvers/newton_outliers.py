@@ -42,7 +42,7 @@ def envelope_along(
 class Outliers:
     """The outliers at the price ``bend`` each, as multipliers of ``|xi| <= bend``; None: there are none."""
 
-    def __init__(self, bend: float | None, shape: tuple[int, int]) -> None:
+    def __init__(self, bend: float | Float64Array | None, shape: tuple[int, int]) -> None:
         self._bend = np.inf if bend is None else bend
         self._s = np.zeros(shape)
         self.needed = bend is not None

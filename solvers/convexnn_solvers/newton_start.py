@@ -8,7 +8,7 @@ from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.block_features import BlockFeatures
 from convexnn_solvers.gated_program import GatedProgram
 from convexnn_solvers.newton_blocks import ConeProx, cone_bytes
-from convexnn_solvers.newton_fits import Fit
+from convexnn_solvers.newton_fits import Fit, balanced
 from convexnn_solvers.newton_system import NewtonSystems
 from convexnn_solvers.nonsmooth_fits import NonsmoothFit
 from convexnn_solvers.packing import Held
@@ -77,7 +77,7 @@ def given_dual(program: GatedProgram, start: NewtonStart) -> Float64Array | None
     or the conjugate is infinite there."""
     if start.xi is None:
         return None
-    xi = start.xi - start.xi.mean(axis=0) if program.fit.centred else start.xi
+    xi = balanced(program.fit, start.xi)
     return xi if program.fit.admits(xi) else None
 
 

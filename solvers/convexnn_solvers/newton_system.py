@@ -18,6 +18,7 @@ from scipy.linalg import blas, lapack
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.block_features import outer
 from convexnn_solvers.gated_program import GatedProgram
+from convexnn_solvers.newton_fits import balanced
 from convexnn_solvers.newton_operator import (
     NewtonOperator,
     SharedOperator,
@@ -193,7 +194,7 @@ class NewtonSystems:
         return x, bool(np.linalg.norm(residual) <= goal)
 
     def _centred(self, x: Float64Array) -> Float64Array:
-        return x - x.mean(axis=0) if self._program.fit.centred else x
+        return balanced(self._program.fit, x)
 
     def _new_factor(self, operator: NewtonOperator, written: SharedOperator | None) -> tuple[Solve, float]:
         """The cheapest preconditioner that fits into memory, and its operations."""
@@ -331,8 +332,10 @@ def _jacobi(operator: NewtonOperator, output: int) -> Solve:
 def _apart(program: GatedProgram, solves: list[Solve]) -> Solve:
     """One solve per output, or one for all; with an offset, the solution among the columns of sum zero."""
     corrections: list[Float64Array] = []
-    if program.fit.centred:
-        corrections = [solve(np.ones((program.fit.shape[0], 1)))[:, 0] for solve in solves]
+    fit, ones = program.fit, np.ones((program.fit.shape[0], 1))
+    offset = ones if fit.scales is None else fit.scales  # what one adds to predictions
+    if fit.centred:
+        corrections = [solve(offset)[:, 0] for solve in solves]
 
     def solve(right: Float64Array) -> Float64Array:
         if len(solves) == 1:
@@ -341,7 +344,7 @@ def _apart(program: GatedProgram, solves: list[Solve]) -> Solve:
             x = np.hstack([one(right[:, k : k + 1]) for k, one in enumerate(solves)])
         for k in range(x.shape[1] if corrections else 0):
             direction = corrections[min(k, len(corrections) - 1)]
-            x[:, k] -= direction * (x[:, k].sum() / direction.sum())
+            x[:, k] -= direction * (float(offset[:, 0] @ x[:, k]) / float(offset[:, 0] @ direction))
         return x
 
     return solve

@@ -26,6 +26,7 @@ class NonsmoothFit:
     """``sum(weight * loss(mirror * (p - Y)))``; ``weight`` is a number or one per entry, as of the loss.
 
     With ``centred`` the offset of every output is eliminated: the domain is that of columns of sum zero.
+    The only ``scales`` are zeros, of samples without weight, and ones.
     """
 
     loss: Homogeneous
@@ -34,6 +35,7 @@ class NonsmoothFit:
     Y: Float64Array
     centred: bool = False
     outliers: float | None = None
+    scales: Float64Array | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -166,13 +168,14 @@ def nonsmooth_fit(
     mirror: Float64Array,
     Y: Float64Array,
     centred: bool,
+    seen: Float64Array | None = None,
 ) -> tuple[NonsmoothFit, float] | None:
     """The fit of a loss, and what its value was divided by: subgradients are about as long as the targets.
 
-    None for a loss that Newton's method does not take: with groups, or without zero in its domain, or zero
-    weights.
+    ``seen`` (n, 1): zero where samples have weight zero, and targets too, else one. None for a loss that
+    Newton's method does not take: with groups, or without zero in its domain, or of weight zero.
     """
-    if not isinstance(loss, Homogeneous) or not np.all(weight > 0.0):
+    if not isinstance(loss, Homogeneous) or not np.all((weight > 0.0) | (seen is not None)):
         return None
     if isinstance(loss, PiecewiseLinear):
         if not loss.low <= 0.0 <= loss.high:
@@ -184,4 +187,4 @@ def nonsmooth_fit(
             return None
         usual = float(weight)
     scale = usual / (float(np.linalg.norm(Y)) or 1.0)
-    return NonsmoothFit(loss, np.asarray(weight / scale), mirror, Y, centred), scale
+    return NonsmoothFit(loss, np.asarray(weight / scale), mirror, Y, centred, scales=seen), scale

@@ -36,14 +36,17 @@ def prediction_prox(fit: Fit, backend: Backend) -> PredictionProx | None:
     if isinstance(fit, LogisticFit):
         return _LogisticProx(backend, backend.asarray(fit.signs), backend.asarray(fit.shift))
     assert isinstance(fit, SquaredFit)
-    return None if fit.outliers is None else _HuberProx(backend, backend.asarray(fit.Y), fit.outliers)
+    if fit.outliers is None:
+        return None
+    bend = fit.outliers if isinstance(fit.outliers, float) else backend.asarray(fit.outliers)
+    return _HuberProx(backend, backend.asarray(fit.Y), bend)
 
 
 @dataclass(frozen=True, eq=False)
 class _HuberProx:
     backend: Backend
     Y: Array
-    bend: float
+    bend: Array | float
     weight: float = 1.0
 
     def __call__(self, h: Array) -> Array:
