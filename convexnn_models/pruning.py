@@ -89,15 +89,15 @@ def _null_space(hidden: Float64Array, outputs: Float64Array) -> Float64Array:
         gram = (hidden.T @ hidden) * (outputs @ outputs.T)
         gram[np.diag_indices(m)] -= 1e-6
         try:
-            scipy.linalg.cholesky(gram, overwrite_a=True, check_finite=False)
+            scipy.linalg.cholesky(gram, overwrite_a=True)
         except np.linalg.LinAlgError:
             pass
         else:
             return np.zeros((m, 0))
     columns = np.einsum("nm,mc->ncm", hidden, outputs).reshape(n * c, m)
-    if n * c > m:
-        columns = scipy.linalg.qr(columns, mode="r", overwrite_a=True, check_finite=False)[0][:m]
-    _, singular, rows = np.linalg.svd(columns, full_matrices=True)
+    # Of many samples the triangle says as much, and what the decomposition completes is no larger than m.
+    triangle = scipy.linalg.qr(columns, mode="r")[0][:m]
+    _, singular, rows = np.linalg.svd(triangle, full_matrices=True)
     tolerance = 10.0 * max(n * c, m) * np.finfo(np.float64).eps * singular[0]
     rank = int(np.count_nonzero(singular > tolerance))
     return np.ascontiguousarray(rows[rank:].T)

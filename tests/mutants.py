@@ -46,7 +46,7 @@ _RECOVERY = ("test_recovery_parts.py", "test_recovery.py", "test_break_recovery.
 #: Module -> what is responsible for it in ``tests/``, the quick ones first. All of the suite would see more.
 TARGETS: dict[str, tuple[str, ...]] = {
     f"{SOLVERS}/certifier.py": ("test_certifier.py", "test_kink_duals.py", *_CERTIFICATES),
-    f"{SOLVERS}/dual_bounds.py": ("test_dual_bounds.py", *_CERTIFICATES),
+    f"{SOLVERS}/dual_bounds.py": ("test_dual_rays.py", "test_dual_bounds.py", *_CERTIFICATES),
     f"{SOLVERS}/dual_norms.py": ("test_dual_norms.py", *_CERTIFICATES),
     f"{SOLVERS}/cone_columns.py": ("test_dual_norms.py", *_CERTIFICATES),
     f"{SOLVERS}/thin_domains.py": ("test_thin_domains.py", "test_certificate_public.py"),

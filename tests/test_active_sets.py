@@ -94,3 +94,26 @@ def test_replaced_blocks_may_have_more_or_fewer_active_rows() -> None:
     back = found.replaced(np.array([0]), ActiveRows(rows[1:], multipliers[1:]))
     np.testing.assert_array_equal(back.rows, [[5, -1, -1], [5, -1, -1]])
     np.testing.assert_array_equal(back.multipliers, [[0.5, 0.0, 0.0], [0.5, 0.0, 0.0]])
+
+
+@pytest.mark.parametrize(
+    ("active", "rho", "z", "multipliers", "point"),
+    [
+        # least squares improves what is given
+        (np.eye(2), [0.5, 9.0], [-1.0, -2.0], [1.0, 2.0], [0.0, 0.0]),
+        # but not where it needs a negative multiplier, or none, for a row that is active
+        (np.eye(2), [1.0, 1.0], [1.0, -1.0], [1.0, 1.0], [2.0, 0.0]),
+        (np.eye(2), [1.0, 1.0], [0.0, -1.0], [1.0, 1.0], [1.0, 0.0]),
+        # two copies of a row share what is left, and rows without a multiplier are no longer active
+        (np.array([[1.0, 0.0], [1.0, 0.0]]), [3.0, 1.0], [-2.0, 5.0], [1.0, 1.0], [0.0, 5.0]),
+        (np.eye(2), [0.0, 9.0], [-1.0, -2.0], [2.0], [-1.0, 0.0]),
+        (np.eye(2), [0.0, 0.0], [-1.0, -2.0], [], [-1.0, -2.0]),
+    ],
+)
+def test_multipliers_are_polished_where_they_stay_positive(
+    active: Float, rho: list[float], z: list[float], multipliers: list[float], point: list[float]
+) -> None:
+    kept, found, moved = active_sets._polished(active, np.array(rho), np.array(z))
+    assert kept.tolist() == np.flatnonzero(rho).tolist()
+    np.testing.assert_allclose(found, multipliers, rtol=1e-14)
+    np.testing.assert_allclose(moved, point, atol=1e-14)

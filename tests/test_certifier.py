@@ -8,6 +8,7 @@ from typing import Any
 import cvxpy as cp
 import numpy as np
 import pytest
+from planted import plant
 
 from convexnn_solvers.backends import numpy_backend
 from convexnn_solvers.certificate import Certificate, Certifier, certificate
@@ -93,6 +94,23 @@ def test_what_an_inequality_may_miss_grows_with_its_numbers(row: int, share: flo
     found = at(problem, x, [1.0 + (outside, 0.0)[row], (0.0, 10.0 + outside)[row]])
     assert found.max_violation == pytest.approx(outside, rel=1e-6)
     assert (found.gap is not None) == bounded
+
+
+@pytest.mark.parametrize("kind", ["equality", "inequality", "second-order"])
+@pytest.mark.parametrize(("miss", "tied"), [(0.8e-3, True), (1.1e-3, False)])
+def test_entries_of_one_cone_lend_each_other_their_size(kind: str, miss: float, tied: bool) -> None:
+    """``||(x, 0)|| <= t`` at t = 1e3 may be missed by the rounding of 1e3, ``x <= t`` by that of one."""
+    x = cp.Variable(2, name="x")
+    constraint: Any = {
+        "equality": x[1] - x[0] == 0.0,
+        "inequality": x[1] - x[0] >= 0.0,
+        "second-order": cp.SOC(x[1], cp.hstack([x[0], 0.0])),
+    }[kind]
+    found = at(cp.Problem(cp.Minimize(cp.norm1(x)), [constraint]), x, [1e3 + miss, 1e3])
+    assert found.max_violation == pytest.approx(miss, rel=1e-6)
+    assert (found.excess <= 1.0) == (tied and kind == "second-order")
+    if kind == "second-order":
+        assert found.excess == pytest.approx(miss / 1.001e-3, rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["equality", "inequality", "second-order", "semidefinite"])
@@ -190,6 +208,44 @@ def test_multipliers_alone_are_tried_with_the_residual() -> None:
         at(problem, x, [1.0, -1.0], DualPoint((), (np.array(sign),))).dual or -np.inf for sign in (1.0, -1.0)
     )
     assert best == pytest.approx(value, rel=1e-13)
+
+
+def test_multipliers_of_pattern_cones_alone_go_with_the_residual() -> None:
+    """They spare projections and take the place of nobody's thetas; a second offer takes the first one's."""
+    planted = plant(1, cones=True, shape=(8, 2, 4))
+    composite = planted.composite()
+    judge, point = Certifier(composite), planted.point
+    rng = np.random.default_rng(0)
+    poor = DualPoint((np.sign(planted.theta[:, 0]),))
+    offers = [DualPoint((), tuple(rng.random((8, 4)) for _ in composite.constraints)) for _ in range(2)]
+    assert len(composite.constraints) == 2
+    for candidates in ([poor, offers[0]], [offers[0], poor], [*offers, poor], [offers[1], poor, offers[0]]):
+        found = judge.certify(point, candidates)
+        assert found.dual == pytest.approx(planted.value, rel=1e-12)
+        assert found.dual_point is not None
+        np.testing.assert_allclose(found.dual_point.thetas[0], planted.theta[:, 0], rtol=1e-9, atol=1e-12)
+        latest = [offer for offer in candidates if not offer.thetas][-1]
+        for own, given in zip(found.dual_point.multipliers, latest.multipliers, strict=True):
+            assert own is not None
+            assert given is not None
+            np.testing.assert_allclose(own, given, rtol=1e-9)
+    quick = judge.certify(point, [poor], thorough=False)
+    assert quick.dual is not None
+    assert quick.dual < 0.9 * planted.value
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_another_bound_replaces_the_first(sign: float) -> None:
+    note = "up to the violation of a by 1.0e-07; no lower bound: no dual candidate"
+    point = DualPoint((np.ones(1),))
+    bare = Certificate(4.0 * sign, None, None, None, 0.5, "everything", True, note, point, excess=1.0)
+    found = bare.with_bound(3.0 * sign, sign)
+    assert (found.primal, found.dual, found.gap, found.relative_gap) == (4.0 * sign, 3.0 * sign, 1.0, 0.25)
+    assert found.note == "up to the violation of a by 1.0e-07"
+    assert found.dual_point is None  # it proves the other bound
+    assert (found.max_violation, found.scope, found.repaired, found.excess) == (0.5, "everything", True, 1.0)
+    outside = replace(bare, excess=1.1).with_bound(3.0 * sign, sign)
+    assert (outside.dual, outside.gap, outside.relative_gap) == (3.0 * sign, None, None)
 
 
 def test_the_sentence_leaves_out_what_is_not_known() -> None:

@@ -45,13 +45,13 @@ def test_the_memory_of_factors_is_thirty_two_megabytes() -> None:
 
 @needs_numba
 def test_polar_directions_are_sums_of_signed_rows() -> None:
-    """Block 2 of gate 1 and block 0 of gate 0; the list of a block ends at -1, and block 1 is not asked."""
+    """Block 2 of gate 1 and block 0 of gate 0; a list ends at -1, whatever follows, and block 1 is not asked."""
     from convexnn_solvers.cone_kernel import polar_directions
 
     unit = np.array([[1.0, 0.0], [0.6, 0.8], [0.0, -1.0]])
     bits = np.array([[True, True, False], [False, True, True]])
-    rows = np.array([[2, 0, -1], [1, 1, 1], [0, 1, 2]])
-    rho = np.array([[3.0, 5.0, 7.0], [1.0, 1.0, 1.0], [2.0, 4.0, 8.0]])
+    rows = np.array([[2, 0, -1, 1], [1, 1, 1, 1], [0, 1, 2, -1]])
+    rho = np.array([[3.0, 5.0, 7.0, 9.0], [1.0, 1.0, 1.0, 1.0], [2.0, 4.0, 8.0, 0.0]])
     polar = np.full((3, 2), 9.0)
     polar_directions(unit, bits, np.array([1, 0]), np.array([2, 0]), rows, rho, polar)
     first = -3.0 * unit[2] + 5.0 * unit[0]

@@ -401,3 +401,13 @@ def test_expected_multipliers_are_where_projections_begin_and_change_nothing(
         hints, rounding = again.hints(wrong)
         assert again.ratio(z, hints) == pytest.approx(exact, rel=1e-12)
         assert 0.0 <= rounding < 1e-12
+
+
+def test_penalties_of_weight_zero_ask_nothing() -> None:
+    """Neither of a direction nor of an error in one."""
+    term = PenaltyTerm(AbsoluteValue(), np.zeros(2), 0, np.asarray, np.asarray, "no penalty")
+    norms = DualNorms(plain((VariableBlock(0, (2,), "x"),), (term,)))
+    z = (np.array([3.0, -4.0]),)
+    assert norms.ratio(z, (None,)) == 0.0
+    assert norms.unprojected(z) == 0.0
+    assert norms.free[0].tolist() == [2, 2]

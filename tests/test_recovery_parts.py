@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 import convexnn_models as cnn
+from convexnn_models import pruning
 from convexnn_models.cone_decomposition import Decomposition
 from convexnn_models.pruning import pruning_factors
 from convexnn_models.recovery import Recovery
@@ -86,6 +87,39 @@ def test_the_unit_of_the_cost_does_not_matter(unit: float) -> None:
 def test_no_neurons_stay_no_neurons() -> None:
     assert pruning_factors(np.zeros((3, 0)), np.zeros((0, 1)), np.zeros(0)).shape == (0,)
     assert factors([[0.0, 0.0]], [[1.0], [2.0]], [1.0, 1.0]).tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_beyond_a_limit_only_what_the_bound_needs_is_attempted(
+    alone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit is one of neurons that may depend on each other: those of one output, where each has one."""
+    hidden = np.tile(np.eye(8)[:, :2], 4)
+    outputs: Float = np.repeat(np.eye(2), 4, axis=0) + float(not alone)
+    cost = np.arange(1.0, 9.0)
+    counts = []
+    for limit in (8, 4, 3):
+        monkeypatch.setattr(pruning, "_GRAM_LIMIT", limit)
+        found = pruning_factors(hidden, outputs, cost)
+        counts.append(np.count_nonzero(found))
+        together = np.einsum("nm,m,mc->nc", hidden, found, outputs)
+        np.testing.assert_allclose(together, hidden @ outputs, atol=1e-13)
+    assert counts == ([4, 4, 8] if alone else [4, 8, 8])
+    many = pruning_factors(np.tile(hidden[:2], 3), np.tile(outputs, (3, 1)), np.tile(cost, 3))
+    assert np.count_nonzero(many) == 4  # more neurons than 2 samples x 2 outputs
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_neurons_that_are_clearly_independent_need_no_singular_values(
+    outputs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unexpected(*arguments: Any, **options: Any) -> Any:
+        raise AssertionError("the Gram matrix is well conditioned")
+
+    monkeypatch.setattr(np.linalg, "svd", unexpected)
+    rng = np.random.default_rng(2)
+    hidden, weights = rng.standard_normal((30, 9)), rng.standard_normal((9, outputs))
+    assert pruning_factors(hidden, weights, np.ones(9)).tolist() == [1.0] * 9
 
 
 @pytest.mark.parametrize("angle", [1e-2, 1e-4, 1e-7])

@@ -122,9 +122,7 @@ class ActiveSetMethod:
         m = len(self.points)
         self.projected = self.points.copy()
         width = max(self.capacity, 1)
-        self.rows, self.rho = np.full((m, width), -1, dtype=np.intp), np.zeros((m, width))
-        given = min(rows.shape[1], width)
-        self.rows[:, :given], self.rho[:, :given] = rows[:, :given], rho[:, :given]
+        self.rows, self.rho = padded(rows[:, :width], -1, width), padded(rho[:, :width], 0.0, width)
         todo = np.arange(m)
         self._drop(todo, self.rows >= 0, self.rho)
         if self.kernel is not None:
@@ -260,8 +258,8 @@ def _polished(
 ) -> tuple[Indices, Float64Array, Float64Array]:
     """Positions kept, multipliers and point of one block: least squares where it stays non-negative."""
     kept = np.flatnonzero(rho > 0.0)
-    solution, _, rank, _ = np.linalg.lstsq(active[kept].T, -z, rcond=DEPENDENT)
-    if rank == kept.size and np.all(solution > 0.0):
+    solution = np.linalg.lstsq(active[kept].T, -z, rcond=DEPENDENT)[0]
+    if np.all(solution > 0.0):
         return kept, np.asarray(solution, np.float64), np.asarray(z + solution @ active[kept], np.float64)
     return kept, rho[kept], z + rho[kept] @ active[kept]
 
