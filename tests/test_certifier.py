@@ -14,6 +14,7 @@ from convexnn_solvers.backends import numpy_backend
 from convexnn_solvers.certificate import Certificate, Certifier, certificate
 from convexnn_solvers.compiler import compile_problem
 from convexnn_solvers.composite import DualPoint
+from convexnn_solvers.constraint_cones import Nonnegative, Zero
 from convexnn_solvers.watch import Candidate, Limits, Watch
 
 
@@ -83,6 +84,19 @@ def test_equalities_count_as_satisfied_up_to_a_millionth(error: float, note: str
     assert (note in found.note) if note else (found.note == "")
     assert (found.gap is not None) == bounded
     assert found.dual is not None
+
+
+@pytest.mark.parametrize(("error", "excess"), [(2e-6, 2.0), (5e-7, 0.5)])
+def test_constraints_know_their_cone_by_what_it_is(error: float, excess: float) -> None:
+    """Equalities allow a millionth, whoever made their cone; inequalities with a one in them two of them."""
+    problem, _ = shrinkage(lambda x: x[0] == 1.0)
+    composite = compile_problem(problem, numpy_backend()).composite()
+    (term,) = composite.constraints
+    for cone in (term.cone, Zero(), Nonnegative()):
+        own = replace(composite, constraints=(replace(term, cone=cone),), kept={})
+        found = [Certifier(own).certify((np.array([1.0 + e, -1.0]),)).excess for e in (error, -error)]
+        expected = [excess, excess] if isinstance(cone, Zero) else [excess / 2.0, 0.0]
+        np.testing.assert_allclose(sorted(found), sorted(expected), rtol=1e-6)
 
 
 @pytest.mark.parametrize("row", [0, 1])

@@ -45,7 +45,7 @@ def test_the_memory_of_factors_is_thirty_two_megabytes() -> None:
 
 @needs_numba
 def test_polar_directions_are_sums_of_signed_rows() -> None:
-    """Block 2 of gate 1 and block 0 of gate 0; a list ends at -1, whatever follows, and block 1 is not asked."""
+    """Block 2 of gate 1 and block 0 of gate 0; lists end at -1, whatever follows; block 1 is not asked."""
     from convexnn_solvers.cone_kernel import polar_directions
 
     unit = np.array([[1.0, 0.0], [0.6, 0.8], [0.0, -1.0]])

@@ -183,6 +183,21 @@ def test_the_pattern_without_samples_stays_where_nothing_replaces_it() -> None:
     assert len(relu.gates) == 1
 
 
+@pytest.mark.parametrize(
+    ("n", "d", "sentence"),
+    [
+        (5, 3, "made for 6 samples, but X has 5"),
+        (7, 3, "made for 6 samples, but X has 7"),
+        (6, 2, "the model's features .* are 2"),
+        (6, 4, "the model's features .* are 4"),
+    ],
+)
+def test_gates_of_more_or_fewer_samples_or_features_are_refused(n: int, d: int, sentence: str) -> None:
+    gates = cnn.sample_gates(gaussian(6, 3), 5)
+    with pytest.raises(ValueError, match=sentence):
+        cnn.relu(np.resize(gaussian(6, 3), (n, d)), gates)
+
+
 def test_the_text_of_gates_shows_sizes_not_arrays() -> None:
     assert repr(cnn.sample_gates(gaussian(6, 2), 3)) == (
         "Gates(the 3 sampled gates: vectors (2, 3), patterns (6, 3))"

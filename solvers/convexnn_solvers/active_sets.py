@@ -85,14 +85,11 @@ def machine_code() -> Kernel | None:
     except ImportError:
         return None
     one, index = np.ones((1, 1)), np.zeros(1, dtype=np.intp)
-    rows, bits = np.full((1, 1), -1, dtype=np.intp), np.ones((1, 1), dtype=np.bool_)
-    rho, projected, finished = one.copy(), one.copy(), bits[0].copy()
-    factors = empty_factors(1, 1, 1, 1)
-    project_blocks(
-        one, bits, index, one, index, 0.0, 0.0, rows, rho, projected, finished, factors, np.zeros(1)
-    )
+    bits, rows, rho, projected = one > 0.0, index[:, None].copy(), one.copy(), one.copy()
+    factors, finished = empty_factors(1, 1, 1, 1), bits[0].copy()
+    project_blocks(one, bits, index, one, index, 0.0, 0.0, rows, rho, projected, finished, factors, one[0])
     polar_directions(one, bits, index, index, rows, rho, projected)
-    complete_bases(factors.basis, index, np.empty((1, 1, 1)))
+    complete_bases(factors.basis, index, one[:, :, None].copy())
     return Kernel(project_blocks, polar_directions, complete_bases)
 
 
