@@ -187,7 +187,7 @@ def _neurons(model: ConvexModel, W: Float64Array, sign: float) -> _Neurons:
         cut = singular > 1e-15 * singular[:, :1]  # zeros of a low-rank block, up to rounding
         hidden = (left * (singular * cut)[:, None, :]).transpose(1, 0, 2).reshape(d, -1)
         neurons = _Neurons(hidden, sign * right.reshape(-1, c), np.repeat(used, k))
-    return neurons.scaled(np.where(neurons.cost > 0.0, 1.0, 0.0))
+    return neurons.scaled((neurons.cost > 0.0).astype(np.float64))
 
 
 def _hidden_values(model: ConvexModel, neurons: _Neurons, rows: slice) -> Float64Array:
@@ -227,11 +227,11 @@ def _large(
         return neurons
 
     def objective(keep: NDArray[np.bool_]) -> float:
-        part = neurons.scaled(np.where(keep, 1.0, 0.0))
+        part = neurons.scaled(keep.astype(np.float64))
         found = scores if keep.all() else _scores(model, part)
         return training.objective(_with_offset(found, offset), float(part.cost.sum()))
 
-    return neurons.scaled(np.where(needed(neurons.cost, objective), 1.0, 0.0))
+    return neurons.scaled(needed(neurons.cost, objective).astype(np.float64))
 
 
 def _convex_penalty(model: ConvexModel, W: Float64Array) -> float:

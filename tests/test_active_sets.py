@@ -113,7 +113,7 @@ def test_replaced_blocks_may_have_more_or_fewer_active_rows() -> None:
 def test_multipliers_are_polished_where_they_stay_positive(
     active: Float, rho: list[float], z: list[float], multipliers: list[float], point: list[float]
 ) -> None:
-    kept, found, moved = active_sets._polished(active, np.array(rho), np.array(z))
+    kept, found, moved = active_sets.polished(active, np.array(rho), np.array(z))
     assert kept.tolist() == np.flatnonzero(rho).tolist()
     np.testing.assert_allclose(found, multipliers, rtol=1e-14)
     np.testing.assert_allclose(moved, point, atol=1e-14)

@@ -344,6 +344,21 @@ def test_weights_that_become_zero_or_positive_are_looked_at_again() -> None:
         np.testing.assert_array_equal(DualNorms(part).free[0], free)
 
 
+def test_other_penalties_views_and_variables_are_looked_at_again() -> None:
+    """The first column, or the first row, of either variable."""
+    along, across, weight = GroupNorm(0), GroupNorm(1), np.array([1.0, 0.0])
+    column, nothing = np.array([[0, 2], [0, 2]]), np.full((2, 2), 2)
+    one = PenaltyTerm(along, weight, 0, np.asarray, np.asarray, "penalty")
+    composite = plain((VariableBlock(0, (2, 2), "x"), VariableBlock(1, (2, 2), "y")), (one,))
+    turned = replace(one, view=np.transpose, unview=np.transpose)
+    for other, free in ((replace(one, penalty=across), column.T), (turned, column.T), (one, column)):
+        for variable in (0, 1):
+            part = replace(composite, penalties=(replace(other, variable=variable),))
+            found = DualNorms(part).free
+            np.testing.assert_array_equal(found[variable], free)
+            np.testing.assert_array_equal(found[1 - variable], nothing)
+
+
 def test_the_first_pattern_cone_of_a_variable_is_the_exact_one() -> None:
     composite = plant(0, cones=True).composite()
     first, second = composite.constraints

@@ -228,7 +228,7 @@ class ActiveSetMethod:
             pass
         best = np.inf
         for rows, rho in candidates:
-            kept, multipliers, u = _polished(signed[rows], rho, z)
+            kept, multipliers, u = polished(signed[rows], rho, z)
             violation = -float(np.min(signed @ u, initial=0.0))
             if violation < best and kept.size <= self.rows.shape[1]:
                 best = violation
@@ -250,7 +250,7 @@ def _lowest(slack: Float64Array) -> tuple[Indices, Float64Array]:
     return np.take_along_axis(rows, order, axis=1), np.take_along_axis(values, order, axis=1)
 
 
-def _polished(
+def polished(
     active: Float64Array, rho: Float64Array, z: Float64Array
 ) -> tuple[Indices, Float64Array, Float64Array]:
     """Positions kept, multipliers and point of one block: least squares where it stays non-negative."""
