@@ -21,6 +21,7 @@ from convexnn_solvers.newton_fits import SquaredFit
 from convexnn_solvers.newton_start import NewtonPolicy, NewtonStart
 from convexnn_solvers.nonsmooth_fits import NonsmoothFit
 from convexnn_solvers.nonsmooth_losses import PiecewiseLinear, Supremum
+from convexnn_solvers.splitting_newton import SplittingNewton
 
 SMALL = WorkingSetPolicy(first=4)
 
@@ -131,9 +132,9 @@ def test_the_dual_point_of_a_problem_without_offset_is_no_bound_with_one(cones: 
     [
         (False, 900, 0.1, DualNewton),
         (False, 1100, 0.1, WorkingSetNewton),
-        (True, 450, 0.1, DualNewton),
+        (True, 450, 0.1, SplittingNewton),
         (True, 600, 0.1, WorkingSetNewton),
-        (True, 600, 0.001, DualNewton),
+        (True, 600, 0.001, SplittingNewton),
     ],
 )
 def test_working_sets_are_used_where_they_pay(cones: bool, gates: int, share: float, expected: Any) -> None:

@@ -1,9 +1,8 @@
 """The active-set method for one block after the other, in machine code; needs numba.
 
-Batched NumPy pays for padding and for the few blocks that need many steps; compiled loops keep one
-orthonormal basis per block, change it a row at a time, and find it again when the same block comes back.
-Blocks that meet a dependent row, or too many steps, are handed back unfinished, with what they have, to the
-method that can deal with them.
+Compiled loops keep one orthonormal basis per block, change it a row at a time, and find it again when the
+same block comes back; batched NumPy pays for padding. Blocks that meet a dependent row, or too many steps, go
+back unfinished to the method that can deal with them.
 """
 
 from __future__ import annotations
@@ -18,11 +17,9 @@ from convexnn_solvers.cone_factors import ConeFactors
 
 _Floats = NDArray[np.float64]
 _Indices = NDArray[np.intp]
-#: A row of booleans (or one of them, which has no common static type).
-_Bits = Any
-
-# Among the rows that were violated at the latest pass over all rows, one enters while it is violated by this
-# share of what was the most then: on what is left, a new pass knows better.
+_Bits = Any  # a row of booleans, or one of them: there is no common static type
+# Of the rows violated at the latest pass over all, one enters while it is violated by this share of what was
+# the most then: on what is left, a new pass knows better.
 _ENOUGH = 0.1
 # A row that keeps more than this share of its length is orthogonal to the basis after one pass.
 _ONE_PASS = 0.1
@@ -50,8 +47,7 @@ def project_blocks(
     length about one, ``gates`` (m,) and ``blocks`` (m,): which of the B blocks they are. Slacks down to
     ``-tolerance`` count as zero, rows within ``dependent`` of the span of the active ones as dependent.
     ``rows`` (B, k), padded with -1, and ``rho`` (B, k) are the warm start and the result, as are ``factors``;
-    ``projected`` (m, d) and ``finished`` (m,) are results. A block whose projection is seen to be no longer
-    than ``short`` (m,) is finished: its ``projected`` is then a short ``z + B^T rho`` for the ``rho`` found.
+    ``projected`` (m, d) and ``finished`` (m,) are results. Any ``z + B^T rho`` as short as ``short`` will do.
     """
     violated = np.empty(unit.shape[0], dtype=np.intp)
     for j in range(gates.size):
@@ -113,8 +109,8 @@ def _project_one(
                 u[i] -= coefficients[count - 1] * basis[count - 1, i]
         else:
             _residual(z, basis, coefficients, u, count)
-        if _product(u, u) <= short * short:
-            done = True
+        done = _product(u, u) <= short * short
+        if done:
             break
         worst, row = _lowest(unit, bits, u, violated, known)
         if worst >= -enough:

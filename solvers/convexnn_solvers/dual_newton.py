@@ -16,12 +16,12 @@ import numpy as np
 from convexnn_solvers.active_sets import ActiveRows
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.block_features import BlockFeatures
+from convexnn_solvers.cone_splitting import SplittingStart
 from convexnn_solvers.gaps import relative_gap
 from convexnn_solvers.gated_program import GatedProgram, Indices, block_norms
 from convexnn_solvers.newton_blocks import (
     BlockLine,
     BlockProx,
-    ConeProx,
     PlainProx,
     packed_rows,
     unpacked_blocks,
@@ -49,7 +49,7 @@ _CLOSEST = 1e-6
 # What a checkpoint keeps as it is.
 _STATE = (
     "newton_steps", "primal", "dual", "dual_point", "offset", "sigma", "_U", "_xi", "_products",
-    "_inner_steps", "_damping", "_best_gap", "_best_step", "_paired", "_pairs_below",
+    "short_steps", "_inner_steps", "_damping", "_best_gap", "_best_step", "_paired", "_pairs_below",
 )  # fmt: skip
 
 
@@ -57,7 +57,8 @@ class DualNewton:
     """The iteration; ``primal`` and ``dual`` are the best bounds so far, in the program's own units.
 
     ``dual_point`` is the feasible W = -xi that goes with ``dual``, and ``dual_rows`` hold, with cones and for
-    each output, multipliers that prove it; ``offset`` goes with ``point``.
+    each output, multipliers that prove it; ``offset`` goes with ``point``. ``short_steps``: how many steps a
+    line search shortened since the start or the latest move, with cones.
     """
 
     def __init__(
@@ -67,26 +68,22 @@ class DualNewton:
         self.program = program
         self.policy = policy or usual_policy(program.fit)
         self.systems = first.systems or kept_systems(program)
-        self.newton_steps = 0
         self._fit = program.fit
-        self._features = kept_features(program)
+        self.features = kept_features(program)
         self._signs = np.repeat(np.asarray(program.signs), program.gates)
-        self._cones: ConeProx | None = None
-        if program.cones:
-            self._cones = first.cones or kept_cones(program)
+        self._cones = (first.cones or kept_cones(program)) if program.cones else None
         self._copy = residual_copy(self._fit)
-        self._inner_steps = 0
-        self._paired, self._pairs_below = False, 1.0
-        self._damping = 0.0
+        self.newton_steps = self.short_steps = self._inner_steps = 0
+        self._paired, self._pairs_below, self._damping = False, 1.0, 0.0
         self._most_curvature = np.zeros(1)
         if program.cones:
-            self._most_curvature = len(program.signs) * self._features.squares(np.ones(program.gates))
+            self._most_curvature = len(program.signs) * self.features.squares(np.ones(program.gates))
         self.primal, self.dual = np.inf, -np.inf
         self.dual_point = np.zeros(self._fit.shape)
         self.dual_rows: tuple[ActiveRows, ...] = ()
         self._best_gap, self._best_step = np.inf, 0
         # The points of the proximal map and of the dual have the same active rows near the optimum.
-        self._prox: BlockProx = PlainProx() if self._cones is None else self._cones
+        self.prox: BlockProx = PlainProx() if self._cones is None else self._cones
         if first.held is None:
             self._begin(first)
         else:
@@ -101,13 +98,13 @@ class DualNewton:
         given = given_dual(program, first)
         self._xi = fitted.xi if given is None else given
         self._offer_primal(prediction, active, self._U[:, :, active])
-        self._products = self._features.adjoint(self._xi)
+        self._products = self.features.adjoint(self._xi)
         scale = self._offer_dual()
         if given is not None:
             scale = warm_multiple(program, self._U, prediction, self._xi, scale)
             self._xi, self._products = scale * self._xi, scale * self._products
             # Few active blocks without cones hardly bend: steps of the inner problem get there as soon.
-            self._paired = active.size * self._features.width >= (1 if program.cones else len(self._xi))
+            self._paired = active.size * self.features.width >= (1 if program.cones else len(self._xi))
         scales = 1.0 if self._fit.scales is None else self._fit.scales
         self._copy.begin(prediction + scales * fitted.offset, self._xi)
         closeness = np.sqrt(np.clip(self.gap, _CLOSEST, 1.0))
@@ -154,9 +151,7 @@ class DualNewton:
     @property
     def point(self) -> Float64Array:
         """The best point so far (c, d, B)."""
-        U = np.zeros(self.program.point_shape)
-        U[:, :, self._best_blocks[0]] = self._best_blocks[1]
-        return U
+        return self._spread(*self._best_blocks)
 
     def step(self, tol: float) -> None:
         """One Newton step, after closing the inner problem if it is solved; none if gap <= tol.
@@ -173,13 +168,27 @@ class DualNewton:
         if not self.gap <= tol:
             self._newton_step(features, gradient)
 
+    @property
+    def split(self) -> SplittingStart:
+        """The proximal point and what is left of its argument."""
+        values = self._spread(self._active.blocks, self._active.values)
+        return SplittingStart(values, self._shifted - values, 1.0 / self.sigma)
+
+    def move(self, U: Float64Array, xi: Float64Array, products: Float64Array, sigma: float) -> None:
+        """Offer these, and go on from there with a pair step; ``products`` are ``A^T xi``."""
+        self._U, self._xi, self.sigma = U, xi, sigma
+        self._inner_steps, self._damping, self.short_steps = 0, 0.0, 0
+        self._paired, self._pairs_below = True, 1.0
+        self._set_products(products)
+        self._look(np.inf)
+
     def _look(self, tol: float) -> tuple[BlockFeatures, Float64Array, bool]:
         """Features of the active blocks, gradient of phi, and whether the inner problem is solved.
 
         On the way the proximal point, and where it may help the dual point, are offered as the best so far.
         """
         blocks = self._active.blocks
-        features = self._features.select(self.program.block_gates(blocks))
+        features = self.features.select(self.program.block_gates(blocks))
         prediction = features.forward(self._active.values * self._signs[blocks])
         gradient = self._gradient(prediction)
         solved = self._inner_solved(gradient, prediction)
@@ -222,7 +231,7 @@ class DualNewton:
         def solve(right: Float64Array) -> Float64Array:
             return self.systems.solve(operator, self._centred(right), self.policy.pair_forcing)
 
-        adjoint, before = self._features.adjoint, self._residual(gradient)
+        adjoint, before = self.features.adjoint, self._residual(gradient)
         self.newton_steps += 1
         try:
             step = pair_step(self.program, operator, self._active, missed, gradient, solve, adjoint)
@@ -230,12 +239,11 @@ class DualNewton:
             step = None
         if step is not None and self._fit.room(self._xi, step.xi) >= 1.0:
             state = self._U, self._xi, self._products
-            self._U = np.zeros(self.program.point_shape)
-            self._U[:, :, blocks] = step.values
+            self._U = self._spread(blocks, step.values)
             self._xi = self._xi + step.xi
             self._set_products(self._products + step.products)
             active = self._active
-            reached = self._features.select(self.program.block_gates(active.blocks))
+            reached = self.features.select(self.program.block_gates(active.blocks))
             after = self._gradient(reached.forward(active.values * self._signs[active.blocks]))
             if self._residual(after) <= self.policy.pair_gain * before:
                 self._inner_steps, self._paired = 0, True
@@ -253,14 +261,13 @@ class DualNewton:
     def _close_inner(self) -> None:
         """Take the proximal point, choose the next penalty."""
         self._copy.accept(self._xi, self.sigma)
-        self._U = np.zeros(self.program.point_shape)
-        self._U[:, :, self._active.blocks] = self._active.values
+        self._U = self._spread(self._active.blocks, self._active.values)
         if self._inner_steps <= self.policy.few:
             self.sigma = min(self.sigma * self.policy.growth, self.policy.largest_sigma)
         elif self._inner_steps >= self.policy.many:
             self.sigma /= 2.0
         self._inner_steps = 0
-        self._set_products(self._features.adjoint(self._xi))
+        self._set_products(self.features.adjoint(self._xi))
 
     def _newton_step(self, features: BlockFeatures, gradient: Float64Array) -> None:
         copy = self._copy.at(self._xi, self.sigma)
@@ -268,30 +275,22 @@ class DualNewton:
         diagonal = diagonal + self._damping * self.sigma * self._most_curvature[:, None]
         operator = newton_operator(self.program, self._active, features, self.sigma, diagonal, copy.column)
         direction = -self.systems.solve(operator, gradient, self.policy.forcing)
-        products = self._features.adjoint(direction)
+        products = self.features.adjoint(direction)
         rate = float(np.vdot(gradient, direction))
         change = -self.sigma * self.program.by_block(products)
-        blocks = self._prox.along(self._shifted, change, self._thresholds)
+        blocks = self.prox.along(self._shifted, change, self._thresholds)
         noise = self._active.envelope / self.sigma + 0.5 * float(np.vdot(self._xi, self._xi))
         room = self._fit.room(self._xi, direction)
         length = step_length(self._line(direction, blocks), rate, room, 10.0 * _EPS * noise)
         if self.program.cones:
-            self._change_damping(length)
+            self._damping = self.policy.damped(self._damping, length)
+            self.short_steps += length < 1.0
         self._xi = self._xi + length * direction
         self._products = self._products + length * products
         self._set_shifted()
         self._active = blocks.at(length)
         self.newton_steps += 1
         self._inner_steps += 1
-
-    def _change_damping(self, length: float) -> None:
-        """Rows that leave the active set on the way add curvature that the Newton matrix does not see."""
-        if length < 1.0:
-            more = max(self._damping, self.policy.damping) * self.policy.damping_growth
-            self._damping = min(more, 1.0)  # all curvature that there can be
-        elif self._damping > 0.0:
-            smaller = self._damping * self.policy.damping_decay
-            self._damping = smaller if smaller >= self.policy.damping else 0.0
 
     def _line(self, direction: Float64Array, blocks: BlockLine) -> LineFunction:
         """phi on a line, less its value at length 0."""
@@ -320,7 +319,7 @@ class DualNewton:
     def _offer_dual(self) -> float:
         """The best multiple of ``-xi`` that is dual feasible."""
         xi = self._fit.nearest(self._xi)
-        products = self._products if xi is self._xi else self._features.adjoint(xi)
+        products = self._products if xi is self._xi else self.features.adjoint(xi)
         found = best_multiple(self.program, xi, self.program.by_block(products), self._cones)
         if not found.value <= self.dual:
             self.dual, self.dual_point, self.dual_rows = found.value, -found.scale * xi, found.rows
@@ -335,11 +334,16 @@ class DualNewton:
         """``A^T xi``, and with it the argument of the proximal map and its active blocks."""
         self._products = products
         self._set_shifted()
-        self._active = self._prox.at(self._shifted, self._thresholds)
+        self._active = self.prox.at(self._shifted, self._thresholds)
 
     def _set_shifted(self) -> None:
         self._shifted = self._U - self.sigma * self.program.by_block(self._products)
         self._thresholds = self.sigma * self.program.weights
+
+    def _spread(self, blocks: Indices, values: Float64Array) -> Float64Array:
+        U = np.zeros(self.program.point_shape)
+        U[:, :, blocks] = values
+        return U
 
     def _centred(self, x: Float64Array) -> Float64Array:
         return balanced(self._fit, x)

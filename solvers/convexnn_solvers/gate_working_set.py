@@ -15,6 +15,7 @@ import numpy as np
 
 from convexnn_solvers.active_sets import ActiveRows
 from convexnn_solvers.backends import Float64Array
+from convexnn_solvers.cone_splitting import can_split
 from convexnn_solvers.dual_newton import DualNewton
 from convexnn_solvers.gaps import relative_gap
 from convexnn_solvers.gated_program import GatedProgram, Indices, block_norms, next_working_set
@@ -29,6 +30,7 @@ from convexnn_solvers.newton_start import (
     usual_policy,
 )
 from convexnn_solvers.packing import Arrays, Held, below, packed_attributes, part, restore_attributes
+from convexnn_solvers.splitting_newton import SplittingNewton
 
 # Measured: below so many gates a working set gains nothing; with cones it gains at large weights only.
 _PLAIN_FROM = 1000
@@ -174,7 +176,7 @@ class WorkingSetNewton:
             systems=self._systems,
             held=held,
         )
-        self._inner = DualNewton(self.program.restricted(self.working_set), self.policy, start)
+        self._inner = whole_engine(self.program.restricted(self.working_set), self.policy, start)
 
     def _chosen(self, ratios: Float64Array, slow: bool) -> Indices:
         """The gates in use and those of the largest ratios; more of them when the last set gained little."""
@@ -199,13 +201,20 @@ def _many(program: GatedProgram) -> bool:
     return program.gates > (_CONES_FROM if program.cones else _PLAIN_FROM)
 
 
+def whole_engine(
+    program: GatedProgram, policy: NewtonPolicy | None, start: NewtonStart
+) -> DualNewton | SplittingNewton:
+    """The method on all gates of a program."""
+    return (SplittingNewton if can_split(program) else DualNewton)(program, policy, start)
+
+
 def newton_engine(
     program: GatedProgram, policy: NewtonPolicy | None, start: NewtonStart
-) -> DualNewton | WorkingSetNewton:
+) -> DualNewton | SplittingNewton | WorkingSetNewton:
     """The method on all gates, or on a working set where that pays or memory asks for it."""
     if _must_be_few(program):
         return WorkingSetNewton(program, policy, start)
     many = _many(program)
     if many and program.cones:
         many = float(np.max(program.null_norms() / program.weights)) <= _LARGEST_RATIO
-    return WorkingSetNewton(program, policy, start) if many else DualNewton(program, policy, start)
+    return WorkingSetNewton(program, policy, start) if many else whole_engine(program, policy, start)

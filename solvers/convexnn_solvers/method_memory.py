@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from convexnn_solvers.affine import TapeMap, UnsupportedProblem
 from convexnn_solvers.backends import Backend
 from convexnn_solvers.composite import Composite
+from convexnn_solvers.cone_splitting import can_split
 from convexnn_solvers.gate_working_set import gates_at_a_time
 from convexnn_solvers.gated_program import GatedProgram
 from convexnn_solvers.gated_structure import GatedStructure
@@ -76,6 +77,8 @@ def newton_needs(programs: Sequence[GatedProgram]) -> dict[str, int]:
         free = max(d - int(min(n / 3, 0.8 * d)), 1)
         needed["free directions"] = 8 * c * gates * (2 * d * d + free * (d + 2 * n))
     needed["linear systems"] = 8 * factor_entries(n, gates, gates * free, program.cones)
+    if can_split(program):
+        needed["linear systems"] += 8 * n * n
     return needed
 
 

@@ -46,6 +46,15 @@ class NewtonPolicy:
     pair_gain: float = 0.9
     patience: int = 300
 
+    def damped(self, damping: float, length: float) -> float:
+        """The damping after a step of that length: rows that leave the active set on the way add curvature
+        that the Newton matrix does not see."""
+        if length < 1.0:
+            more = max(damping, self.damping) * self.damping_growth
+            return min(more, 1.0)  # all curvature that there can be
+        smaller = damping * self.damping_decay
+        return smaller if smaller >= self.damping else 0.0
+
 
 def usual_policy(fit: Fit) -> NewtonPolicy:
     """The policy for a loss. One without a gradient leaves the dual variable with no curvature but that of

@@ -1,0 +1,176 @@
+"""Semismooth Newton on cones that lets ADMM find the active rows where its own steps turn out short.
+
+Where few rows change Newton's steps are long, and nobody needs anything else. Where a line search shortens
+them far from the optimum, ADMM (:mod:`cone_splitting`) goes on, whose iterations take a fraction of a step's
+time, until the gap is a share of what it was; then Newton's method tries again, and ADMM goes on from its own
+point where that fails. At small weights it begins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from convexnn_solvers.active_sets import ActiveRows
+from convexnn_solvers.backends import Float64Array
+from convexnn_solvers.cone_splitting import ConeSplitting, SplittingStart, cold_start
+from convexnn_solvers.dual_newton import DualNewton
+from convexnn_solvers.gated_program import GatedProgram
+from convexnn_solvers.newton_start import NewtonPolicy, NewtonStart
+from convexnn_solvers.packing import Arrays, Held, below, packed_attributes, part, restore_attributes
+
+_STATE = ("turns", "iterations", "_splits", "_goal", "_best_gap", "_best_at")
+
+
+@dataclass(frozen=True)
+class SplittingPolicy:
+    """When it is whose turn.
+
+    ADMM begins at once where the largest gradient at zero is ``small`` times its weight, else after a Newton
+    step that a line search shortened while the gap was above ``far`` (in later turns ``far_again`` times the
+    tolerance), or after ``near`` of them elsewhere. Its first turn ends at a gap of ``first``, every one at
+    ``later`` of what the gap was, or after ``patience`` iterations without a better one; the gap is looked at
+    every ``iterations``, more often in the beginning. Newton's method goes on with a penalty ``growth`` times
+    as large. There are at most ``most`` turns.
+    """
+
+    small: float = 300.0
+    far: float = 0.1
+    far_again: float = 1000.0
+    near: int = 30
+    first: float = 1e-2
+    later: float = 0.3
+    iterations: int = 20
+    patience: int = 200
+    growth: float = 10.0
+    most: int = 12
+
+
+class SplittingNewton:
+    """The method; from outside like :class:`DualNewton`.
+
+    ``turns``: how often ADMM took over, and for how many ``iterations`` in all.
+    """
+
+    def __init__(
+        self,
+        program: GatedProgram,
+        policy: NewtonPolicy | None = None,
+        start: NewtonStart | None = None,
+        splitting: SplittingPolicy | None = None,
+    ) -> None:
+        self.program, self.splitting = program, splitting or SplittingPolicy()
+        self._newton = DualNewton(program, policy, start)
+        self.turns = self.iterations = self._best_at = 0
+        self._splits, self._goal, self._best_gap = False, 0.0, np.inf
+        self._admm: ConeSplitting | None = None
+        first = start or NewtonStart()
+        if first.held is not None:
+            self._restore(first.held)
+        elif first.xi is None and self._weak:
+            self._begin_turn(cold_start(program))
+
+    @property
+    def _weak(self) -> bool:
+        """Whether the weights are so small that Newton's first steps would be short."""
+        return float(np.max(self.program.null_norms() / self.program.weights)) >= self.splitting.small
+
+    def _restore(self, held: Held) -> None:
+        restore_attributes(self, _STATE, part("turns", held))
+        admm = part("admm", held)
+        if admm:
+            features, prox = self._newton.features, self._newton.prox
+            self._admm = ConeSplitting(self.program, features, prox, held=admm)
+
+    def packed(self) -> Arrays:
+        """The state as arrays."""
+        arrays = self._newton.packed() | below("turns", packed_attributes(self, _STATE))
+        return arrays if self._admm is None else arrays | below("admm", self._admm.packed())
+
+    @property
+    def gap(self) -> float:
+        """The relative gap of the best bounds; NaN when something was not finite."""
+        return self._newton.gap
+
+    @property
+    def primal(self) -> float:
+        """The best upper bound, in the program's own units."""
+        return self._newton.primal
+
+    @property
+    def dual(self) -> float:
+        """The best lower bound, in the program's own units."""
+        return self._newton.dual
+
+    @property
+    def xi(self) -> Float64Array:
+        """The current dual variable (n, c), any sign and scale."""
+        return self._newton.xi
+
+    @property
+    def newton_steps(self) -> int:
+        """How many Newton steps there were."""
+        return self._newton.newton_steps
+
+    @property
+    def stalled(self) -> bool:
+        """Whether Newton's steps have brought no smaller gap for a long time."""
+        return self._newton.stalled
+
+    @property
+    def point(self) -> Float64Array:
+        """The best point so far (c, d, B)."""
+        return self._newton.point
+
+    @property
+    def offset(self) -> Float64Array:
+        """The offset (c,) that goes with the point."""
+        return self._newton.offset
+
+    @property
+    def dual_point(self) -> Float64Array:
+        """The best feasible W (n, c) so far."""
+        return self._newton.dual_point
+
+    @property
+    def dual_rows(self) -> tuple[ActiveRows, ...]:
+        """For each output, multipliers that prove the dual point feasible."""
+        return self._newton.dual_rows
+
+    def step(self, tol: float) -> None:
+        """One Newton step, or some iterations of ADMM; none if gap <= tol."""
+        if self.gap <= tol:
+            return
+        if self._splits:
+            self._split(tol)
+        else:
+            self._newton.step(tol)
+            policy = self.splitting
+            far = self.gap > (policy.far_again * tol if self.turns else policy.far)
+            if self._newton.short_steps > (0 if far else policy.near) and self.turns < policy.most:
+                self._begin_turn()
+
+    def _begin_turn(self, start: SplittingStart | None = None) -> None:
+        newton, policy = self._newton, self.splitting
+        if self._admm is None:
+            self._admm = ConeSplitting(self.program, newton.features, newton.prox, start or newton.split)
+        self._goal = policy.later * self.gap if self.turns else min(policy.first, policy.later * self.gap)
+        self.turns += 1
+        self._splits = True
+        self._best_gap, self._best_at = self.gap, self.iterations
+
+    def _split(self, tol: float) -> None:
+        """Some iterations; at the end of the turn, on to Newton's method."""
+        newton, policy, admm = self._newton, self.splitting, self._admm
+        assert admm is not None
+        rho, count = admm.rho, int(np.clip(self.iterations // 2, 5, policy.iterations))
+        admm.run(count)
+        self.iterations += count
+        newton.move(admm.Z, admm.xi, admm.products, 1.0 / rho)
+        if not self.gap >= 0.9 * self._best_gap:
+            self._best_gap, self._best_at = self.gap, self.iterations
+        if self.gap <= max(self._goal, tol) or self.iterations - self._best_at >= policy.patience:
+            newton.move(admm.Z, admm.xi, admm.products, policy.growth / rho)
+            admm.rest()
+            self._splits = False
