@@ -97,6 +97,19 @@ def several_tasks(model: Any) -> cp.Problem:
     return cp.Problem(cp.Minimize(tasks + 0.02 * model.penalty), model.constraints)
 
 
+def penalised_four_times(model: Any) -> cp.Problem:
+    groups = sum(cp.sum(cp.norm(weights, 2, axis=1)) for weights in model.variables)
+    entries = sum(cp.norm1(weights) for weights in model.variables)
+    ridge = sum(cp.sum_squares(weights) for weights in model.variables)
+    objective = fit(model.prediction - Y) + 0.01 * model.penalty + 0.005 * (entries + groups) + 0.01 * ridge
+    return cp.Problem(cp.Minimize(objective), model.constraints)
+
+
+def budgets_of_both_signs(model: Any) -> cp.Problem:
+    budgets: list[Any] = [cp.sum(cp.norm(weights, 2, axis=0)) <= 0.5 for weights in model.variables]
+    return cp.Problem(cp.Minimize(fit(model.prediction - Y)), [*model.constraints, *budgets])
+
+
 PROBLEMS: dict[str, Callable[[], Any]] = {
     "two views": lambda: two_views(gated(), cnn.gated_relu(OTHER, OTHERS)),
     "two views with cones": lambda: two_views(relu(), cnn.relu(OTHER, OTHERS)),
@@ -112,6 +125,8 @@ PROBLEMS: dict[str, Callable[[], Any]] = {
     "blocks of predictions": lambda: blocks(gated(), cnn.gated_relu(OTHER, OTHERS)),
     "convolved and cumulated": lambda: smoothed(gated()),
     "diagonal and trace": lambda: traced(gated(outputs=3)),
+    "four penalties of weights in cones": lambda: penalised_four_times(relu()),
+    "a budget for either sign": lambda: budgets_of_both_signs(relu()),
     "several tasks": lambda: several_tasks(gated(outputs=3)),
 }
 

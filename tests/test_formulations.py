@@ -90,6 +90,12 @@ OBJECTIVES: dict[str, Callable[[Any, Any, Any], Any]] = {
     ),
     "log-sum-exp": lambda x, U, b: cp.log_sum_exp(A @ x - B) + 0.1 * cp.norm(x) + fit(x),
     "a linear term beyond its penalty": lambda x, U, b: fit(x) - cp.sum(x) + 0.1 * cp.norm(x),
+    "negative parts": lambda x, U, b: (
+        (cp.sum_squares(cp.neg(A @ x - B)) + cp.sum(cp.neg(A @ x + b)) - 2 * cp.sum(cp.minimum(B - b, 1.0)))
+        / 24
+        - 0.1 * cp.min(A @ x - B)
+        + 0.05 * cp.norm1(x)
+    ),
     "huber and l1": lambda x, U, b: cp.sum(huber(A @ x - B - b, 0.5)) / 48 + 0.05 * cp.norm1(x),
 }
 
@@ -129,6 +135,8 @@ CONSTRAINED: dict[str, Callable[[Any, Any, Any], tuple[Any, list[Any]]]] = {
     "bounded absolute values": lambda x, U, b: (lasso(x), [cp.abs(x) <= 0.1]),
     "bounded positive parts": lambda x, U, b: (lasso(x), [cp.pos(x) <= b, b <= 0.1]),
     "bounded maximum": lambda x, U, b: (lasso(x), [cp.max(G @ x) <= 0.05]),
+    "bounded minimum": lambda x, U, b: (lasso(x), [cp.min(-G @ x) >= -0.05]),
+    "bounded negative parts": lambda x, U, b: (lasso(x), [cp.neg(-G @ x) <= 0.05]),
     "bounded infinity norm": lambda x, U, b: (lasso(x), [cp.norm_inf(x) <= 0.1]),
     "bounded sum of squares": lambda x, U, b: (lasso(x), [cp.sum_squares(x) <= 0.05]),
     "bounded squares": lambda x, U, b: (lasso(x), [cp.square(x) <= 0.01]),

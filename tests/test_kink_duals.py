@@ -15,7 +15,7 @@ from convexnn_solvers import certificate
 from convexnn_solvers.backends import numpy_backend
 from convexnn_solvers.compiler import compile_problem
 from convexnn_solvers.kink_duals import kink_duals
-from convexnn_solvers.nonsmooth_losses import Kinked, Maximum, PiecewiseLinear, Supremum
+from convexnn_solvers.nonsmooth_losses import Kinked, Maximum, Norms, PiecewiseLinear, Supremum
 
 Float = NDArray[np.float64]
 N, D = 100, 4
@@ -23,6 +23,7 @@ RNG = np.random.default_rng(0)
 X: Float = RNG.standard_normal((N, D))
 Y: Float = np.sin(2.0 * X[:, 0]) + 0.3 * RNG.standard_normal(N)
 LABELS: Float = np.sign(Y)
+ROWS: Float = RNG.standard_normal((6, D))
 LOSSES: dict[str, Any] = {
     "l1": lambda F: cp.sum(cp.abs(F - Y)) / N,
     "hinge": lambda F: cp.sum(cp.pos(1 - cp.multiply(LABELS, F))) / N,
@@ -68,6 +69,15 @@ VARIANTS: dict[str, Any] = {
     "bias": lambda x, b: (cp.sum(cp.abs(X @ x + b - Y)) / N + 0.1 * cp.norm(x), []),
     "l1": lambda x, b: (cp.sum(cp.pos(1 - cp.multiply(LABELS, X @ x))) / N + 0.05 * cp.norm1(x), []),
     "bounds": lambda x, b: (cp.sum(cp.abs(X @ x - Y)) / N + 0.1 * cp.norm1(x), [x >= 0]),
+    "one argument that vanishes": lambda x, b: (
+        cp.sum_squares(X @ x - Y) / N + cp.abs(cp.sum(X[:50] @ x) - cp.sum(X[50:] @ x)) + 0.1 * cp.norm(x),
+        [],
+    ),
+    "norms, of which one vanishes": lambda x, b: (
+        cp.sum_squares(X @ x - Y) / N
+        + np.array([0.02, 0.8, 0.02]) @ cp.norm(cp.reshape(ROWS @ x, (3, 2), order="C"), 2, axis=1),
+        [],
+    ),
     "coupling": lambda x, b: (cp.sum(cp.abs(X @ x - Y)) / N + 0.1 * cp.norm(x), [cp.sum(X @ x) == 1]),
 }
 
@@ -95,7 +105,9 @@ def test_losses_without_kinks_ask_for_nothing() -> None:
     assert kink_duals(composite, (np.ones(D),), ()) == []
 
 
-@pytest.mark.parametrize("loss", [PiecewiseLinear(-0.2, 0.8), Maximum(), Maximum(0), Supremum(1)], ids=str)
+@pytest.mark.parametrize(
+    "loss", [PiecewiseLinear(-0.2, 0.8), Maximum(), Maximum(0), Supremum(1), Norms(0), Norms(1)], ids=str
+)
 def test_a_face_holds_subgradients_only(loss: Kinked) -> None:
     """Fenchel and Young with equality, in the middle of the face and a little beside it."""
     judged: Any = loss

@@ -102,7 +102,8 @@ class Compiled:
         return known
 
     def _loss(self, reading: LossReading, weight: Array, tilt: Array | None) -> LossTerm:
-        loss, entries = reading.make(_checked_weight(self.backend.to_numpy(weight), reading.atom))
+        weights = reading.sign * self.backend.to_numpy(weight)
+        loss, entries = reading.make(_checked_weight(weights, reading.atom))
         if tilt is not None and bool(self.backend.xp.any(tilt != 0.0)):
             loss = Tilted(loss, tilt)
         return LossTerm(loss, self.backend.asarray(entries), reading.text)

@@ -48,7 +48,7 @@ def epigraph(constraint: Any, gap: Any) -> Epigraph:
     for atom, weight in zip(atoms, _weights(constraint, gap, atoms), strict=True):
         reading = read_atom(atom)
         loss_reading = reading if isinstance(reading, LossReading) else reading.loss
-        loss, scales = loss_reading.make(weight)
+        loss, scales = loss_reading.make(loss_reading.sign * weight)
         parts.append((loss, np.asarray(scales), loss_reading.argument))
     found = _norms_together(parts, gap)
     if found is None and len(atoms) != 1:

@@ -141,6 +141,7 @@ class DualNorms:
                 continue
             if masks[cone.variable].all() or not masks[cone.variable].any():
                 self.columns[cone.variable] = cone_columns(composite, cone)
+            if not masks[cone.variable].any():
                 self.exact[cone.variable] = position
         self._penalised: dict[int, _Penalised] = {}
         for index, block in enumerate(composite.variables):

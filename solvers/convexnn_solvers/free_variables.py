@@ -12,13 +12,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.composite import Composite
-from convexnn_solvers.constraint_cones import ZERO
+from convexnn_solvers.constraint_cones import NONNEGATIVE, ZERO
+from convexnn_solvers.dual_blocks import DualBlock, in_domain, nearest_meeting, slopes_of
 from convexnn_solvers.reach import Offsets, reach_of_constraints, reach_of_equalities, reach_of_losses
 
 Arrays = tuple[Float64Array, ...]
@@ -32,8 +35,8 @@ _EXACT = 8.0 * _EPS
 _NEWTON_STEPS = 60
 # Shifts beyond this are those of a condition that cannot be met.
 _FAR = 1e150
-# Dual blocks below this share of the largest one may still move as if they were of that size.
-_SMALL_BLOCK = 1e-3
+# Columns of constraints with a smaller share of entries that are not zero are multiplied without the zeros.
+_SPARSE = 0.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,10 +78,18 @@ class FreeVariables:
         total = -self.linear
         for columns, theta in zip(self.losses, thetas, strict=True):
             total = total + columns.T @ theta.ravel()
-        for columns, mu in zip(self.constraints, multipliers, strict=True):
+        for columns, mu in zip(self._thin_constraints, multipliers, strict=True):
             if mu is not None:
                 total = total + columns.T @ mu.ravel()
         return total
+
+    @cached_property
+    def _thin_constraints(self) -> tuple[Any, ...]:
+        """Their columns, those of pattern cones without zeros: every gate has rows of its own."""
+        return tuple(
+            csr_array(columns) if np.count_nonzero(columns) < _SPARSE * columns.size else columns
+            for columns in self.constraints
+        )
 
     def satisfied(
         self, thetas: Arrays, multipliers: Sequence[Float64Array | None], tolerance: float = _ROUNDING
@@ -95,10 +106,10 @@ class FreeVariables:
         size = np.abs(self.linear)
         for columns, theta in zip(self.losses, thetas, strict=True):
             size = size + np.abs(columns).T @ np.abs(theta.ravel())
-        terms = zip(self.composite.constraints, self.constraints, multipliers, strict=True)
+        terms = zip(self.composite.constraints, self._thin_constraints, multipliers, strict=True)
         for term, columns, mu in terms:
             if mu is not None:
-                size = size + np.abs(columns).T @ term.cone.even(np.abs(mu)).ravel()
+                size = size + abs(columns).T @ term.cone.even(np.abs(mu)).ravel()
         return size
 
     def leak(self, thetas: Arrays, multipliers: Sequence[Float64Array | None], held: Float64Array) -> float:
@@ -164,63 +175,36 @@ class FreeVariables:
     def enter(self, thetas: Arrays, multipliers: Sequence[Float64Array | None]) -> Dual:
         """The nearest dual point in all domains and dual cones that satisfies the condition, by Newton.
 
-        With ``y`` the thetas and multipliers, ``P`` the projection on their domains and ``C`` the columns,
-        ``P(y + C t)`` is that point when ``t`` solves ``C^T P(y + C t) = c``, the optimality condition of a
-        smooth concave problem in as many unknowns as there are free scalars. Blocks move in proportion to
-        their size. Check with :meth:`satisfied`: domains may exclude the condition.
+        See :mod:`convexnn_solvers.dual_blocks`. Check with :meth:`satisfied`: domains may exclude the
+        condition.
         """
-        blocks = [*thetas, *(mu for mu in multipliers if mu is not None)]
-        columns = [
-            *self.losses,
-            *(c for c, mu in zip(self.constraints, multipliers, strict=True) if mu is not None),
-        ]
-        if not blocks:
+        given = [m for m, mu in enumerate(multipliers) if mu is not None]
+        if not thetas and not given:
             return thetas, tuple(multipliers)
-        # What one-sided bounds allow is a multiplier of theirs.
+        losses = zip(self.composite.losses, self.losses, thetas, strict=True)
+        blocks = [DualBlock(v, columns, in_domain(term)) for term, columns, v in losses]
+        for m in given:
+            cone, columns = self.composite.constraints[m].cone, self._thin_constraints[m]
+            blocks.append(DualBlock(np.asarray(multipliers[m]), columns, cone.nearest_dual, slopes_of(cone)))
+        # What one-sided bounds allow is a multiplier of theirs; what penalties allow, a point of their ball.
         image = self._image(thetas, multipliers)
         bounded, balled = np.flatnonzero(np.abs(self.signs) == 1), np.flatnonzero(self.signs == 2)
-        blocks.append(np.clip(-self.signs[bounded] * image[bounded], 0.0, None))
-        columns.append(np.eye(self.linear.size)[bounded] * self.signs[bounded, None])
-        # What penalties allow is a point of their dual ball.
-        blocks.append(self._in_ball(image[balled]))
-        columns.append(-np.eye(self.linear.size)[balled])
-        sizes = np.array([float(np.sqrt(np.mean(b * b))) if b.size else 0.0 for b in blocks])
-        sizes = np.where(sizes > _SMALL_BLOCK * sizes.max(), sizes, _SMALL_BLOCK * sizes.max() or 1.0)
+        signed = np.eye(self.linear.size)[bounded] * self.signs[bounded, None]
+        allowed = np.clip(-self.signs[bounded] * image[bounded], 0.0, None)
+        blocks.append(DualBlock(allowed, signed, NONNEGATIVE.nearest_dual, slopes_of(NONNEGATIVE)))
+        within = self._in_ball(image[balled])
+        blocks.append(DualBlock(within, -np.eye(self.linear.size)[balled], self._in_ball))
 
-        def moved(t: Float64Array) -> tuple[Dual, Float64Array]:
-            shifted = [
-                b + s * (c @ t).reshape(b.shape) for b, s, c in zip(blocks, sizes, columns, strict=True)
-            ]
-            slack = columns[-1].T @ self._in_ball(shifted.pop())
-            slack = slack + columns[-2].T @ np.clip(shifted.pop(), 0.0, None)
-            given = _spread(shifted[len(thetas) :], multipliers)
-            inside = into_domains(self.composite, shifted[: len(thetas)], given)
-            return inside, self._image(*inside) + slack
+        def split(parts: Sequence[Float64Array]) -> Dual:
+            moved = iter(parts[len(thetas) :])
+            return tuple(parts[: len(thetas)]), tuple(
+                None if mu is None else next(moved) for mu in multipliers
+            )
 
-        t = np.zeros(self.linear.size)
-        point, gap = moved(t)
-        unit, finer = 1e-7 / self._largest_entries(), 2
-        for _ in range(_NEWTON_STEPS):
-            if self.satisfied(*point, tolerance=_EXACT):
-                break
-            jacobian = np.column_stack([(moved(t + h)[1] - gap) / h.max() for h in np.diag(unit)])
-            if not np.isfinite(jacobian).all():  # domains that exclude the condition let t run away
-                break
-            step = -np.linalg.lstsq(jacobian, gap, rcond=1e-13)[0]
-            length = 1.0
-            while length > 1e-4:
-                trial, left = moved(t + length * step)
-                if np.linalg.norm(left) < np.linalg.norm(gap):
-                    break
-                length *= 0.5
-            else:
-                if not finer or self.satisfied(*point):
-                    break
-                # Differences that reach beyond the projections' next kink mislead: closer ones do not.
-                unit, finer = 1e-2 * unit, finer - 1
-                continue
-            t, point, gap = t + length * step, trial, left
-        return point
+        def met(parts: Sequence[Float64Array], exactly: bool) -> bool:
+            return self.satisfied(*split(parts), *((_EXACT,) if exactly else ()))
+
+        return split(nearest_meeting(blocks, self.linear, 1e-7 / self._largest_entries(), met))
 
     def refit(self, outputs: Arrays, multipliers: Sequence[Float64Array | None]) -> Arrays:
         """Minus the gradients of the losses after the best shift of the free variables (damped Newton)."""
@@ -287,14 +271,6 @@ def into_domains(
     composite: Composite, thetas: Sequence[Float64Array], multipliers: Sequence[Float64Array | None]
 ) -> Dual:
     """Every theta at the nearest point of its loss's domain, every multiplier at that of its dual cone."""
-    inside = tuple(-t.loss.nearest(-v, t.weight) for t, v in zip(composite.losses, thetas, strict=True))
+    inside = tuple(in_domain(t)(v) for t, v in zip(composite.losses, thetas, strict=True))
     pairs = zip(composite.constraints, multipliers, strict=True)
     return inside, tuple(None if mu is None else term.cone.nearest_dual(mu) for term, mu in pairs)
-
-
-def _spread(
-    given: Sequence[Float64Array], like: Sequence[Float64Array | None]
-) -> tuple[Float64Array | None, ...]:
-    """The given arrays in the places of those that are not None."""
-    arrays = iter(given)
-    return tuple(None if place is None else next(arrays) for place in like)

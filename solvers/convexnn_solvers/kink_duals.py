@@ -20,8 +20,8 @@ from convexnn_solvers.composite import Composite, DualPoint
 from convexnn_solvers.free_variables import Arrays
 from convexnn_solvers.nonsmooth_losses import Face, Kinked
 
-# Differences of a loss's arguments below this share of them count as kinks, and below this share of what they
-# are at the origin: where targets are met all arguments are rounding.
+# Differences of a loss's arguments below this share of them count as kinks, and below this share of the terms
+# that cancel in them: where targets are met, or a single argument vanishes, all of them are rounding.
 _KINK, _MET = 1e-4, 1e-7
 # Penalties' gradients are taken over steps of this share of the point; what vanishes on the way has none.
 _STEP = 1e-5
@@ -66,14 +66,14 @@ class _Conditions:
 
     def __init__(self, composite: Composite, x: Arrays, mu: Sequence[Float64Array | None]) -> None:
         self.composite, self.x = composite, x
-        outputs = composite.affine.forward(x)
+        outputs, apart = composite.affine.forward(x), _uncancelled(composite, x)
         gradients = composite.loss_gradients(outputs)
         self.faces: dict[int, Face] = {}
         self.subgradients = [np.asarray(g, dtype=np.float64) for g in gradients]
         for k, term in enumerate(composite.losses):
             if isinstance(term.loss, Kinked):
                 q = np.asarray(outputs[k])
-                face = term.loss.face(q, term.weight, _tolerance(q, np.asarray(composite.offsets()[k])))
+                face = term.loss.face(q, term.weight, _tolerance(q, apart[k]))
                 self.faces[k], self.subgradients[k] = face, face.middle
         negative = (None if m is None else -m for m in mu)
         slopes = composite.affine.adjoint((*self.subgradients, *negative))
@@ -144,12 +144,22 @@ class _Conditions:
         return np.concatenate([face.along(np.asarray(outputs[k])).ravel() for k, face in self.faces.items()])
 
 
-def _tolerance(q: Float64Array, origin: Float64Array) -> float:
-    """Which share of the largest entry of ``q`` counts as a kink; ``origin``: what ``q`` is for ``x = 0``."""
-    largest = float(np.max(np.abs(q), initial=0.0))
-    if largest == 0.0:
-        return _KINK
-    return max(_KINK, _MET * float(np.max(np.abs(origin), initial=0.0)) / largest)
+def _uncancelled(composite: Composite, x: Arrays) -> tuple[float, ...]:
+    """Sizes of the losses' arguments where the terms that add up to them do not cancel.
+
+    Targets do not at the origin, and products with the entries of ``x`` not when every entry is shrunk by
+    another factor.
+    """
+    rng = np.random.default_rng(0)
+    shrunk = composite.affine.forward(tuple(v * rng.random(v.shape) for v in x))
+    pairs = zip(shrunk, composite.offsets(), strict=True)
+    return tuple(_largest((np.asarray(q), np.asarray(origin))) for q, origin in pairs)
+
+
+def _tolerance(q: Float64Array, size: float) -> float:
+    """Which share of the largest entry of ``q`` is a kink; ``size``: of the terms that add up to it."""
+    largest = _largest((q,))
+    return _KINK if largest == 0.0 else max(_KINK, _MET * size / largest)
 
 
 def _affordable(rows: int, columns: int) -> int:

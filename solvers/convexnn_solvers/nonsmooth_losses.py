@@ -10,7 +10,6 @@ sums miss (:class:`~convexnn_solvers.losses.ThinDomain`).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -18,7 +17,17 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from convexnn_solvers.backends import Array, Float64Array
-from convexnn_solvers.norm_balls import nearest_in_l1_ball, nearest_on_simplex, rounding, to_exact_sum
+from convexnn_solvers.norm_balls import (
+    evened,
+    first,
+    group_size,
+    nearest_in_l1_ball,
+    nearest_on_simplex,
+    rounding,
+    spread,
+    to_exact_sum,
+    within,
+)
 from convexnn_solvers.penalties import GroupNorm, NuclearNorm
 
 
@@ -153,14 +162,21 @@ class Norms:
     def conjugate(self, v: Float64Array, weight: Any) -> float:
         """Zero where no group's norm, however rounded, exceeds its weight; infinite elsewhere."""
         norms = GroupNorm(self.axis).norms(v, np)
-        return np.inf if np.any(norms > _within(weight, group_size(v.shape, self.axis))) else 0.0
+        return np.inf if np.any(norms > within(weight, group_size(v.shape, self.axis))) else 0.0
 
     def nearest(self, v: Float64Array, weight: Any) -> Float64Array:
         """Every group scaled to norm at most its weight."""
         norms = GroupNorm(self.axis).norms(v, np)
-        limit = _within(weight, group_size(v.shape, self.axis), 2.0)
+        limit = within(weight, group_size(v.shape, self.axis), 2.0)
         factor = np.minimum(1.0, limit / np.where(norms > 0.0, norms, 1.0))
         return np.asarray(v * spread(factor, self.axis, np), dtype=np.float64)
+
+    def face(self, q: Float64Array, weight: Any, tolerance: float) -> Face:
+        """The balls of the groups at zero."""
+        norms = np.asarray(GroupNorm(self.axis).norms(q, np))
+        zero = spread(norms <= tolerance * np.max(norms, initial=0.0), self.axis, np)
+        middle = self.gradient(np.where(zero, 0.0, q), np.asarray(weight), np)
+        return Face(middle, lambda v: np.where(zero, v, 0.0))
 
     def even(self, rows: Float64Array) -> Float64Array:
         """One factor per group."""
@@ -262,11 +278,11 @@ class Supremum:
     def conjugate(self, v: Float64Array, weight: Any) -> float:
         """Zero where no group's l1 norm, however rounded, exceeds its weight; infinite elsewhere."""
         sums = np.sum(np.abs(v), axis=self.axis)
-        return np.inf if np.any(sums > _within(weight, group_size(v.shape, self.axis))) else 0.0
+        return np.inf if np.any(sums > within(weight, group_size(v.shape, self.axis))) else 0.0
 
     def nearest(self, v: Float64Array, weight: Any) -> Float64Array:
         """The projection on the l1 balls."""
-        limit = _within(weight, group_size(v.shape, self.axis), 4.0)
+        limit = within(weight, group_size(v.shape, self.axis), 4.0)
         return np.asarray(nearest_in_l1_ball(v, limit, self.axis), dtype=np.float64)
 
     def face(self, q: Float64Array, weight: Any, tolerance: float) -> Face:
@@ -310,41 +326,14 @@ class Nuclear:
     def conjugate(self, v: Float64Array, weight: Any) -> float:
         """Zero where no largest singular value, however rounded, exceeds its weight; infinite elsewhere."""
         top = NuclearNorm().dual_norms(v, np)
-        return np.inf if np.any(top > _within(weight, sum(v.shape[-2:]))) else 0.0
+        return np.inf if np.any(top > within(weight, sum(v.shape[-2:]))) else 0.0
 
     def nearest(self, v: Float64Array, weight: Any) -> Float64Array:
         """The singular values clipped at the weight."""
         U, s, Vt = np.linalg.svd(v, full_matrices=False)
-        limit = _within(weight, sum(v.shape[-2:]), 4.0)
+        limit = within(weight, sum(v.shape[-2:]), 4.0)
         return np.asarray((U * np.minimum(s, limit[..., None])[..., None, :]) @ Vt, dtype=np.float64)
 
     def even(self, rows: Float64Array) -> Float64Array:
         """One factor per matrix."""
         return np.broadcast_to(np.max(rows, axis=(-2, -1), keepdims=True), rows.shape)
-
-
-def group_size(shape: tuple[int, ...], axis: int | None) -> int:
-    """How many entries a group has."""
-    return math.prod(shape) if axis is None else shape[axis]
-
-
-def _within(weight: Any, count: int, hairs: float = 1.0) -> Float64Array:
-    """The weights, less what norms of so many entries may be rounded, so many times."""
-    return np.asarray(np.asarray(weight, dtype=np.float64) * (1.0 - hairs * rounding(count)))
-
-
-def spread(groups: Array, axis: int | None, xp: Any) -> Array:
-    """One value per group, ready to multiply the groups; a number is left as it is."""
-    return groups if axis is None or groups.ndim == 0 else xp.expand_dims(groups, axis=axis)
-
-
-def first(step: Array, axis: int | None, xp: Any) -> Array:
-    """The step of every group, from steps that are equal within groups."""
-    if step.ndim == 0:
-        return step
-    return xp.max(step) if axis is None else xp.max(step, axis=axis)
-
-
-def evened(rows: Float64Array, axis: int | None) -> Float64Array:
-    """The largest factor of every group, for all of it."""
-    return np.broadcast_to(np.max(rows, axis=axis, keepdims=True, initial=0.0), rows.shape)

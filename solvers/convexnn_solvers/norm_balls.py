@@ -18,6 +18,33 @@ def rounding(count: int) -> float:
     return (count + 4) * _EPS
 
 
+def group_size(shape: tuple[int, ...], axis: int | None) -> int:
+    """How many entries a group has."""
+    return math.prod(shape) if axis is None else shape[axis]
+
+
+def within(weight: Any, count: int, hairs: float = 1.0) -> Float64Array:
+    """The weights, less what norms of so many entries may be rounded, so many times."""
+    return np.asarray(np.asarray(weight, dtype=np.float64) * (1.0 - hairs * rounding(count)))
+
+
+def spread(groups: Array, axis: int | None, xp: Any) -> Array:
+    """One value per group, ready to multiply the groups; a number is left as it is."""
+    return groups if axis is None or groups.ndim == 0 else xp.expand_dims(groups, axis=axis)
+
+
+def first(step: Array, axis: int | None, xp: Any) -> Array:
+    """The step of every group, from steps that are equal within groups."""
+    if step.ndim == 0:
+        return step
+    return xp.max(step) if axis is None else xp.max(step, axis=axis)
+
+
+def evened(rows: Float64Array, axis: int | None) -> Float64Array:
+    """The largest factor of every group, for all of it."""
+    return np.broadcast_to(np.max(rows, axis=axis, keepdims=True, initial=0.0), rows.shape)
+
+
 def nearest_on_simplex(v: Array, total: Any, axis: int | None, xp: Any = np) -> Array:
     """The nearest ``u >= 0`` of sum ``total`` (a number, or one per group); Held, Wolfe, Crowder (1974)."""
     rows = _as_rows(v, axis, xp)

@@ -52,11 +52,16 @@ def arranged(
     """What the proximal maps take, inner penalties first, and what has to be split.
 
     ``in_cones`` holds the ids of the variables that lie in pattern cones: their columns are projected
-    exactly beside one penalty, so that further ones are split.
+    exactly beside one penalty, that of columns where there is one, so that further ones are split.
     """
     kept: list[PenaltyReading] = []
     split: list[PenaltyReading] = []
-    for reading in sorted(readings, key=_size):
+
+    def order(reading: PenaltyReading) -> tuple[int, int, int]:
+        projectable = reading.variable.id in in_cones and _within_columns(reading)
+        return (0 if projectable else 1, *_size(reading))
+
+    for reading in sorted(readings, key=order):
         before = [r for r in kept if r.variable is reading.variable]
         fits = any(_repeats(reading, r) for r in before) or _fits(reading, before, in_cones)
         (kept if fits else split).append(reading)
@@ -101,6 +106,18 @@ def _labels(reading: PenaltyReading) -> Labels:
     labels = np.full(reading.variable.size, -1)
     labels[reading.positions.ravel()] = reading.penalty.groups(reading.positions.shape).ravel()
     return labels
+
+
+def _within_columns(reading: PenaltyReading) -> bool:
+    """Whether these are Euclidean norms, each of entries of one column of a matrix."""
+    variable = reading.variable
+    if not isinstance(reading.penalty, GroupNorm) or len(variable.shape) != 2:
+        return False
+    column = np.broadcast_to(np.arange(variable.shape[1]), variable.shape).ravel()
+    labels = _labels(reading)
+    first = np.full(variable.size, -1)
+    first[labels] = column
+    return bool(np.all((labels < 0) | (first[labels] == column)))
 
 
 def _size(reading: PenaltyReading) -> tuple[int, int]:

@@ -14,11 +14,6 @@ from typing import Any
 import cvxpy as cp
 import numpy as np
 from cvxpy.atoms.affine.affine_atom import AffAtom
-from cvxpy.atoms.affine.hstack import Hstack
-from cvxpy.atoms.affine.index import index, special_index
-from cvxpy.atoms.affine.reshape import reshape
-from cvxpy.atoms.affine.transpose import transpose
-from cvxpy.atoms.affine.vstack import Vstack
 from cvxpy.atoms.elementwise.abs import abs as absolute
 from cvxpy.atoms.elementwise.exp import exp
 from cvxpy.atoms.elementwise.huber import huber
@@ -48,7 +43,15 @@ from convexnn_solvers.losses import (
     SquaredHinge,
     SumSquares,
 )
-from convexnn_solvers.multiples import as_entrywise_multiple, as_multiple, is_a, is_same
+from convexnn_solvers.multiples import (
+    as_entrywise_multiple,
+    as_hinge,
+    as_maximum,
+    as_multiple,
+    as_selection,
+    is_a,
+    is_same,
+)
 from convexnn_solvers.nonsmooth_losses import Maximum, Norms, Nuclear, PiecewiseLinear, Supremum
 from convexnn_solvers.penalties import AbsoluteValue, GroupNorm, NuclearNorm, Penalty
 from convexnn_solvers.quadratic_root import root_of, root_of_now
@@ -62,17 +65,19 @@ _ALONG_AXES: tuple[tuple[type, type], ...] = (
     (maximal, Maximum),
     (log_sum_exp, LogSumExp),
 )
-# Atoms that only move entries.
-_MOVES = (reshape, transpose, index, special_index, Hstack, Vstack)
 
 
 @dataclass(frozen=True)
 class LossReading:
-    """``sum(weight * atom)`` is ``loss(argument)``; ``make`` turns the atom's weight into loss and weight."""
+    """``sum(weight * atom)`` is ``loss(argument)``; ``make`` turns ``sign * weight`` into loss and weight.
+
+    The ``sign`` of a concave atom is -1, as it stands with weights that are at most 0.
+    """
 
     atom: Any
     argument: Any
     make: Callable[[Float64Array], Weighted]
+    sign: float = 1.0
 
     @cached_property
     def text(self) -> str:
@@ -129,7 +134,7 @@ def _read_penalty(atom: Any) -> PenaltyReading | None:
     """Norms of entries of one variable, each entry at most once."""
     loss = _norms(atom) or (_piecewise_linear(atom) if is_a(atom, norm1, absolute) else None)
     penalty = None if loss is None else _as_penalty(loss.make(np.asarray(1.0))[0])
-    selected = None if loss is None else _selection(loss.argument)
+    selected = None if loss is None else as_selection(loss.argument)
     if loss is None or penalty is None or selected is None:
         return None
     variable, positions = selected
@@ -173,7 +178,7 @@ def _along_axis(atom: Any, loss: type) -> LossReading:
 
 def _read_loss(atom: Any) -> LossReading | None:
     reading = _squares(atom) or _entrywise(atom) or _norms(atom) or _hinges(atom)
-    reading = reading or _piecewise_linear(atom)
+    reading = reading or _piecewise_linear(atom) or _least(atom)
     if reading is not None and not reading.argument.is_affine():
         return None
     return reading
@@ -190,7 +195,7 @@ def _squares(atom: Any) -> LossReading | None:
         base = atom.args[0]
         if is_a(base, Pnorm) and float(base.p) == 2.0:
             return _grouped_squares(atom, base.args[0], base, None)
-        hinge = _hinge(base)
+        hinge = as_hinge(base)
         if hinge is not None:
             return LossReading(atom, hinge, lambda w: (SquaredHinge(), w))
         return LossReading(atom, _without_sign(base), lambda w: _square(w))
@@ -199,7 +204,7 @@ def _squares(atom: Any) -> LossReading | None:
 
 def _grouped_squares(atom: Any, argument: Any, reduced: Any, divisor: Any) -> LossReading:
     """The squares of ``argument``, summed as the axis atom ``reduced`` does and divided by a constant."""
-    hinge = _hinge(argument)
+    hinge = as_hinge(argument)
     inner = _without_sign(argument) if hinge is None else hinge
 
     def make(weight: Float64Array) -> Weighted:
@@ -249,7 +254,7 @@ def _piecewise_linear(atom: Any) -> LossReading | None:
     if is_a(atom, absolute, norm1):
         argument = atom.args[0]
         return LossReading(atom, argument, lambda w: (PiecewiseLinear(), _over_entries(w, atom, argument)))
-    hinge = _hinge(atom)
+    hinge = as_hinge(atom)
     if hinge is not None:
         return LossReading(atom, hinge, lambda w: (PiecewiseLinear(0.0, 1.0, "hinge"), w))
     if is_a(atom, maximum) and len(atom.args) == 2:
@@ -265,6 +270,13 @@ def _piecewise_linear(atom: Any) -> LossReading | None:
             atom, cp.vstack(rows), lambda w: (Maximum(0), np.ravel(np.broadcast_to(w, atom.shape)))
         )
     return None
+
+
+def _least(atom: Any) -> LossReading | None:
+    """Minima, and so CVXPY's ``neg``: minus the maxima of the negative arguments."""
+    opposite = as_maximum(atom)
+    reading = None if opposite is None else _read_loss(opposite)
+    return None if reading is None else replace(reading, atom=atom, sign=-1.0)
 
 
 def _hinges(atom: Any) -> LossReading | None:
@@ -293,32 +305,6 @@ def _threshold(atom: Any) -> float:
     if value <= 0.0:
         raise ValueError(f"the threshold M of {shortened(atom)} must be positive, not {value}.")
     return value
-
-
-def _hinge(expr: Any) -> Any | None:
-    """``q`` if the expression is ``max(q, 0)``, CVXPY's ``pos``."""
-    if not is_a(expr, maximum) or len(expr.args) != 2:
-        return None
-    for constant, other in (expr.args, expr.args[::-1]):
-        if constant.is_constant() and not constant.parameters() and not np.any(to_dense(constant.value)):
-            return other if other.shape == expr.shape else None
-    return None
-
-
-def _selection(expr: Any) -> tuple[Any, NDArray[np.int64]] | None:
-    """A variable and the positions of the expression's entries in it, if these are all that there is."""
-    if is_a(expr, cp.Variable):
-        return expr, np.arange(expr.size).reshape(expr.shape)
-    if not is_a(expr, *_MOVES):
-        return None
-    parts = [_selection(argument) for argument in expr.args]
-    if any(part is None for part in parts) or len({id(part[0]) for part in parts if part}) != 1:
-        return None
-    moved = expr.numeric([part[1].astype(np.float64) for part in parts if part])
-    positions = np.asarray(np.rint(to_dense(moved)), dtype=np.int64).reshape(expr.shape)
-    if np.unique(positions).size != positions.size:
-        return None
-    return next(part[0] for part in parts if part), positions
 
 
 def _over_entries(weight: Float64Array, atom: Any, argument: Any) -> Float64Array:
