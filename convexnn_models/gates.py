@@ -7,7 +7,6 @@ set of gates has, so gates are moved off ties; only zero rows of X remain ties, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from math import comb
 from typing import Any, Protocol
@@ -26,7 +25,7 @@ _CHUNK_ENTRIES = 2_000_000  # of X @ g, so that no n x P array of floats is form
 _BATCH_BITS = 2**25  # of the patterns drawn at once
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False)
 class Gates:
     """Fixed gates and their patterns on the training data.
 
@@ -156,7 +155,7 @@ def gates_from_vectors(X: Any, vectors: Any, *, bias: bool = False, description:
     norms = _row_norms(data)
     moved = given.copy()
     patterns = np.empty((data.shape[0], given.shape[1]), dtype=np.bool_)
-    for columns in _column_chunks(data.shape[0], given.shape[1]):
+    for columns in row_blocks(given.shape[1], data.shape[0], _CHUNK_ENTRIES):
         products = data @ moved[:, columns]
         tied = (np.abs(products) <= _TIE * norms[:, None] * lengths[columns]) & (norms > 0.0)[:, None]
         patterns[:, columns] = products >= 0.0
@@ -303,8 +302,3 @@ def _cover_bound(n: int, rank: int, enough: int) -> int:
 
 def _batch_size(X: Float64Array, missing: int) -> int:
     return max(1, min(missing + 16, _BATCH_BITS // len(X)))
-
-
-def _column_chunks(rows: int, columns: int) -> Iterator[slice]:
-    step = max(1, _CHUNK_ENTRIES // rows)
-    return (slice(start, min(start + step, columns)) for start in range(0, columns, step))

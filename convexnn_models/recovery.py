@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from convexnn_models.negligible import needed
 from convexnn_models.network import Network
 from convexnn_models.pruning import pruning_factors
 from convexnn_solvers.cones import PatternCones
+from convexnn_solvers.row_blocks import row_blocks
 
 _CHUNK_ENTRIES = 4_000_000  # of samples x neurons
 # Blocks that violate the unit rows of their cones by no more than this, relatively, are inside: our solvers'
@@ -68,8 +70,7 @@ class Recovery:
         )
 
 
-@dataclass(frozen=True)
-class _Neurons:
+class _Neurons(NamedTuple):
     """Neuron b: hidden weights ``hidden[:, b]`` of gate ``columns[b]``, and a unit output row."""
 
     hidden: Float64Array  # (d, m)
@@ -200,11 +201,8 @@ def _hidden_values(model: ConvexModel, neurons: _Neurons, rows: slice) -> Float6
 
 def _scores(model: ConvexModel, neurons: _Neurons) -> Float64Array:
     """The neurons' predictions (n, c), without the n x m array of their values."""
-    n = model.X.shape[0]
-    step = max(1, _CHUNK_ENTRIES // max(neurons.columns.size, 1))
-    scores = np.empty((n, model.outputs))
-    for start in range(0, n, step):
-        rows = slice(start, start + step)
+    scores = np.empty((model.X.shape[0], model.outputs))
+    for rows in row_blocks(len(scores), neurons.columns.size, _CHUNK_ENTRIES):
         scores[rows] = _hidden_values(model, neurons, rows) @ neurons.outputs
     return scores
 

@@ -262,6 +262,13 @@ def test_another_bound_replaces_the_first(sign: float) -> None:
     assert (outside.dual, outside.gap, outside.relative_gap) == (3.0 * sign, None, None)
 
 
+def test_certificates_stay_as_they_were_proved() -> None:
+    found = Certificate(2.0, None, None, None, 1e-3, "everything")
+    for name in ("primal", "dual", "gap", "max_violation"):
+        with pytest.raises(AttributeError):
+            setattr(found, name, 0.0)
+
+
 def test_the_sentence_leaves_out_what_is_not_known() -> None:
     full = Certificate(2.0, 1.0, 1.0, 0.5, 0.0, "for the 5 given gates", note="a note")
     assert str(full) == (

@@ -198,6 +198,16 @@ def test_gates_of_more_or_fewer_samples_or_features_are_refused(n: int, d: int, 
         cnn.relu(np.resize(gaussian(6, 3), (n, d)), gates)
 
 
+def test_gates_are_values_that_stay_and_can_be_keys() -> None:
+    """Two of them are not compared entry by entry."""
+    gates = cnn.sample_gates(gaussian(6, 2), 3)
+    again = Gates(gates.vectors.copy(), gates.patterns.copy(), gates.description)
+    assert len({gates, again, gates}) == 2
+    for name in ("vectors", "patterns", "description"):
+        with pytest.raises(AttributeError):
+            setattr(gates, name, getattr(again, name))
+
+
 def test_the_text_of_gates_shows_sizes_not_arrays() -> None:
     assert repr(cnn.sample_gates(gaussian(6, 2), 3)) == (
         "Gates(the 3 sampled gates: vectors (2, 3), patterns (6, 3))"

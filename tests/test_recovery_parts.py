@@ -84,6 +84,17 @@ def test_the_unit_of_the_cost_does_not_matter(unit: float) -> None:
     np.testing.assert_allclose(factors(hidden / unit, np.ones((6, 1)), cost), plain, rtol=1e-9)
 
 
+@pytest.mark.parametrize("turn", [1.0, -1.0])
+def test_neurons_that_cost_next_to_nothing_still_cancel(turn: float) -> None:
+    """The cost falls by less than the rounding of what the first neuron costs, but in one direction only."""
+    for angle in (0.0, 1.0, 2.5, 4.0):
+        first, second = (np.array([np.cos(angle + t), np.sin(angle + t)]) for t in (0.0, 1.5))
+        hidden = np.stack([first, second, -turn * second, 3.0 * second], axis=1)
+        outputs = np.array([[1.0], [1.0], [turn], [-1.0]])
+        found = factors(hidden, outputs, [1.0, 1e-12, 1e-12, 3e-12])
+        np.testing.assert_allclose(found, [1.0, 0.0, 0.0, 1.0], atol=1e-12)
+
+
 def test_no_neurons_stay_no_neurons() -> None:
     assert pruning_factors(np.zeros((3, 0)), np.zeros((0, 1)), np.zeros(0)).shape == (0,)
     assert factors([[0.0, 0.0]], [[1.0], [2.0]], [1.0, 1.0]).tolist() == [0.0, 0.0]
@@ -173,6 +184,8 @@ def test_a_neuron_is_split_at_the_least_cost() -> None:
     np.testing.assert_array_equal(y, [2.0, -2.0])
     report = cnn.to_relu(network, X, y, 0.1).info
     assert isinstance(report, Decomposition)
+    with pytest.raises(AttributeError):  # a report says what was found
+        report.stretch = 0.0  # type: ignore[misc]
     assert report.raw_objective == pytest.approx(0.1 * 2.0 * np.sqrt(2.0), rel=1e-6)
     assert report.gated_objective == pytest.approx(0.1 * 0.5 * (4.0 + 1.0), rel=1e-12)
     assert report.stretch == pytest.approx(np.sqrt(2.0) / 2.0, rel=1e-5)
@@ -275,4 +288,6 @@ def test_the_reported_convex_penalty_is_that_of_the_model(grouping: str, outputs
         variable.value = rng.standard_normal(variable.shape)
     report = cnn.recover(model, prune=False).info
     assert isinstance(report, Recovery)
+    with pytest.raises(AttributeError):  # a report says what was found
+        report.convex_penalty = 0.0  # type: ignore[misc]
     assert report.convex_penalty == pytest.approx(float(model.penalty.value), rel=1e-12)

@@ -35,7 +35,7 @@ class ActiveRows:
     rows: Indices
     multipliers: Float64Array
 
-    def take(self, index: Indices) -> ActiveRows:
+    def take(self, index: Indices | slice) -> ActiveRows:
         """The active rows of some of the blocks."""
         return ActiveRows(self.rows[index], self.multipliers[index])
 

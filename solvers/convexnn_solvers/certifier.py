@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -72,8 +73,7 @@ class Certificate:
         return replace(self, dual=dual, gap=gap, relative_gap=relative, note=note, dual_point=None)
 
 
-@dataclass(frozen=True)
-class _Violation:
+class _Violation(NamedTuple):
     """Of one constraint: the ``largest`` violation, and the ``worst`` one for what is ``allowed`` there."""
 
     largest: float

@@ -25,6 +25,7 @@ from convexnn_solvers.active_sets import ActiveRows as ActiveRows
 from convexnn_solvers.active_sets import no_active_rows as no_active_rows
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.cone_factors import ConeFactors
+from convexnn_solvers.row_blocks import row_blocks
 
 # Samples x features x gates from which loading machine code pays.
 _COMPILED_FROM = 150_000
@@ -104,10 +105,9 @@ class PatternCones:
                 f"warm must hold one row of active rows per block ({index.size}), not {start.rows.shape}."
             )
         n, width = self._unit.shape[0] - 1, self._unit.shape[1]
-        size = max(1, _CHUNK_ENTRIES // max(n, width * min(n, width), 1))
         parts = [
-            self._project_chunk(points[:, b : b + size].T, index[b : b + size], _sliced(start, b, size))
-            for b in range(0, index.size, size)
+            self._project_chunk(points[:, part].T, index[part], start.take(part))
+            for part in row_blocks(index.size, max(n, width * min(n, width)), _CHUNK_ENTRIES)
         ]
         longest = max((active.rows.shape[1] for _, active in parts), default=0)
         return Projection(
@@ -173,15 +173,14 @@ class PatternCones:
         index = np.asarray(gates, dtype=np.intp)
         self._check(points, index)
         worst = np.zeros(index.size)
-        size = max(1, _CHUNK_ENTRIES // max(self.X.shape[0], 1))
         norms = np.where(self._norms > 0.0, self._norms, 1.0)
         # Of unit points, since products of tiny ones with tiny features underflow.
         scale = _row_norms(points.T)
         points = points / np.where(scale > 0.0, scale, 1.0)
-        for b in range(0, index.size, size):
-            activations = (points[:, b : b + size].T @ self.X.T) / norms
-            slack = np.where(self._bits[index[b : b + size]], activations, -activations)
-            worst[b : b + size] = -np.min(slack, axis=1, initial=0.0)
+        for part in row_blocks(index.size, self.X.shape[0], _CHUNK_ENTRIES):
+            activations = (points[:, part].T @ self.X.T) / norms
+            slack = np.where(self._bits[index[part]], activations, -activations)
+            worst[part] = -np.min(slack, axis=1, initial=0.0)
         worst *= scale
         return worst
 
@@ -189,12 +188,10 @@ class PatternCones:
         """``B_j^T rho`` (d, m) for multipliers ``rho`` given on active rows."""
         index = np.asarray(gates, dtype=np.intp)
         out = np.zeros((index.size, self.X.shape[1]))
-        size = max(1, _CHUNK_ENTRIES // max(self.X.shape[1] * max(active.rows.shape[1], 1), 1))
-        for b in range(0, index.size, size):
-            part = _sliced(active, b, size)
-            signed = self._signs(index[b : b + size], part.rows) * part.multipliers
-            rows = self.X[np.maximum(part.rows, 0)]
-            out[b : b + size] = np.einsum("bk,bkd->bd", signed, rows)
+        for part in row_blocks(index.size, self.X.shape[1] * active.rows.shape[1], _CHUNK_ENTRIES):
+            rows, multipliers = active.rows[part], active.multipliers[part]
+            signed = self._signs(index[part], rows) * multipliers
+            out[part] = np.einsum("bk,bkd->bd", signed, self.X[np.maximum(rows, 0)])
         return out.T
 
     def pull(self, rho: Float64Array) -> Float64Array:
@@ -259,10 +256,6 @@ def _cleaned_rows(rows: Indices, norms: Float64Array) -> Indices:
         ordered[:, 1:][ordered[:, 1:] == ordered[:, :-1]] = -1
         np.put_along_axis(cleaned, order, ordered, axis=1)
     return cleaned
-
-
-def _sliced(active: ActiveRows, start: int, size: int) -> ActiveRows:
-    return ActiveRows(active.rows[start : start + size], active.multipliers[start : start + size])
 
 
 def _stacked(parts: list[NDArray[Any]], empty: tuple[int, int], dtype: type) -> NDArray[Any]:
