@@ -23,7 +23,7 @@ Float = NDArray[np.float64]
 #: ADMM first, and again and again; Newton's method first; ADMM that is given up after a few iterations.
 POLICIES = {
     "first": SplittingPolicy(small=0.0, far=0.0, far_again=0.0, first=1e-1),
-    "later": SplittingPolicy(small=np.inf, far=0.0, far_again=0.0),
+    "later": SplittingPolicy(small=np.inf, short=1, far=0.0, far_again=0.0),
     "impatient": SplittingPolicy(small=0.0, patience=1, most=3),
 }
 

@@ -30,7 +30,7 @@ from convexnn_solvers.newton_fits import SquaredFit, balanced
 from convexnn_solvers.packing import Arrays, Held, packed_attributes, restore_attributes
 
 # Over-relaxation; how far the two residuals may be out of balance, and the most by which rho then changes.
-_RELAX, _UNBALANCED, _MOST_CHANGE = 1.8, 1.3, 10.0
+_RELAX, _UNBALANCED, _MOST_CHANGE = 1.8, 1.6, 10.0
 # The least rho, over the trace of the matrix: below, factors say nothing.
 _LEAST = 1e-14
 # A factor of more bytes is not made.

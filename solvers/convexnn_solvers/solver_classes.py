@@ -110,8 +110,10 @@ class SemismoothNewton(CompositeSolver):
     of every weight variable (shared by the outputs or per output), pattern cones on all of them or on none,
     and a free output bias; every other problem is refused by name. Tens of steps, hundreds for losses without
     a gradient on cones, each with a Newton system of the size of the samples or of the active weights; the
-    last ones are on the optimality conditions themselves where the loss has a gradient. Works in float64 on
-    the CPU. Options as for :class:`RFISTA`; ``max_iter`` counts Newton steps.
+    last ones are on the optimality conditions themselves where the loss has a gradient. With cones and a
+    squared loss, iterations of ADMM find the active rows where line searches shorten the steps. Works in
+    float64 on the CPU. Options as for :class:`RFISTA`; ``max_iter`` counts Newton steps, and up to twenty
+    iterations of ADMM as one.
     """
 
     def method(

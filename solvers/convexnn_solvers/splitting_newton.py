@@ -27,19 +27,21 @@ _STATE = ("turns", "iterations", "_splits", "_goal", "_best_gap", "_best_at")
 class SplittingPolicy:
     """When it is whose turn.
 
-    ADMM begins at once where the largest gradient at zero is ``small`` times its weight, else after a Newton
-    step that a line search shortened while the gap was above ``far`` (in later turns ``far_again`` times the
-    tolerance), or after ``near`` of them elsewhere. Its first turn ends at a gap of ``first``, every one at
-    ``later`` of what the gap was, or after ``patience`` iterations without a better one; the gap is looked at
-    every ``iterations``, more often in the beginning. Newton's method goes on with a penalty ``growth`` times
-    as large. There are at most ``most`` turns.
+    ADMM begins at once where the largest gradient at zero is ``small`` times its weight, else when line
+    searches have shortened ``short`` Newton steps while the gap was above ``far``; in later turns it follows
+    the first such step while the gap is above ``far_again`` times the tolerance. ``many`` of them are enough
+    anywhere. Its first turn ends at a gap of ``first``, every one at ``later`` of what the gap was, or after
+    ``patience`` iterations without a better one; the gap is looked at every ``iterations``, more often in the
+    beginning. Newton's method goes on with a penalty ``growth`` times as large. There are at most ``most``
+    turns.
     """
 
     small: float = 300.0
-    far: float = 0.1
+    short: int = 2
+    far: float = 0.5
     far_again: float = 1000.0
-    near: int = 30
-    first: float = 1e-2
+    many: int = 30
+    first: float = 3e-3
     later: float = 0.3
     iterations: int = 20
     patience: int = 200
@@ -146,10 +148,15 @@ class SplittingNewton:
             self._split(tol)
         else:
             self._newton.step(tol)
-            policy = self.splitting
-            far = self.gap > (policy.far_again * tol if self.turns else policy.far)
-            if self._newton.short_steps > (0 if far else policy.near) and self.turns < policy.most:
+            if self._newton.short_steps >= self._enough(tol) and self.turns < self.splitting.most:
                 self._begin_turn()
+
+    def _enough(self, tol: float) -> int:
+        """How many short steps give the turn to ADMM."""
+        policy = self.splitting
+        if self.turns == 0:
+            return policy.short if self.gap > policy.far else policy.many
+        return 1 if self.gap > policy.far_again * tol else policy.many
 
     def _begin_turn(self, start: SplittingStart | None = None) -> None:
         newton, policy = self._newton, self.splitting
