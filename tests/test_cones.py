@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -336,3 +337,19 @@ def test_wrong_data_are_named() -> None:
     cones = PatternCones(np.ones((3, 2)), np.ones((3, 4), bool))
     with pytest.raises(ValueError, match="warm"):
         cones.project(np.zeros((2, 1)), [0], warm=no_active_rows(2))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="numba is not installed")
+@pytest.mark.parametrize(("n", "d", "whole"), [(5, 4, True), (4, 4, True), (3, 4, False), (1, 2, False)])
+def test_only_the_space_of_the_features_is_worked_in_place(n: int, d: int, whole: bool) -> None:
+    """With fewer samples than features, projections go through the samples' span, which is smaller."""
+    X = np.random.default_rng(0).standard_normal((n, d))
+    assert PatternCones(X, X[:, :1] >= 0.0, compiled=True).in_machine_code == whole
+    assert not PatternCones(X, X[:, :1] >= 0.0, compiled=False).in_machine_code
+
+
+def test_points_inside_have_no_active_rows() -> None:
+    patterns = np.array([[True, False], [True, True], [True, True]])
+    found = PatternCones(np.eye(3), patterns).project(np.array([[1.0, -1.0], [2.0, 0.5], [0.0, 3.0]]), [0, 1])
+    assert found.rows.shape == found.multipliers.shape == (2, 0)
+    np.testing.assert_array_equal(found.points, [[1.0, -1.0], [2.0, 0.5], [0.0, 3.0]])

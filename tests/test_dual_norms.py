@@ -351,8 +351,15 @@ def test_other_penalties_views_and_variables_are_looked_at_again() -> None:
     one = PenaltyTerm(along, weight, 0, np.asarray, np.asarray, "penalty")
     composite = plain((VariableBlock(0, (2, 2), "x"), VariableBlock(1, (2, 2), "y")), (one,))
     turned = replace(one, view=np.transpose, unview=np.transpose)
-    for other, free in ((replace(one, penalty=across), column.T), (turned, column.T), (one, column)):
-        for variable in (0, 1):
+    rows = (replace(one, penalty=across), turned)
+    for variable in (0, 1):
+        for other, free in (
+            (one, column),
+            (rows[0], column.T),
+            (one, column),
+            (rows[1], column.T),
+            (one, column),
+        ):
             part = replace(composite, penalties=(replace(other, variable=variable),))
             found = DualNorms(part).free
             np.testing.assert_array_equal(found[variable], free)
@@ -407,6 +414,7 @@ def test_expected_multipliers_are_where_projections_begin_and_change_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(PatternCones, "project", watched)
         hints, _ = again.hints(given)
+        assert hints == tuple(None for _ in z)  # the start says as much
         assert again.ratio(z, hints) == pytest.approx(exact, rel=1e-12)
         for variable, columns in again.columns.items():
             columns.polar(columns.split(z[variable]))

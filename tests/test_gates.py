@@ -73,6 +73,16 @@ def test_a_large_request_meets_every_common_pattern_and_says_how_many_there_are(
     assert gates.description.startswith(f"the {len(gates)} sampled gates (1000 were asked for")
 
 
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_nothing_is_looked_for_once_all_patterns_are_found(n: int) -> None:
+    """Lines part n points of a plane in 2 n ways; where one of them has no active sample, it is missed."""
+    angles = np.pi * (2.0 * np.arange(n) / n if n > 2 else np.array([0.0, 0.7]))
+    gates = cnn.sample_gates(np.stack([np.cos(angles), np.sin(angles)], axis=1), 40)
+    draws = int(gates.description.split("; ")[1].split()[0])
+    assert len(gates) == (2 * n if n > 2 else 3)
+    assert (draws < 500) == (n > 2)
+
+
 def test_a_full_request_is_described_by_its_size() -> None:
     assert cnn.sample_gates(gaussian(30, 4), 25).description == "the 25 sampled gates"
 

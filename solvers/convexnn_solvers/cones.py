@@ -250,11 +250,10 @@ def _cleaned_rows(rows: Indices, norms: Float64Array) -> Indices:
     """A warm start's rows without what cannot be active: unknown rows, zero rows and repetitions."""
     known = (rows >= 0) & (rows < norms.size)
     cleaned = np.where(known & (np.append(norms, 0.0)[np.where(known, rows, -1)] > 0.0), rows, -1)
-    if cleaned.shape[1] > 1:
-        order = np.argsort(cleaned, axis=1, kind="stable")
-        ordered = np.take_along_axis(cleaned, order, axis=1)
-        ordered[:, 1:][ordered[:, 1:] == ordered[:, :-1]] = -1
-        np.put_along_axis(cleaned, order, ordered, axis=1)
+    order = np.argsort(cleaned, axis=1, kind="stable")
+    ordered = np.take_along_axis(cleaned, order, axis=1)
+    ordered[:, 1:][ordered[:, 1:] == ordered[:, :-1]] = -1
+    np.put_along_axis(cleaned, order, ordered, axis=1)
     return cleaned
 
 
