@@ -19,6 +19,7 @@ from convexnn_models.recovery import recover_two_layer
 from convexnn_models.relu import relu
 from convexnn_models.weighted_losses import weighted
 from convexnn_solvers import Auto, Certificate, certificate
+from convexnn_solvers.named_options import options_by_name
 
 try:
     from scipy.special import expit, softmax
@@ -43,6 +44,7 @@ class _ConvexNN(BaseEstimator):  # type: ignore[misc]
     certificate_: Certificate
     n_features_in_: int
 
+    @options_by_name
     def __init__(
         self,
         *,
@@ -138,6 +140,7 @@ class ConvexNNRegressor(MultiOutputMixin, RegressorMixin, _ConvexNN):  # type: i
         The number of features seen by ``fit``.
     """
 
+    @options_by_name
     def __init__(
         self,
         *,

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from convexnn_models import _arrays
 from convexnn_models._arrays import Float64Array
 from convexnn_models.samplers import Sampler, Samples, drawn, named
+from convexnn_solvers.named_options import options_by_name
 from convexnn_solvers.row_blocks import blocks_of, row_blocks
 
 # |x . g| <= _TIE ||x|| ||g|| counts as a tie. Rounding errors are around d * 1e-16 of that scale.
@@ -76,6 +77,7 @@ class GatedNetwork(Protocol):
         ...
 
 
+@options_by_name
 def sample_gates(
     X: Any,
     k: int,
@@ -135,6 +137,7 @@ def sample_gates(
     return Gates(np.stack(vectors, axis=1), np.stack(patterns, axis=1), description)
 
 
+@options_by_name
 def gates_from_vectors(X: Any, vectors: Any, *, bias: bool = False, description: str | None = None) -> Gates:
     """The gates with these ``vectors`` (d, P), or (d + 1, P) with ``bias``, moved off ties.
 

@@ -102,7 +102,8 @@ def expression(loss: str | LossFunction, prediction: Any, y: Any, **options: Any
     except TypeError as error:
         if "unexpected keyword argument" not in str(error):
             raise
-        raise TypeError(f"loss {getattr(function, '__name__', function)}: {error}.") from None
+        name = getattr(function, "__name__", function)
+        raise TypeError(f"loss {name}: {error}, nor does the call that it was given to know it.") from None
     value = cp.Expression.cast_to_const(value)
     if value.size != 1 or not value.is_convex():
         raise ValueError(

@@ -25,6 +25,7 @@ from convexnn_models.fitting import (
 from convexnn_models.loss_duals import residual_bound
 from convexnn_models.parallel_linear import ParallelLinearModel
 from convexnn_solvers.certificate import Certificate
+from convexnn_solvers.named_options import options_by_name
 from convexnn_solvers.status import Status
 
 _SCOPE = "for all parallel linear networks of this depth"
@@ -46,6 +47,7 @@ class ParallelLinearFit:
         return f"{self.status.name.lower()} after {self.iterations} iterations: {self.certificate}"
 
 
+@options_by_name
 def solve_parallel_linear(
     model: ParallelLinearModel,
     *,

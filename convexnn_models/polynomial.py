@@ -21,6 +21,7 @@ from convexnn_models.polynomial_features import (
     cell_features,
     centred_features,
 )
+from convexnn_solvers.named_options import options_by_name
 from convexnn_solvers.stuffing_limit import size_checked
 
 _LARGE = 10_000_000  # coefficients of a prediction, above which a conic solver is only tried if they fit
@@ -110,6 +111,7 @@ class PolynomialModel(ConvexModel):
         return (columns[0] if self.outputs == 1 else np.stack(columns, axis=1)) + offset
 
 
+@options_by_name
 def polynomial(
     X: Any,
     a: float,

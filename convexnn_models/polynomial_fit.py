@@ -15,6 +15,7 @@ from convexnn_models.polynomial import Pair, PolynomialModel
 from convexnn_models.polynomial_certificate import balanced, polynomial_certificate
 from convexnn_models.polynomial_solver import LiftedPoint, Progress, minimise_lifted
 from convexnn_solvers.certificate import Certificate
+from convexnn_solvers.named_options import options_by_name
 from convexnn_solvers.status import Status
 
 _LARGEST = 20_000  # side of the dense matrix of a Newton step
@@ -34,6 +35,7 @@ class PolynomialFit:
         return f"{self.status.name.lower()} after {self.iterations} iterations: {self.certificate}"
 
 
+@options_by_name
 def solve_polynomial(
     model: PolynomialModel,
     *,

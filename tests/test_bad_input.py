@@ -111,6 +111,11 @@ REFUSALS: list[tuple[Callable[[], Any], type[Exception], str]] = [
         ValueError,
         "no pattern",
     ),
+    # misspelt options
+    (lambda: cnn.relu(X, GATES, output=2), TypeError, "relu has no option 'output'; did you mean 'outputs'"),  # type: ignore[call-arg]
+    (lambda: cnn.polynomial(X, 1, 1, 1, out=2), TypeError, "polynomial has no .*'outputs'.*are X, a, b, c, "),  # type: ignore[call-arg]
+    (lambda: cnn.sample_gates(X, 5, sed=0), TypeError, "sample_gates .*did you mean 'seed'"),  # type: ignore[call-arg]
+    (lambda: MODEL.problem(Y, 0.1, los="huber"), TypeError, "loss squared: .*'los', nor does the call"),
     # targets
     (lambda: MODEL.problem(Y[:7], 0.1), ValueError, r"y must have shape \(8,\).*not \(7,\)"),
     (lambda: MODEL.problem(Y[None], 0.1), ValueError, r"y must have shape \(8,\).*not \(1, 8\)"),

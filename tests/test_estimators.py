@@ -57,6 +57,11 @@ def _expected_failures(estimator: Any) -> dict[str, str]:
     }
 
 
+def test_misspelt_parameters_are_refused_with_the_likely_name() -> None:
+    with pytest.raises(TypeError, match="ConvexNNRegressor has no option 'gates'; did you mean 'n_gates'"):
+        ConvexNNRegressor(gates=3)  # type: ignore[call-arg]
+
+
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
 @parametrize_with_checks(_CHECKED, expected_failed_checks=_expected_failures)  # type: ignore[untyped-decorator]
 def test_scikit_learns_own_checks(estimator: Any, check: Any) -> None:

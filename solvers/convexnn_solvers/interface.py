@@ -26,6 +26,7 @@ from cvxpy.reductions.solvers.solving_chain import SolvingChain
 
 from convexnn_solvers.backends import numpy_backend
 from convexnn_solvers.composite import Composite, DualPoint
+from convexnn_solvers.named_options import options_by_name
 from convexnn_solvers.options import Options
 from convexnn_solvers.problem_state import compiled, starts, warm_duals
 from convexnn_solvers.result import Progress, Result
@@ -60,6 +61,7 @@ class CompositeSolver(Solver):  # type: ignore[misc]
     MIP_CAPABLE = False
     BOUNDED_VARIABLES = True
 
+    @options_by_name
     def __init__(
         self,
         *,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from convexnn_solvers.backends import Backend, select_backend
+from convexnn_solvers.named_options import refuse_unknown
 from convexnn_solvers.result import Progress
 
 
@@ -71,11 +71,7 @@ class Options:
     def updated(self, solver: str, given: Mapping[str, Any]) -> Options:
         """These options with those of one ``solve`` call on top; an unknown one is refused by name."""
         known = [field.name for field in fields(self)]
-        for name in given:
-            if name not in known:
-                close = difflib.get_close_matches(name, known, n=1)
-                hint = f"; did you mean {close[0]!r}?" if close else "."
-                raise TypeError(f"{solver} has no option {name!r}{hint} The options are {', '.join(known)}.")
+        refuse_unknown(solver, given, known)
         return replace(self, **given)
 
     def selected_backend(self) -> Backend:
