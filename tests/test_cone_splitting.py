@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from convexnn_solvers import gate_working_set
 from convexnn_solvers.cone_splitting import ConeSplitting, SplittingStart, can_split, cold_start
 from convexnn_solvers.cones import PatternCones
 from convexnn_solvers.dual_newton import DualNewton
@@ -167,7 +168,7 @@ def test_where_an_earlier_solve_left_a_dual_point_newtons_method_begins() -> Non
     assert SplittingNewton(data, start=left, splitting=policy).turns == 0
 
 
-def test_which_programs_it_takes() -> None:
+def test_which_programs_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     data = VARIANTS["plain"]
     assert isinstance(data.fit, SquaredFit)
     signs = np.where(data.fit.Y > 0.0, 1.0, -1.0)
@@ -177,5 +178,7 @@ def test_which_programs_it_takes() -> None:
         replace(data, cones=False, signs=(1.0,), weights=data.weights[:10]),
     ]
     assert [can_split(each) for each in (data, *others)] == [True, False, False, False]
+    assert isinstance(newton_engine(data, NewtonPolicy(), NewtonStart()), DualNewton)
+    monkeypatch.setattr(gate_working_set, "_SPLIT_FROM", 40)
     assert isinstance(newton_engine(data, NewtonPolicy(), NewtonStart()), SplittingNewton)
     assert all(isinstance(newton_engine(p, None, NewtonStart()), DualNewton) for p in others)

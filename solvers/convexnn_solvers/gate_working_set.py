@@ -36,6 +36,8 @@ from convexnn_solvers.splitting_newton import SplittingNewton
 _PLAIN_FROM = 1000
 _CONES_FROM = 500
 _LARGEST_RATIO = 200.0
+# Measured: with so few gates times features a Newton step is hardly dearer than some iterations of ADMM.
+_SPLIT_FROM = 1500
 # Bytes of the slopes of all gates, which the method without a working set keeps in memory.
 _MEMORY = 5e8
 # What a checkpoint keeps as it is.
@@ -204,8 +206,9 @@ def _many(program: GatedProgram) -> bool:
 def whole_engine(
     program: GatedProgram, policy: NewtonPolicy | None, start: NewtonStart
 ) -> DualNewton | SplittingNewton:
-    """The method on all gates of a program."""
-    return (SplittingNewton if can_split(program) else DualNewton)(program, policy, start)
+    """The method on all gates of a program, with ADMM to go ahead where its steps are worth saving."""
+    worth = program.gates * program.X.shape[1] >= _SPLIT_FROM
+    return (SplittingNewton if worth and can_split(program) else DualNewton)(program, policy, start)
 
 
 def newton_engine(
