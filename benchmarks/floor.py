@@ -22,6 +22,7 @@ from benchmarks.workers import limit_threads
 from convexnn_solvers import SemismoothNewton, block_features, newton_system
 from convexnn_solvers.block_features import GatedFeatures
 from convexnn_solvers.certifier import Certifier
+from convexnn_solvers.cone_splitting import ConeSplitting
 from convexnn_solvers.cones import PatternCones
 from convexnn_solvers.dual_newton import DualNewton
 from convexnn_solvers.newton_system import NewtonSystems
@@ -32,6 +33,7 @@ CASES = (
     Case("german", "gated", 500, 0.01),
     Case("diabetes", "relu", 100, 0.01),
     Case("synthetic-500", "relu", 100, 0.01),
+    Case("german", "relu", 100, 0.001),
 )
 _TINY = (Case("tiny", "gated", 10, 0.1), Case("tiny", "relu", 10, 0.1))
 _SQUARE = 1500
@@ -97,11 +99,14 @@ def profile(case: Case, tol: float) -> Tally:
         (newton_system, "outer", "systems", lambda F, *_: float(F.shape[0] ** 2 * F.shape[1])),
         (newton_system, "_woodbury", "systems", lambda W, _: float(W.shape[0] * W.shape[1] ** 2)),
         (newton_system, "_factorised", "systems", lambda H: H.shape[0] ** 3 / 3.0),
+        (ConeSplitting, "_factorise", "systems", lambda self: self._program.fit.shape[0] ** 3 / 3.0),
+        (ConeSplitting, "_plain", "systems", lambda self, r: 2.0 * r.size * len(r)),
         (PatternCones, "project", "projections", None),
         (PatternCones, "project_in_place", "projections", None),
         (Certifier, "__init__", "certificate", None),
         (Certifier, "certify", "certificate", None),
         (DualNewton, "step", "line search and bookkeeping", None),
+        (ConeSplitting, "run", "line search and bookkeeping", None),
     )
     originals = [(owner, name, getattr(owner, name)) for owner, name, _, _ in places]
     try:
