@@ -41,7 +41,13 @@ _CERTIFICATES = (
 )  # fmt: skip
 _CONES = ("test_cones.py", "test_active_sets.py", "test_active_set_kernel.py")
 _MEMORY_OF_CONES = ("test_cone_factors.py", "test_cone_memory.py")
-_RECOVERY = ("test_recovery_parts.py", "test_recovery.py", "test_break_recovery.py", "test_bad_input.py")
+_RECOVERY = (
+    "test_pruning.py",
+    "test_recovery_parts.py",
+    "test_recovery.py",
+    "test_break_recovery.py",
+    "test_bad_input.py",
+)
 
 #: Module -> what is responsible for it in ``tests/``, the quick ones first. All of the suite would see more.
 TARGETS: dict[str, tuple[str, ...]] = {

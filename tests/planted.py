@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import cvxpy as cp
 import numpy as np
+from dense_map import DenseMap
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
@@ -25,7 +26,6 @@ from convexnn_solvers.composite import (
     LossTerm,
     PatternCone,
     PenaltyTerm,
-    Point,
     VariableBlock,
 )
 from convexnn_solvers.constraint_cones import NONNEGATIVE
@@ -44,32 +44,6 @@ _SLOPES: dict[LossName, tuple[float, float]] = {
     "quantile": (-QUANTILE, 1.0 - QUANTILE),
     "hinge": (0.0, 1.0),
 }
-
-
-@dataclass(frozen=True)
-class DenseMap:
-    """An affine map as one dense matrix per pair of output and variable, ravelled row by row."""
-
-    matrices: tuple[tuple[Float, ...], ...]
-    offsets: tuple[Float, ...]
-    shapes: tuple[tuple[int, ...], ...]
-
-    def forward(self, x: Point) -> Point:
-        return tuple(a + b for a, b in zip(self.linear(x), self.offsets, strict=True))
-
-    def linear(self, x: Point) -> Point:
-        return tuple(
-            sum((m @ np.ravel(v) for m, v in zip(row, x, strict=True)), np.zeros(b.size)).reshape(b.shape)
-            for row, b in zip(self.matrices, self.offsets, strict=True)
-        )
-
-    def adjoint(self, cotangents: tuple[Array | None, ...]) -> Point:
-        total = [np.zeros(shape) for shape in self.shapes]
-        for row, cotangent in zip(self.matrices, cotangents, strict=True):
-            if cotangent is not None:
-                for i, matrix in enumerate(row):
-                    total[i] += (matrix.T @ np.ravel(cotangent)).reshape(self.shapes[i])
-        return tuple(total)
 
 
 @dataclass(frozen=True, eq=False)

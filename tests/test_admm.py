@@ -28,7 +28,6 @@ from convexnn_solvers.admm_problem import AdmmPolicy
 from convexnn_solvers.admm_working_set import AdmmEngine
 from convexnn_solvers.backends import Backend, numpy_backend, select_backend
 from convexnn_solvers.compiler import compile_problem
-from convexnn_solvers.gated_program import scaled
 from convexnn_solvers.gated_structure import gated_structure
 from convexnn_solvers.gram_factor import gram_factor
 
@@ -160,33 +159,6 @@ def test_a_matrix_and_its_factor_serve_all_regularisations(
     assert factored[0] < apart
     problem.solve(solver=ADMM(tol=1e-2, backend=backend, dtype="float32"))
     assert made[0] == 2
-
-
-def test_what_is_kept_for_one_output_is_not_taken_for_all() -> None:
-    X, Y = data()
-    problem = cnn.gated_relu(X, cnn.sample_gates(X, 10), outputs=3, grouping="per-output").problem(Y, 0.01)
-    composite = compile_problem(problem, numpy_backend()).composite()
-    structure = gated_structure(composite)
-    inside = admm_method(composite, structure, 1e-6).problem.program
-    assert inside.outputs == 3
-    assert all(inside.kept is not scaled(program)[0].kept for program in structure.programs)
-    assert inside.kept is admm_method(composite, structure, 1e-6).problem.program.kept
-
-
-def test_a_kept_matrix_goes_where_memory_is_short() -> None:
-    _, problem = _problem(gates=40)
-    exact = compile_problem(problem, numpy_backend()).composite()
-    structure = gated_structure(exact)
-    method = admm_method(exact, structure, 1e-4)
-    state = method.start(exact.zeros())
-    left = weakref.ref(state.engine._iteration._factor)  # pyright: ignore[reportPrivateUsage]
-    del state
-    assert left() is not None
-    assert admm_method(exact, structure, 1e-4).most == 40
-    assert left() is not None
-    with pytest.raises(UnsupportedProblem, match="raise memory="):
-        admm_method(exact, structure, 1e-4, memory=1000.0)
-    assert left() is None
 
 
 @pytest.mark.filterwarnings("ignore:Solution may be inaccurate")

@@ -9,9 +9,8 @@ import cvxpy as cp
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from numpy.typing import NDArray
 
-from convexnn_solvers.affine import Tape, TapeMap, UnsupportedProblem
+from convexnn_solvers.affine import Tape, TapeMap
 from convexnn_solvers.atoms import gated, pattern_slack
 from convexnn_solvers.backends import Backend, numpy_backend, torch_backend
 from convexnn_solvers.loading import Loader, to_dense
@@ -318,37 +317,3 @@ def test_missing_cotangents_count_as_zero() -> None:
     back = affine.adjoint((None, np.ones(4)))
     np.testing.assert_array_equal(back[0], 0.0)
     np.testing.assert_array_equal(back[1], 1.0)
-
-
-@pytest.mark.parametrize(
-    ("build", "text"),
-    [
-        (lambda M: cp.abs(M) + 1, "abs"),
-        (lambda M: cp.imag(M), "imag"),
-        (lambda M: cp.concatenate([M, M], axis=None), "Concatenate"),
-        (lambda M: cp.sum(cp.square(M)), "quad_over_lin|power|Power"),
-    ],
-)
-def test_unknown_atoms_are_named(build: Callable[[Any], Any], text: str) -> None:
-    leaves = variables()
-    with pytest.raises(UnsupportedProblem, match=text):
-        compiled(leaves, [build(leaves[0])], numpy_backend())
-
-
-def test_foreign_variables_are_refused() -> None:
-    with pytest.raises(UnsupportedProblem, match="does not belong"):
-        compiled(variables(), [cp.Variable(3, name="stranger")], numpy_backend())
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_data_must_be_finite(bad: float) -> None:
-    leaves = variables()
-    data: NDArray[np.float64] = np.full((3, 4), bad)
-    parameter = cp.Parameter((3, 4), name="weights")
-    for expr in (leaves[0] + data, cp.multiply(data, leaves[0]), sp.csr_array(data.T) @ leaves[0]):
-        with pytest.raises(ValueError, match="NaN or infinite"):
-            compiled(leaves, [expr], numpy_backend())
-    with pytest.raises(ValueError, match="weights has no value"):
-        compiled(leaves, [cp.multiply(parameter, leaves[0])], numpy_backend())
-    with pytest.raises(ValueError, match="divides by zero"):
-        compiled(leaves, [leaves[0] / np.zeros((3, 4))], numpy_backend())

@@ -9,8 +9,9 @@ from typing import Any
 import cvxpy as cp
 import numpy as np
 import pytest
+from dense_map import DenseMap
 from numpy.typing import NDArray
-from planted import DenseMap, plant
+from planted import plant
 
 from convexnn_solvers.backends import numpy_backend
 from convexnn_solvers.certificate import Certifier

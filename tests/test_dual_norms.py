@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from dense_map import DenseMap
 from numpy.typing import NDArray
-from planted import DenseMap, Planted, plant
+from planted import Planted, plant
 from scipy.optimize import nnls
 
 from convexnn_solvers import dual_norms

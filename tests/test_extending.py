@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from planted import DenseMap
+from dense_map import DenseMap
 
 from convexnn_solvers.backends import Array, Float64Array, numpy_backend
 from convexnn_solvers.certifier import Certifier

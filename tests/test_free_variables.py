@@ -14,8 +14,8 @@ from typing import Any
 import cvxpy as cp
 import numpy as np
 import pytest
+from dense_map import DenseMap
 from numpy.typing import NDArray
-from planted import DenseMap
 
 from convexnn_solvers import free_columns
 from convexnn_solvers.backends import numpy_backend

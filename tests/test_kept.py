@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import cvxpy as cp
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 
 import convexnn_models as cnn
-from convexnn_solvers import ADMM, SemismoothNewton, kept
+from convexnn_solvers import ADMM, SemismoothNewton, UnsupportedProblem, kept
+from convexnn_solvers.admm import admm_method
 from convexnn_solvers.backends import numpy_backend
 from convexnn_solvers.compiler import compile_problem
 from convexnn_solvers.gated_program import scaled
@@ -77,3 +79,29 @@ def test_nothing_but_time_depends_on_what_is_kept(
             values[-1].append(problem.solve(solver=solver(tol=1e-7)))
             assert problem.status == cp.OPTIMAL
     np.testing.assert_allclose(values[0], values[1], rtol=3e-7)
+
+
+def test_what_is_kept_for_one_output_is_not_taken_for_all() -> None:
+    _, problem = problem_with(relu=False, outputs=3)
+    composite = compile_problem(problem, numpy_backend()).composite()
+    structure = gated_structure(composite)
+    inside = admm_method(composite, structure, 1e-6).problem.program
+    assert inside.outputs == 3
+    assert all(inside.kept is not scaled(program)[0].kept for program in structure.programs)
+    assert inside.kept is admm_method(composite, structure, 1e-6).problem.program.kept
+
+
+def test_a_kept_matrix_goes_where_memory_is_short() -> None:
+    _, problem = problem_with(relu=False, outputs=1)
+    exact = compile_problem(problem, numpy_backend()).composite()
+    structure = gated_structure(exact)
+    method = admm_method(exact, structure, 1e-4)
+    state = method.start(exact.zeros())
+    left = weakref.ref(state.engine._iteration._factor)  # pyright: ignore[reportPrivateUsage]
+    del state
+    assert left() is not None
+    assert admm_method(exact, structure, 1e-4).most == 20
+    assert left() is not None
+    with pytest.raises(UnsupportedProblem, match="raise memory="):
+        admm_method(exact, structure, 1e-4, memory=1000.0)
+    assert left() is None

@@ -73,6 +73,10 @@ VARIANTS: dict[str, Any] = {
         cp.sum_squares(X @ x - Y) / N + cp.abs(cp.sum(X[:50] @ x) - cp.sum(X[50:] @ x)) + 0.1 * cp.norm(x),
         [],
     ),
+    "two losses with the same kinks": lambda x, b: (
+        cp.sum(0.3 * cp.pos(X @ x - Y) + 0.7 * cp.neg(X @ x - Y)) / N + 0.05 * cp.norm(x),
+        [],
+    ),
     "norms, of which one vanishes": lambda x, b: (
         cp.sum_squares(X @ x - Y) / N
         + np.array([0.02, 0.8, 0.02]) @ cp.norm(cp.reshape(ROWS @ x, (3, 2), order="C"), 2, axis=1),

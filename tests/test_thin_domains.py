@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from dense_map import DenseMap
 from numpy.typing import NDArray
-from planted import DenseMap
 
 from convexnn_solvers.backends import numpy_backend
 from convexnn_solvers.composite import Composite, LossTerm, PenaltyTerm, VariableBlock

@@ -61,7 +61,7 @@ class _Conditions:
     """The equations at one point, and their least-squares solution.
 
     Rows weigh as the root of |x| / |p|, the inverse of the penalties' curvature: where x is small, its error
-    turns p.
+    turns p. Where kinks of several losses add up, each takes its share, since wider ones have more room.
     """
 
     def __init__(self, composite: Composite, x: Arrays, mu: Sequence[Float64Array | None]) -> None:
@@ -77,6 +77,8 @@ class _Conditions:
                 self.faces[k], self.subgradients[k] = face, face.middle
         negative = (None if m is None else -m for m in mu)
         slopes = composite.affine.adjoint((*self.subgradients, *negative))
+        widest = max((float(np.max(composite.losses[k].weight)) for k in self.faces), default=0.0) or 1.0
+        self.shares = {k: np.sqrt(np.max(composite.losses[k].weight) / widest) for k in self.faces}
         self.iterations = _affordable(sum(q.size for q in outputs), sum(v.size for v in x))
         size = _largest(x)
         self.unit = size / (max((float(np.max(t.weight)) for t in composite.penalties), default=0.0) or 1.0)
@@ -128,7 +130,7 @@ class _Conditions:
         sizes = [self.subgradients[k].size for k in self.faces]
         parts = np.split(solution, np.cumsum(sizes)[:-1])
         return {
-            k: face.along(part.reshape(self.subgradients[k].shape))
+            k: self.shares[k] * face.along(part.reshape(self.subgradients[k].shape))
             for (k, face), part in zip(self.faces.items(), parts, strict=True)
         }
 
@@ -141,7 +143,8 @@ class _Conditions:
         parts = np.split(residual, np.cumsum([w.size for w in self.weights])[:-1])
         point = tuple(w * part.reshape(w.shape) for w, part in zip(self.weights, parts, strict=True))
         outputs = self.composite.affine.linear(point)
-        return np.concatenate([face.along(np.asarray(outputs[k])).ravel() for k, face in self.faces.items()])
+        moved = (self.shares[k] * face.along(np.asarray(outputs[k])) for k, face in self.faces.items())
+        return np.concatenate([move.ravel() for move in moved])
 
 
 def _uncancelled(composite: Composite, x: Arrays) -> tuple[float, ...]:
