@@ -153,7 +153,7 @@ def smoothed_splits(neurons: GatedNeurons, columns: NDArray[np.intp]) -> tuple[F
         eps = _EPS * program.cost(w)
         weight = stiffness / (eps * program.curvature)
         target = program.need + multipliers / weight
-        w = _fista(partial(program.gradient, eps, weight, target), w, eps / (2.0 + stiffness))
+        w = fista(partial(program.gradient, eps, weight, target), w, eps / (2.0 + stiffness))
         multipliers = weight * program.violated(w, target)
         point = program.repaired(w, inner)
         best = np.where(program.cost(point) < costs, point, best)
@@ -211,7 +211,7 @@ class _Program:
         return np.asarray(value / np.maximum(longest, 1.0))
 
 
-def _fista(gradient: _Gradient, w: Float64Array, step: Float64Array) -> Float64Array:
+def fista(gradient: _Gradient, w: Float64Array, step: Float64Array) -> Float64Array:
     """_STEPS accelerated steps; each column of w (d, k) has its own program, step (k,) and restarts."""
     y, momentum = w, np.ones(w.shape[1])
     for _ in range(_STEPS):

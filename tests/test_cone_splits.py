@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 import convexnn_models as cnn
 from convexnn_models.cone_decomposition import Decomposition
-from convexnn_models.cone_splits import GatedNeurons, splits
+from convexnn_models.cone_splits import GatedNeurons, fista, splits
 
 Array = NDArray[np.float64]
 SIZES = [(20, 2, 10), (50, 4, 12), (12, 15, 8), (100, 6, 5)]
@@ -124,3 +126,17 @@ def test_a_thin_cone_is_split_along_its_gate_when_linear_programming_sees_no_wid
     parts = splits(given, smoothed=True)
     assert 1e10 * (1.0 - 1e-6) <= costs(parts)[0] <= 3e10
     assert np.all(given.signs[:, [0, 0]] * (given.rows @ parts) >= -1e-14 * costs(parts)[0])
+
+
+@pytest.mark.parametrize(("condition", "left"), [(3.0, 1e-10), (10.0, 1e-7), (30.0, 1e-3)])
+def test_accelerated_steps_restart_column_by_column(condition: float, left: float) -> None:
+    """Of ``1/2 sum h w^2``: without restarts at least 20 times as much would be left after as many steps."""
+    h = np.array([[1.0, 1.0], [1.0 / condition, 0.5]])
+    start, step = np.ones((2, 2)), np.array([1.0, 0.9])
+    together = fista(partial(np.multiply, h), start, step)
+    assert np.abs(together[:, 0]).max() <= left
+    for k in range(2):
+        own = slice(k, k + 1)
+        alone = fista(partial(np.multiply, h[:, own]), start[:, own], step[own])
+        np.testing.assert_array_equal(together[:, own], alone)
+    np.testing.assert_array_equal(start, np.ones((2, 2)))
