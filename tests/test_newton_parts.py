@@ -209,7 +209,7 @@ def test_steps_on_the_optimality_conditions_converge_quadratically(cones: bool, 
             return np.asarray(systems.solve(operator, right - centred * right.mean(axis=0), 1e-10))
 
         missed = (U[:, :, active.blocks] - active.values) / sigma
-        step = pair_step(data, operator, active, missed, gradient, solve, data.adjoint)
+        step = pair_step(data, operator, active.values, missed, gradient, solve, data.adjoint)
         np.testing.assert_allclose(step.products, data.adjoint(step.xi), atol=1e-12)
         after = np.zeros_like(best)
         after[:, :, active.blocks] = step.values

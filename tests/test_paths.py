@@ -75,24 +75,48 @@ def test_the_last_dual_point_saves_newton_steps_at_the_next_regularisation(
     assert steps([0.05, 0.05]) == 0
 
 
-@pytest.mark.parametrize("formulation", [cnn.gated_relu, cnn.relu])
-def test_points_of_a_path_take_three_newton_steps_each(
-    formulation: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def solved_systems(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many linear systems Newton's method has solved with a factor of their own."""
+    solved, solve = [0], NewtonSystems.solve
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        solved[0] += 1
+        return solve(*arguments, **options)
+
+    monkeypatch.setattr(NewtonSystems, "solve", counted)
+    return solved
+
+
+@pytest.mark.parametrize(("formulation", "most"), [(cnn.gated_relu, 1.5), (cnn.relu, 3.0)])
+def test_points_of_a_path_take_few_newton_systems_each(
+    formulation: Any, most: float, solved_systems: list[int]
 ) -> None:
     rng = np.random.default_rng(3)
     X = rng.standard_normal((120, 6))
     y = np.maximum(X @ rng.standard_normal((6, 3)), 0.0).sum(axis=1) + 0.1 * rng.standard_normal(120)
-    gates, solved = cnn.sample_gates(X, 40), [0]
-    solve = NewtonSystems.solve
-
-    def counted(*arguments: Any) -> Any:
-        solved[0] += 1
-        return solve(*arguments)
-
-    monkeypatch.setattr(NewtonSystems, "solve", counted)
+    gates = cnn.sample_gates(X, 40)
     path = cnn.regularization_path(formulation(X, gates), y, 30, solver=SemismoothNewton())
     assert all(point.status == cp.OPTIMAL for point in path)
-    assert 30 < solved[0] <= 3 * 30
+    assert 10 < solved_systems[0] <= most * 30
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("loss", ["squared", "logistic"])
+def test_the_factor_of_a_regularisation_serves_the_one_beside_it(
+    loss: str, bias: bool, solved_systems: list[int]
+) -> None:
+    y = np.where(np.median(_Y) > _Y, -1.0, 1.0) if loss == "logistic" else _Y
+    model = cnn.gated_relu(_X, _GATES, output_bias=bias)
+    largest = cnn.lambda_max(model, y, loss)
+    problem = model.problem(y, 0.05 * largest, loss)
+    problem.solve(solver=SemismoothNewton(tol=1e-9))
+    assert solved_systems[0] > 0
+    model.reg.value, solved_systems[0] = 0.0499 * largest, 0
+    problem.solve(solver=SemismoothNewton(tol=1e-7), warm_start=True)
+    assert problem.status == cp.OPTIMAL
+    assert problem.solver_stats.num_iters > 0
+    assert solved_systems[0] == 0
 
 
 def test_a_dual_point_of_other_labels_is_no_start() -> None:

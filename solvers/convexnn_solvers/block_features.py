@@ -119,17 +119,14 @@ class GatedFeatures:
         """As there."""
         out = np.empty((self.X.shape[0], U.shape[0]))
         for k, weights in enumerate(U):
-            out[:, k] = np.einsum("ij,ij->i", self.slopes, self.X @ weights)
+            out[:, k] = np.einsum("ij,ij->i", self.X, self.slopes @ weights.T)
         return out
 
     def adjoint(self, r: Float64Array) -> Float64Array:
         """As there."""
         out = np.empty((r.shape[1], self.width, self.count))
-        size = max(1, _CHUNK_ENTRIES // max(self.X.shape[0], 1))
-        for start in range(0, self.count, size):
-            part = slice(start, min(start + size, self.count))
-            for k, column in enumerate(r.T):
-                out[k, :, part] = self.X.T @ (self.slopes[:, part] * column[:, None])
+        for k, column in enumerate(r.T):  # scaled samples are smaller than scaled slopes
+            out[k] = (self.X * column[:, None]).T @ self.slopes
         return out
 
     def times(self, columns: Float64Array, owners: Indices | None = None) -> Float64Array:

@@ -20,17 +20,17 @@ from convexnn_solvers.cone_splitting import SplittingStart
 from convexnn_solvers.gaps import relative_gap
 from convexnn_solvers.gated_program import GatedProgram, Indices, block_norms
 from convexnn_solvers.newton_blocks import (
-    BlockLine,
     BlockProx,
     PlainProx,
+    envelope_line,
     packed_rows,
     unpacked_blocks,
     unpacked_rows,
 )
 from convexnn_solvers.newton_copies import residual_copy
 from convexnn_solvers.newton_duals import best_multiple, warm_multiple
-from convexnn_solvers.newton_fits import LineFunction, balanced, step_length, summed
-from convexnn_solvers.newton_operator import newton_operator
+from convexnn_solvers.newton_fits import balanced, step_length, summed
+from convexnn_solvers.newton_operator import NewtonOperator, newton_operator
 from convexnn_solvers.newton_pairs import pair_operator, pair_step
 from convexnn_solvers.newton_start import (
     NewtonPolicy,
@@ -41,15 +41,15 @@ from convexnn_solvers.newton_start import (
     kept_systems,
     usual_policy,
 )
+from convexnn_solvers.newton_system import Solve
 from convexnn_solvers.packing import Arrays, Held, below, packed_attributes, part, restore_attributes
 
 _EPS = float(np.finfo(np.float64).eps)
-# A better start than this does not begin with a larger penalty.
-_CLOSEST = 1e-6
 # What a checkpoint keeps as it is.
 _STATE = (
     "newton_steps", "primal", "dual", "dual_point", "offset", "sigma", "_U", "_xi", "_products",
     "short_steps", "_inner_steps", "_damping", "_best_gap", "_best_step", "_paired", "_pairs_below",
+    "_old_within", "_later_sigma",
 )  # fmt: skip
 
 
@@ -74,7 +74,10 @@ class DualNewton:
         self._cones = (first.cones or kept_cones(program)) if program.cones else None
         self._copy = residual_copy(self._fit)
         self.newton_steps = self.short_steps = self._inner_steps = 0
-        self._paired, self._pairs_below, self._damping = False, 1.0, 0.0
+        # Steps on the optimality conditions, and up to which gap over the tolerance those with an old factor.
+        self._pairs_possible = program.outputs == 1 and not self._copy.needed
+        self._paired, self._pairs_below, self._old_within = False, 1.0, 0.0
+        self._later_sigma = self._damping = 0.0
         self._most_curvature = np.zeros(1)
         if program.cones:
             self._most_curvature = len(program.signs) * self.features.squares(np.ones(program.gates))
@@ -82,7 +85,6 @@ class DualNewton:
         self.dual_point = np.zeros(self._fit.shape)
         self.dual_rows: tuple[ActiveRows, ...] = ()
         self._best_gap, self._best_step = np.inf, 0
-        # The points of the proximal map and of the dual have the same active rows near the optimum.
         self.prox: BlockProx = PlainProx() if self._cones is None else self._cones
         if first.held is None:
             self._begin(first)
@@ -103,13 +105,13 @@ class DualNewton:
         if given is not None:
             scale = warm_multiple(program, self._U, prediction, self._xi, scale)
             self._xi, self._products = scale * self._xi, scale * self._products
-            # Few active blocks without cones hardly bend: steps of the inner problem get there as soon.
-            self._paired = active.size * self.features.width >= (1 if program.cones else len(self._xi))
+            self._paired = active.size > 0
         scales = 1.0 if self._fit.scales is None else self._fit.scales
         self._copy.begin(prediction + scales * fitted.offset, self._xi)
-        closeness = np.sqrt(np.clip(self.gap, _CLOSEST, 1.0))
-        sigma = (self.policy.sigma if given is None else self.policy.warm_sigma) / float(closeness)
-        self.sigma = sigma if first.sigma is None else first.sigma
+        self.sigma = self.policy.first_sigma(given is not None, self.gap)
+        if self._paired and self._pairs_possible and not program.cones:
+            self._later_sigma, self.sigma = self.sigma, min(self.sigma, self.policy.pair_sigma)
+            self._old_within = np.inf
         self._set_products(self._products)
 
     def packed(self) -> Arrays:
@@ -151,7 +153,11 @@ class DualNewton:
     @property
     def point(self) -> Float64Array:
         """The best point so far (c, d, B)."""
-        return self._spread(*self._best_blocks)
+        return self.program.spread(*self._best_blocks)
+
+    @property
+    def _proximal(self) -> Float64Array:
+        return self.program.spread(self._active.blocks, self._active.values)
 
     def step(self, tol: float) -> None:
         """One Newton step, after closing the inner problem if it is solved; none if gap <= tol.
@@ -159,9 +165,14 @@ class DualNewton:
         Where the inner problem is solved, the step may be one on the optimality conditions; see newton_pairs.
         """
         features, gradient, solved = self._look(tol)
-        ready = (solved or self._paired) and self.gap <= self._pairs_below
-        if not self.gap <= tol and ready and self._pair_step(features, gradient):
-            return
+        ready = (solved or self._paired) and tol < self.gap <= self._pairs_below
+        if ready and self._pairs_possible:
+            if self._old_pair_step(tol, gradient) or self._pair_step(features, gradient):
+                return
+            if self._later_sigma > 0.0:
+                self.sigma, self._later_sigma = self._later_sigma, 0.0
+                self._set_products(self._products)
+                features, gradient, solved = self._look(tol)
         if solved and not self.gap <= tol:
             self._close_inner()
             features, gradient, _ = self._look(tol)
@@ -171,8 +182,7 @@ class DualNewton:
     @property
     def split(self) -> SplittingStart:
         """The proximal point and what is left of its argument."""
-        values = self._spread(self._active.blocks, self._active.values)
-        return SplittingStart(values, self._shifted - values, 1.0 / self.sigma)
+        return SplittingStart(self._proximal, self._shifted - self._proximal, 1.0 / self.sigma)
 
     def move(self, U: Float64Array, xi: Float64Array, products: Float64Array, sigma: float) -> None:
         """Offer these, and go on from there with a pair step; ``products`` are ``A^T xi``."""
@@ -187,27 +197,28 @@ class DualNewton:
 
         On the way the proximal point, and where it may help the dual point, are offered as the best so far.
         """
-        blocks = self._active.blocks
-        features = self.features.select(self.program.block_gates(blocks))
-        prediction = features.forward(self._active.values * self._signs[blocks])
-        gradient = self._gradient(prediction)
+        features, prediction, gradient = self._at_active()
         solved = self._inner_solved(gradient, prediction)
-        self._offer_primal(prediction, blocks, self._active.values)
-        if solved or self._promising(tol):
+        self._offer_primal(prediction, self._active.blocks, self._active.values)
+        # Without cones that costs little; with them, where the gap could be that small were -xi feasible.
+        least = self.primal + self._fit.conjugate(self._xi)
+        if solved or self._cones is None or least <= 3.0 * tol * abs(self.primal):
             self._offer_dual()
         return features, gradient, solved
 
-    def _gradient(self, prediction: Float64Array) -> Float64Array:
+    def _at_active(self) -> tuple[BlockFeatures, Float64Array, Float64Array]:
+        """Features of the active blocks, the proximal point's prediction, and the gradient of phi."""
+        active = self._active
+        features = self.features.select(self.program.block_gates(active.blocks))
+        prediction = features.forward(active.values * self._signs[active.blocks])
         copy = self._copy.at(self._xi, self.sigma).values
-        return self._centred(self._fit.derivative(self._xi) - prediction - copy)
+        return features, prediction, balanced(self._fit, self._fit.derivative(self._xi) - prediction - copy)
 
     def _inner_solved(self, gradient: Float64Array, prediction: Float64Array) -> bool:
         size = float(np.linalg.norm(gradient))
         rounding = 10.0 * _EPS * float(np.linalg.norm(self._xi) + np.linalg.norm(prediction))
-        if size <= rounding or self._inner_steps >= self.policy.inner_limit:
-            return True
-        if self._inner_steps == 0:
-            return False
+        if size <= rounding or not 0 < self._inner_steps < self.policy.inner_limit:
+            return size <= rounding or self._inner_steps > 0
         return bool(size <= self.policy.inner * np.sqrt(self._squared_change() / self.sigma))
 
     def _squared_change(self) -> float:
@@ -220,38 +231,53 @@ class DualNewton:
     def _pair_step(self, features: BlockFeatures, gradient: Float64Array) -> bool:
         """A step on the optimality conditions, kept if their residual becomes much smaller."""
         self._paired = False
-        blocks = self._active.blocks
-        if self._copy.needed or self.program.outputs > 1 or blocks.size == 0:
+        if self._active.blocks.size == 0:
             return False
         operator = pair_operator(self.program, self._active, features, self._fit.curvature(self._xi))
         if not self.systems.can_factorise(operator):
             return False
-        missed = (self._U[:, :, blocks] - self._active.values) / self.sigma
-
-        def solve(right: Float64Array) -> Float64Array:
-            return self.systems.solve(operator, self._centred(right), self.policy.pair_forcing)
-
-        adjoint, before = self.features.adjoint, self._residual(gradient)
         self.newton_steps += 1
-        try:
-            step = pair_step(self.program, operator, self._active, missed, gradient, solve, adjoint)
-        except FloatingPointError:  # its penalty is too large for the working precision; others are not
-            step = None
-        if step is not None and self._fit.room(self._xi, step.xi) >= 1.0:
-            state = self._U, self._xi, self._products
-            self._U = self._spread(blocks, step.values)
-            self._xi = self._xi + step.xi
-            self._set_products(self._products + step.products)
-            active = self._active
-            reached = self.features.select(self.program.block_gates(active.blocks))
-            after = self._gradient(reached.forward(active.values * self._signs[active.blocks]))
-            if self._residual(after) <= self.policy.pair_gain * before:
-                self._inner_steps, self._paired = 0, True
-                return True
-            self._U, self._xi, products = state
-            self._set_products(products)
-        if self.newton_steps > 1:  # a start from another regularisation may not be close enough at first
+        forcing, gain = self.policy.pair_forcing, self.policy.pair_gain
+        if self._later_sigma > 0.0 and self.newton_steps == 1:
+            gain = self.policy.first_gain
+        kept = self._take(operator, gradient, lambda r: self.systems.solve(operator, r, forcing), gain)
+        if kept and self._later_sigma > 0.0:
+            self._old_within = self.policy.near
+        elif not kept and self.newton_steps > 1:  # a start may not be close enough at first
             self._pairs_below = 0.1 * self.gap
+        return kept
+
+    def _old_pair_step(self, tol: float, gradient: Float64Array) -> bool:
+        """The same with the latest factor, of another regularisation or of the step before."""
+        if not self.gap <= self._old_within * tol:
+            return False
+        latest = self.systems.latest_pair(self.program)
+        kept = latest is not None and self._take(latest[0], gradient, latest[1], self.policy.old_gain)
+        self._old_within = self.policy.near if kept else 0.0
+        return kept
+
+    def _take(self, operator: NewtonOperator, gradient: Float64Array, solve: Solve, gain: float) -> bool:
+        """Take a step on the optimality conditions if no more than the share ``gain`` of them is left."""
+        blocks, before = operator.active.blocks, self._residual(gradient)
+        U = self._proximal
+        values = U[:, :, blocks]
+        missed = (self._U[:, :, blocks] - values) / self.sigma
+        centred, adjoint = lambda right: solve(balanced(self._fit, right)), self.features.adjoint
+        try:
+            step = pair_step(self.program, operator, values, missed, gradient, centred, adjoint)
+        except FloatingPointError:  # its penalty is too large for the working precision; others are not
+            return False
+        if not self._fit.room(self._xi, step.xi) >= 1.0:
+            return False
+        state = self._U, self._xi, self._products
+        U[:, :, blocks] = step.values
+        self._U, self._xi = U, self._xi + step.xi
+        self._set_products(self._products + step.products)
+        if self._residual(self._at_active()[2]) <= gain * before:
+            self._inner_steps, self._paired = 0, True
+            return True
+        self._U, self._xi, products = state
+        self._set_products(products)
         return False
 
     def _residual(self, gradient: Float64Array) -> float:
@@ -261,11 +287,8 @@ class DualNewton:
     def _close_inner(self) -> None:
         """Take the proximal point, choose the next penalty."""
         self._copy.accept(self._xi, self.sigma)
-        self._U = self._spread(self._active.blocks, self._active.values)
-        if self._inner_steps <= self.policy.few:
-            self.sigma = min(self.sigma * self.policy.growth, self.policy.largest_sigma)
-        elif self._inner_steps >= self.policy.many:
-            self.sigma /= 2.0
+        self._U = self._proximal
+        self.sigma = self.policy.next_sigma(self.sigma, self._inner_steps)
         self._inner_steps = 0
         self._set_products(self.features.adjoint(self._xi))
 
@@ -281,7 +304,10 @@ class DualNewton:
         blocks = self.prox.along(self._shifted, change, self._thresholds)
         noise = self._active.envelope / self.sigma + 0.5 * float(np.vdot(self._xi, self._xi))
         room = self._fit.room(self._xi, direction)
-        length = step_length(self._line(direction, blocks), rate, room, 10.0 * _EPS * noise)
+        envelope = envelope_line(blocks, self._active.envelope, self.sigma)
+        copied = self._copy.along(self._xi, direction, self.sigma)
+        line = summed([self._fit.along(self._xi, direction), envelope, copied])
+        length = step_length(line, rate, room, 10.0 * _EPS * noise)
         if self.program.cones:
             self._damping = self.policy.damped(self._damping, length)
             self.short_steps += length < 1.0
@@ -291,23 +317,6 @@ class DualNewton:
         self._active = blocks.at(length)
         self.newton_steps += 1
         self._inner_steps += 1
-
-    def _line(self, direction: Float64Array, blocks: BlockLine) -> LineFunction:
-        """phi on a line, less its value at length 0."""
-        start, sigma = self._active.envelope, self.sigma
-
-        def block_part(length: float) -> tuple[float, float]:
-            envelope, rate = blocks(length)
-            return (envelope - start) / sigma, rate / sigma
-
-        copy = self._copy.along(self._xi, direction, sigma)
-        return summed([self._fit.along(self._xi, direction), block_part, copy])
-
-    def _promising(self, tol: float) -> bool:
-        """Whether the gap could be at most ``tol`` were ``-xi`` dual feasible: worth the projections."""
-        if self._cones is None:
-            return True
-        return self.primal + self._fit.conjugate(self._xi) <= 3.0 * tol * abs(self.primal)
 
     def _offer_primal(self, prediction: Float64Array, blocks: Indices, values: Float64Array) -> None:
         fitted = self._fit.at(prediction)
@@ -339,11 +348,3 @@ class DualNewton:
     def _set_shifted(self) -> None:
         self._shifted = self._U - self.sigma * self.program.by_block(self._products)
         self._thresholds = self.sigma * self.program.weights
-
-    def _spread(self, blocks: Indices, values: Float64Array) -> Float64Array:
-        U = np.zeros(self.program.point_shape)
-        U[:, :, blocks] = values
-        return U
-
-    def _centred(self, x: Float64Array) -> Float64Array:
-        return balanced(self._fit, x)

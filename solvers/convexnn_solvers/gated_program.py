@@ -93,6 +93,12 @@ class GatedProgram:
         """The blocks of some gates, sign by sign."""
         return np.concatenate([k * self.gates + gates for k in range(len(self.signs))])
 
+    def spread(self, blocks: Indices, values: Float64Array) -> Float64Array:
+        """The point (c, d, B) that has these values (c, d, m) on its blocks and is zero elsewhere."""
+        U = np.zeros(self.point_shape)
+        U[:, :, blocks] = values
+        return U
+
     def used_gates(self, U: Float64Array) -> NDArray[np.bool_]:
         """Which gates (P,) have a block of ``U`` (c, d, B) that is not zero."""
         used = np.any(U != 0.0, axis=(0, 1)).reshape(len(self.signs), self.gates)

@@ -14,7 +14,7 @@ from convexnn_solvers.gated_program import GatedProgram
 from convexnn_solvers.gated_structure import GatedStructure
 from convexnn_solvers.memory_budget import budget, itemsize, readable
 from convexnn_solvers.newton_blocks import cone_bytes
-from convexnn_solvers.newton_system import factor_entries
+from convexnn_solvers.newton_system import SystemLimits
 
 # Counted in about the least that was measured: who is refused could hardly have been solved. Arrays of the
 # size of the weights and of the affine outputs that an accelerated step has at a time; those of multipliers;
@@ -76,7 +76,7 @@ def newton_needs(programs: Sequence[GatedProgram]) -> dict[str, int]:
         needed["active rows"] = len(programs) * cone_bytes(program, known, blocks)
         free = max(d - int(min(n / 3, 0.8 * d)), 1)
         needed["free directions"] = 8 * c * gates * (2 * d * d + free * (d + 2 * n))
-    needed["linear systems"] = 8 * factor_entries(n, gates, gates * free, program.cones)
+    needed["linear systems"] = 8 * _factor_entries(n, gates, gates * free, program.cones)
     if can_split(program):
         needed["linear systems"] += 8 * n * n
     return needed
@@ -88,7 +88,7 @@ def check_descent(structure: GatedStructure, memory: float | None) -> None:
     needed = _gated_needs(structure, _DESCENT_POINTS)
     n, d = program.X.shape
     needed["the bases of a working set"] = 2 * 8 * d**2 * min(program.gates, _SWEPT)
-    needed["the slopes of some gates"] = 2 * 8 * n * min(program.gates, program.gates_at_a_time)
+    needed["the slopes of some gates"] = 8 * n * min(program.gates, program.gates_at_a_time)
     _refuse("BlockDescent", needed, memory, structure.composite.backend, "use RFISTA()")
 
 
@@ -108,3 +108,18 @@ def _refuse(name: str, needed: dict[str, int], memory: float | None, backend: Ba
             f"{name} would need at least {readable(total)} on {backend.device} ({most}), and may use "
             f"{readable(allowed)}; raise memory= or {remedy} instead."
         )
+
+
+def _factor_entries(n: int, blocks: int, rank: int, cones: bool) -> int:
+    """How many numbers the cheaper of the two factors takes, with the matrices that it is made of.
+
+    ``rank``: of all ``blocks`` together; the columns of blocks in cones are not counted here.
+    """
+    most = SystemLimits().memory / 8.0
+    dense, low = n * (2 * n if cones else 3 * n + blocks), 2 * rank * (n + rank)
+    columns = 0 if cones else 2 * n * rank
+    work = (n * n * rank if cones else 2.0 * n * n * blocks) + n**3 / 3.0
+    low_work = n * float(rank) ** 2 + rank**3 / 3.0
+    choices = ((work, dense, dense), (low_work, low, low + columns))
+    fitting = [(operations, taken) for operations, entries, taken in choices if entries <= most]
+    return min(fitting)[1] if fitting else 0

@@ -25,6 +25,7 @@ from convexnn_solvers.cone_factors import factor_bytes
 from convexnn_solvers.cone_memory import ConeMemory, complements
 from convexnn_solvers.cones import ActiveRows, PatternCones, machine_code_pays
 from convexnn_solvers.gated_program import GatedProgram, Indices, block_norms
+from convexnn_solvers.newton_fits import LineFunction
 from convexnn_solvers.packing import Arrays, Held, below, part
 
 
@@ -103,6 +104,16 @@ class BlockLine(Protocol):
     def at(self, length: float) -> ActiveBlocks:
         """The active blocks."""
         ...
+
+
+def envelope_line(blocks: BlockLine, start: float, sigma: float) -> LineFunction:
+    """The blocks' part of phi on a line, less its value at length 0, where the envelope is ``start``."""
+
+    def line(length: float) -> tuple[float, float]:
+        envelope, rate = blocks(length)
+        return (envelope - start) / sigma, rate / sigma
+
+    return line
 
 
 class BlockProx(Protocol):

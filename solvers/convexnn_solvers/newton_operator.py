@@ -11,7 +11,7 @@ second part in common.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.linalg import blas
@@ -27,7 +27,8 @@ from convexnn_solvers.packing import Arrays, Held, below, part
 class NewtonOperator:
     """``x -> h o x + sigma A J A^T x`` on (n, c) arrays, by products with the features.
 
-    ``features`` are those of the ``active`` blocks. ``column`` (n, c): its outer product is added.
+    ``features`` are those of the ``active`` blocks. ``column`` (n, c): its outer product is added. ``pair``:
+    whether it is that of a step on the optimality conditions, see :mod:`convexnn_solvers.newton_pairs`.
     """
 
     features: BlockFeatures
@@ -36,6 +37,7 @@ class NewtonOperator:
     sigma: float
     diagonal: Float64Array
     column: Float64Array | None = None
+    pair: bool = False
 
     def __call__(self, x: Float64Array) -> Float64Array:
         """The operator applied to ``x``."""
@@ -102,6 +104,7 @@ def packed_operator(operator: NewtonOperator) -> Arrays:
     """What :func:`unpacked_operator` needs besides the program."""
     features = operator.features.part
     arrays = {"sigma": np.asarray(operator.sigma), "diagonal": operator.diagonal, "features": features}
+    arrays["pair"] = np.asarray(operator.pair)
     if operator.column is not None:
         arrays["column"] = operator.column
     return arrays | below("active", operator.active.packed())
@@ -113,4 +116,5 @@ def unpacked_operator(program: GatedProgram, held: Held) -> NewtonOperator:
     features = GatedFeatures(program.X, own) if program.stored is None else StoredFeatures(own)
     active = unpacked_blocks(part("active", held))
     sigma, column = float(held["sigma"]), held.get("column")
-    return newton_operator(program, active, features, sigma, held["diagonal"], column)
+    operator = newton_operator(program, active, features, sigma, held["diagonal"], column)
+    return replace(operator, pair=bool(held["pair"]))

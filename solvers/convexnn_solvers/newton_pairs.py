@@ -11,6 +11,9 @@ one says on an active block, linearised,
 
 for ``large`` without bound: along T_b the dual product has to reach its threshold, whatever the length of
 V_b. So the matrix for dxi is that of an inner problem with a very large penalty, at its solution.
+
+Between two regularisations, or two steps, that matrix changes little: a step with the one before costs two
+products and a triangular solve, and still comes much closer (a simplified Newton step, or chord).
 """
 
 from __future__ import annotations
@@ -49,27 +52,28 @@ def pair_operator(
     norms = lengths + large * weights
     projected = active.projected * (norms / active.norms)
     far = replace(active, projected=projected, norms=norms, thresholds=large * weights)
-    return newton_operator(program, far, features, large, curvature)
+    return replace(newton_operator(program, far, features, large, curvature), pair=True)
 
 
 def pair_step(
     program: GatedProgram,
     operator: NewtonOperator,
-    active: ActiveBlocks,
+    values: Float64Array,
     missed: Float64Array,
     gradient: Float64Array,
     solve: Callable[[Float64Array], Float64Array],
     adjoint: Callable[[Float64Array], Float64Array],
 ) -> PairStep:
-    """One step from the m blocks' proximal values V, where ``missed`` (1, d, m) is ``(U - V) / sigma`` on the
-    blocks and ``gradient`` (n, 1) is ``F*'(xi) - A V``.
+    """One step from the proximal values V (1, d, m) of the operator's blocks, where ``missed`` (1, d, m) is
+    ``(U - V) / sigma`` on them and ``gradient`` (n, 1) is ``F*'(xi) - A V``.
 
     ``solve`` solves with the operator, (n, 1) for (n, 1); ``adjoint`` gives the products (1, d, P) of all
     gates with (n, 1).
     """
-    gates, signs = program.block_gates(active.blocks), program.block_signs(active.blocks)
+    blocks = operator.active.blocks
+    gates, signs = program.block_gates(blocks), program.block_signs(blocks)
     first = operator.sigma * operator.jacobian.apply(missed)
     xi = -solve(gradient + operator.features.forward(first * signs))
     products = adjoint(xi)
     second = operator.sigma * operator.jacobian.apply(products[:, :, gates] * signs)
-    return PairStep(xi, products, active.values - first - second)
+    return PairStep(xi, products, values - first - second)

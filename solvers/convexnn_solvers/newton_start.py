@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.block_features import BlockFeatures
 from convexnn_solvers.gated_program import GatedProgram
@@ -13,6 +15,9 @@ from convexnn_solvers.newton_system import NewtonSystems
 from convexnn_solvers.nonsmooth_fits import NonsmoothFit
 from convexnn_solvers.packing import Held
 
+# A better start than this does not begin with a larger penalty.
+_CLOSEST = 1e-6
+
 
 @dataclass(frozen=True)
 class NewtonPolicy:
@@ -20,18 +25,24 @@ class NewtonPolicy:
 
     ``sigma``: first penalty, for programs scaled to size one, over the square root of the gap at the
     start (at such a gap a cold start would have come to such a penalty), and ``warm_sigma`` the same with a
-    dual variable to start from; it grows by ``growth`` after an inner problem of at most ``few`` steps and
-    shrinks by half after ``many``, up to ``largest_sigma``. ``inner``: an inner problem is solved when its
-    gradient is at most ``inner / sqrt(sigma)`` times the change of the point, or after ``inner_limit`` steps.
-    ``forcing``: relative residual of the linear systems. ``damping``: with cones, the curvature that is added
-    to the Newton matrix after a shortened step, as a share of the largest that leaving the active rows can
-    add; ``damping_growth`` and ``damping_decay`` after short and full steps. ``pair_forcing``: ``forcing``
-    for steps on the optimality conditions, and ``pair_gain``: what may be left of their residual for such a
-    step to be kept. ``patience``: so many steps without a better gap are a stall.
+    dual variable to start from; without cones at most ``pair_sigma`` while steps on the optimality conditions
+    go well, because a small one keeps the blocks on either side of a change. It grows by ``growth`` after an
+    inner problem of at most ``few`` steps and shrinks by half after ``many``, up to ``largest_sigma``.
+    ``inner``: an inner problem is solved when its gradient is at most ``inner / sqrt(sigma)`` times the
+    change of the point, or after ``inner_limit`` steps. ``forcing``: relative residual of the linear systems.
+    ``damping``: with cones, the curvature that is added to the Newton matrix after a shortened step, as a
+    share of the largest that leaving the active rows can add; ``damping_growth`` and ``damping_decay`` after
+    short and full steps. ``pair_forcing``: ``forcing`` for steps on the optimality conditions, and
+    ``pair_gain``: what may be left of their residual for such a step to be kept, ``first_gain`` after the
+    first step of a warm start without cones, which changes the active blocks. ``old_gain`` is the same for
+    such steps with the latest factor, which are tried where a warm start without cones begins, and again when
+    the gap is at most ``near`` times the tolerance. ``patience``: so many steps without a better gap are a
+    stall.
     """
 
     sigma: float = 10.0
     warm_sigma: float = 3.0
+    pair_sigma: float = 3.0
     growth: float = 3.0
     largest_sigma: float = 1e8
     few: int = 8
@@ -44,7 +55,20 @@ class NewtonPolicy:
     damping_decay: float = 0.5
     pair_forcing: float = 1e-4
     pair_gain: float = 0.9
+    first_gain: float = 5.0
+    old_gain: float = 0.5
+    near: float = 30.0
     patience: int = 300
+
+    def first_sigma(self, warm: bool, gap: float) -> float:
+        """The first penalty; a better start than ``_CLOSEST`` does not begin with a larger one."""
+        return (self.warm_sigma if warm else self.sigma) / float(np.sqrt(np.clip(gap, _CLOSEST, 1.0)))
+
+    def next_sigma(self, sigma: float, steps: int) -> float:
+        """The penalty after an inner problem of so many steps."""
+        if steps <= self.few:
+            return min(sigma * self.growth, self.largest_sigma)
+        return sigma / 2.0 if steps >= self.many else sigma
 
     def damped(self, damping: float, length: float) -> float:
         """The damping after a step of that length: rows that leave the active set on the way add curvature
@@ -66,7 +90,7 @@ def usual_policy(fit: Fit) -> NewtonPolicy:
 
 @dataclass(frozen=True, eq=False)
 class NewtonStart:
-    """Where to start: a point (c, d, B), a dual variable ``xi`` (n, c), a penalty; None: by default.
+    """Where to start: a point (c, d, B), a dual variable ``xi`` (n, c); None: by default.
 
     ``cones``: projections on the cones of the program, with what is known of their active rows;
     ``systems``: the solver of linear systems of a program with the same features and fit. ``held``: what the
@@ -75,7 +99,6 @@ class NewtonStart:
 
     point: Float64Array | None = None
     xi: Float64Array | None = None
-    sigma: float | None = None
     cones: ConeProx | None = None
     systems: NewtonSystems | None = None
     held: Held | None = None

@@ -136,6 +136,15 @@ class NewtonSystems:
         self._failures = 0 if converged else self._failures + 1
         self._resting = 0 if converged else 2 ** min(self._failures, _MOST_FAILURES) - 1
 
+    def latest_pair(self, program: GatedProgram) -> tuple[NewtonOperator, Solve] | None:
+        """The operator of the latest factor and solves with it, where it is one of the optimality conditions.
+
+        ``program`` may have other weights than the factor has; blocks of a working set have other numbers.
+        """
+        if self._factor is None or not self._origin["pair"] or program.gates != self._program.gates:
+            return None
+        return unpacked_operator(program, self._origin), self._factor
+
     def can_factorise(self, operator: NewtonOperator) -> bool:
         """Whether the matrix would be factorised exactly."""
         _, dense, low_rank = self._costs(operator)
@@ -251,21 +260,6 @@ class NewtonSystems:
         if self._base is None:
             self._base = operator.features.base()
         return operator.first_part(self._base)
-
-
-def factor_entries(n: int, blocks: int, rank: int, cones: bool, limits: SystemLimits | None = None) -> int:
-    """How many numbers the cheaper of the two factors takes, with the matrices that it is made of.
-
-    ``rank``: of all ``blocks`` together; the columns of blocks in cones are not counted here.
-    """
-    most = (limits or SystemLimits()).memory / 8.0
-    dense, low = n * (2 * n if cones else 3 * n + blocks), 2 * rank * (n + rank)
-    columns = 0 if cones else 2 * n * rank
-    work = (n * n * rank if cones else 2.0 * n * n * blocks) + n**3 / 3.0
-    low_work = n * float(rank) ** 2 + rank**3 / 3.0
-    choices = ((work, dense, dense), (low_work, low, low + columns))
-    fitting = [(operations, taken) for operations, entries, taken in choices if entries <= most]
-    return min(fitting)[1] if fitting else 0
 
 
 def _from_roots(operator: NewtonOperator, output: int, dense: bool) -> Solve:

@@ -104,7 +104,7 @@ class GatedOperator:
         for rows in g.blocks(int(U.shape[1])):
             mask = g.mask(rows)
             for k in range(self.outputs):
-                result[rows, k] = xp.linalg.vecdot(g.X[rows] @ U[k * d : (k + 1) * d], mask)
+                result[rows, k] = xp.linalg.vecdot(mask @ U[k * d : (k + 1) * d].T, g.X[rows])
         if self.slope != 0.0:
             summed = xp.reshape(xp.sum(U, axis=1), (self.outputs, d))
             result = (1.0 - self.slope) * result + self.slope * (g.X @ summed.T)
