@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 from dataclasses import asdict
 from pathlib import Path
@@ -20,12 +21,18 @@ class Store:
     def __init__(self, path: Path, cap: float, remark: str = "") -> None:
         self.path = path
         self._lock = threading.Lock()
-        fresh = {"machine": {**machine(), "remark": remark}, "cap": cap, "rows": {}}
+        now: dict[str, Any] = {**machine(), "remark": remark}
+        fresh: dict[str, Any] = {"machine": now, "cap": cap, "rows": {}}
         self.content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else fresh
         if self.content["cap"] != cap:
             raise ValueError(
                 f"{path} holds runs capped at {self.content['cap']:g} s, not {cap:g} s: name another file."
             )
+        before: dict[str, Any] = self.content["machine"]
+        if now["commit"] not in re.split("[ ,]+", before["commit"]):
+            before["commit"] += f", later rows {now['commit']}"
+        if remark and remark not in before["remark"]:
+            before["remark"] = f"{before['remark']} {remark}".lstrip()
 
     def runs(self, case: Case, name: str) -> list[Run]:
         """What is done already."""

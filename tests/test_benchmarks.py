@@ -171,6 +171,17 @@ def test_a_results_file_with_another_cap_is_refused(tmp_path: Path) -> None:
         Store(tmp_path / "b.json", cap=5.0)
 
 
+def test_a_results_file_names_every_code_that_it_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for commit, remark in (("one", "Alone."), ("one", "Alone."), ("two", ""), ("one-dirty", "Beside tests.")):
+        monkeypatch.setattr("benchmarks.store.machine", lambda commit=commit: {"commit": commit})
+        Store(tmp_path / "b.json", cap=60.0, remark=remark).add(GATED, OURS[0], _run(1.0))
+    made = Store(tmp_path / "b.json", cap=60.0).content["machine"]
+    assert made["commit"] == "one, later rows two, later rows one-dirty"
+    assert made["remark"] == "Alone. Beside tests."
+
+
 def test_smaller_regs_are_not_run_after_a_time_out(tmp_path: Path) -> None:
     store = Store(tmp_path / "b.json", cap=60.0)
     easier, harder = Case("tiny", "gated", 6, 0.1), Case("tiny", "gated", 6, 0.01)
