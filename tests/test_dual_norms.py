@@ -435,3 +435,30 @@ def test_penalties_of_weight_zero_ask_nothing() -> None:
     assert norms.ratio(z, (None,)) == 0.0
     assert norms.unprojected(z) == 0.0
     assert norms.free[0].tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("inner", [0.0, 0.5])
+def test_entries_are_moved_to_the_nearest_point_of_their_balls(inner: float) -> None:
+    """Of two variables with a norm, and a free one between them that stays out of it."""
+    blocks = tuple(VariableBlock(k, (size,), "x") for k, size in enumerate((4, 2, 3)))
+    outer = np.array(0.8)
+    inside = [term(AbsoluteValue(), np.full(blocks[k].shape, inner), k) for k in (0, 2)] if inner else []
+    norms = DualNorms(plain(blocks, (*inside, *(term(GroupNorm(0), outer, k) for k in (0, 2)))))
+    assert [kinds.tolist() for kinds in norms.penalised_kinds()] == [[3] * 4, [2] * 2, [3] * 3]
+    rng, nothing = np.random.default_rng(0), np.zeros(2)
+
+    def ratio(entries: Float) -> float:
+        return norms.ratio((entries[:4], nothing, entries[4:]), (None, None, None))
+
+    for size in (0.1, 1.0, 30.0):
+        z = size * rng.standard_normal(7)
+        nearest, before = norms.nearest_in_balls(z), z.copy()
+        assert ratio(nearest) <= 1.0
+        np.testing.assert_array_equal(z, before)
+        if size == 0.1:
+            np.testing.assert_allclose(nearest, z, atol=1e-15)
+        for _ in range(20):
+            other = rng.standard_normal(7)
+            other /= max(ratio(other), 1.0)
+            other *= 1.0 if ratio(other) <= 1.0 else 0.0  # nested balls are no multiples of each other
+            assert (z - nearest) @ (other - nearest) <= 1e-8 * size

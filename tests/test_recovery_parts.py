@@ -291,3 +291,4 @@ def test_the_reported_convex_penalty_is_that_of_the_model(grouping: str, outputs
     with pytest.raises(AttributeError):  # a report says what was found
         report.convex_penalty = 0.0  # type: ignore[misc]
     assert report.convex_penalty == pytest.approx(float(model.penalty.value), rel=1e-12)
+    assert (report.pruning_change, report.shift, report.prediction_shift) == (0.0, 0.0, 0.0)
