@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +19,8 @@ from convexnn_solvers.kept import Kept
 from convexnn_solvers.newton_duals import best_multiple
 from convexnn_solvers.newton_fits import LogisticFit, SquaredFit, balanced
 from convexnn_solvers.newton_start import NewtonPolicy, NewtonStart, kept_cones, kept_features
+from convexnn_solvers.nonsmooth_fits import NonsmoothFit
+from convexnn_solvers.nonsmooth_losses import Norms, PiecewiseLinear, Supremum
 from convexnn_solvers.splitting_newton import SplittingNewton, SplittingPolicy
 
 Float = NDArray[np.float64]
@@ -49,6 +52,28 @@ def weighted(data: GatedProgram) -> GatedProgram:
     )
 
 
+def kinked(loss: PiecewiseLinear | Norms | Supremum, centred: bool = False, outputs: int = 1) -> GatedProgram:
+    """The same targets with a loss that has no gradient, and weights below those where all blocks vanish."""
+    data = program(outputs=outputs, centred=centred)
+    assert isinstance(data.fit, SquaredFit)
+    Y, weight = (
+        data.fit.Y,
+        np.ones(data.fit.Y.shape) if isinstance(loss, PiecewiseLinear) else np.asarray(1.0),
+    )
+    if isinstance(loss, PiecewiseLinear):
+        weight = np.linspace(0.05, 0.3, Y.size).reshape(Y.shape)
+    fit = NonsmoothFit(loss, weight, np.ones(Y.shape), Y, centred)
+    bare = replace(data, fit=fit, kept=Kept())
+    return replace(bare, weights=0.1 * float(np.max(bare.null_norms())) * np.linspace(1.0, 1.5, 20))
+
+
+KINKED = {
+    "absolute": kinked(PiecewiseLinear()),
+    "quantile with offset": kinked(PiecewiseLinear(-0.3, 0.7), centred=True),
+    "absolute of outputs": kinked(PiecewiseLinear(), outputs=2),
+    "norm": kinked(Norms()),
+    "largest with offset": kinked(Supremum(), centred=True),
+}
 VARIANTS = {
     "plain": program(),
     "offset": program(centred=True),
@@ -89,6 +114,38 @@ def test_the_iteration_converges_to_the_optimum(name: str) -> None:
     np.testing.assert_allclose(balanced(data.fit, admm.xi), admm.xi, atol=1e-12)
 
 
+def bounds(data: GatedProgram, point: Float, xi: Float) -> tuple[float, float]:
+    """The value of a point, and that of the best feasible multiple near a dual variable."""
+    value = data.fit.at(data.forward(point)).value + float(data.weights @ block_norms(point))
+    inside = data.fit.nearest(balanced(data.fit, xi))
+    found = best_multiple(data, inside, data.by_block(data.adjoint(inside)), kept_cones(data))
+    return value, found.value
+
+
+@pytest.mark.parametrize("name", KINKED)
+def test_the_iteration_comes_near_the_optimum_of_losses_without_a_gradient(name: str) -> None:
+    data = KINKED[name]
+    admm = splitting(data)
+    for _ in range(20):
+        admm.run(20)
+    value, bound = bounds(data, admm.Z, admm.xi)
+    assert value * 0.95 <= bound <= value
+
+
+@pytest.mark.parametrize("policy", ["first", "usual"])
+@pytest.mark.parametrize("name", KINKED)
+def test_losses_without_a_gradient_are_solved_by_both_together(name: str, policy: str) -> None:
+    data = KINKED[name]
+    engine = SplittingNewton(data, splitting=POLICIES.get(policy))
+    while engine.gap > 1e-5 and not engine.stalled:
+        engine.step(1e-5)
+    assert engine.gap <= 1e-5
+    value, bound = bounds(data, engine.point, -engine.dual_point)
+    assert engine.primal == pytest.approx(value, rel=1e-12)
+    assert bound >= engine.dual * (1.0 - 1e-9)
+    assert engine.turns > 0 or policy == "usual"
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_an_optimal_pair_stays_where_it_is(name: str) -> None:
     data = VARIANTS[name]
@@ -98,7 +155,7 @@ def test_an_optimal_pair_stays_where_it_is(name: str) -> None:
     point = engine.point
     xi = data.fit.at(data.forward(point)).xi
     for rho in (0.02, 1.0):
-        admm = splitting(data, SplittingStart(point, -data.by_block(data.adjoint(xi)) / rho, rho))
+        admm = splitting(data, SplittingStart(point, -data.by_block(data.adjoint(xi)) / rho, rho, xi))
         admm.run(10)
         assert np.linalg.norm(admm.Z - point) <= 1e-4 * np.linalg.norm(point)
         assert np.linalg.norm(admm.xi - xi) <= 1e-4 * np.linalg.norm(xi)
@@ -145,12 +202,13 @@ def test_short_steps_give_the_turn_to_admm() -> None:
 
 @pytest.mark.parametrize("before", [1, 4, 9, 15])
 @pytest.mark.parametrize("policy", POLICIES)
-def test_what_is_packed_goes_on_alike(policy: str, before: int) -> None:
-    data, chosen = program(), POLICIES[policy]
+@pytest.mark.parametrize("make", [program, lambda: kinked(PiecewiseLinear(), centred=True)])
+def test_what_is_packed_goes_on_alike(make: Callable[[], GatedProgram], policy: str, before: int) -> None:
+    data, chosen = make(), POLICIES[policy]
     first = SplittingNewton(data, splitting=chosen)
     for _ in range(before):
         first.step(1e-9)
-    fresh = program()
+    fresh = make()
     again = SplittingNewton(fresh, start=NewtonStart(held=first.packed()), splitting=chosen)
     for engine in (first, again):
         for _ in range(4):
@@ -180,5 +238,6 @@ def test_which_programs_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [can_split(each) for each in (data, *others)] == [True, False, False, False]
     assert isinstance(newton_engine(data, NewtonPolicy(), NewtonStart()), DualNewton)
     monkeypatch.setattr(gate_working_set, "_SPLIT_FROM", 40)
+    assert all(can_split(each) for each in KINKED.values())
     assert isinstance(newton_engine(data, NewtonPolicy(), NewtonStart()), SplittingNewton)
     assert all(isinstance(newton_engine(p, None, NewtonStart()), DualNewton) for p in others)

@@ -1,4 +1,4 @@
-"""ADMM on a gated program with cones and squares, for the Newton method where its own steps are short.
+"""ADMM on a gated program with cones, for the Newton method where its own steps are short.
 
 Newton's matrix knows the rows of the cones that are active now, and far from the optimum every step changes
 them. ADMM needs no such matrix: with ``Z`` the point, ``V`` the scaled multiplier, ``rho`` the penalty and A
@@ -9,7 +9,9 @@ the map from blocks to predictions, one iteration is
 
 one factor for all iterations of a penalty, one product with ``A^T`` and one with A (``A V`` follows from
 ``A A^T S = Y - A (Z - V) - rho S``), and projections that start next to their ends.
-It finds the blocks and rows of the optimum, which Newton's method then needs only a few steps for.
+It finds the blocks and rows of the optimum, which Newton's method then needs only a few steps for. Losses
+without a gradient have a copy p of the prediction, whose penalty is a multiple of rho, and its scaled
+multiplier q: the targets of the linear system are p - q then, and one factor serves all penalties.
 
 After Boyd, Parikh, Chu, Peleato and Eckstein (2011), sections 3.4.1, 3.4.3 and 6.4; that a Newton method on
 the dual begins where such an iteration has got to is from Yang, Sun and Toh (2015), SDPNAL+.
@@ -27,6 +29,7 @@ from convexnn_solvers.block_features import BlockFeatures
 from convexnn_solvers.gated_program import GatedProgram
 from convexnn_solvers.newton_blocks import BlockProx
 from convexnn_solvers.newton_fits import SquaredFit, balanced
+from convexnn_solvers.nonsmooth_fits import NonsmoothFit
 from convexnn_solvers.packing import Arrays, Held, packed_attributes, restore_attributes
 
 # Over-relaxation; how far the two residuals may be out of balance, and the most by which rho then changes.
@@ -35,32 +38,37 @@ _RELAX, _UNBALANCED, _MOST_CHANGE = 1.8, 1.6, 10.0
 _LEAST = 1e-14
 # A factor of more bytes is not made.
 _MEMORY = 5e8
-_STATE = ("Z", "V", "rho", "xi", "products", "_image_Z", "_image_V")
+# With a copy of the prediction, rho over the penalty of the copy: by counting iterations.
+_SHIFT = 0.01
+_STATE = ("Z", "V", "rho", "xi", "products", "_image_Z", "_image_V", "prediction", "_q")
 
 
 def can_split(program: GatedProgram) -> bool:
-    """Whether the iteration takes the program: cones, a sum of squares, a matrix that fits."""
-    plain = isinstance(program.fit, SquaredFit) and program.fit.outliers is None
-    return program.cones and program.stored is None and plain and 16.0 * program.fit.shape[0] ** 2 <= _MEMORY
+    """Whether the iteration takes the program: cones, squares or no gradient, a matrix that fits."""
+    fit = program.fit
+    known = isinstance(fit, NonsmoothFit) or (isinstance(fit, SquaredFit) and fit.outliers is None)
+    return program.cones and program.stored is None and known and 16.0 * fit.shape[0] ** 2 <= _MEMORY
 
 
 @dataclass(frozen=True, eq=False)
 class SplittingStart:
-    """A point Z and its scaled multiplier V at the penalty rho, (c, d, B) both."""
+    """A point Z and its scaled multiplier V at the penalty rho, (c, d, B) both; the dual variable (n, c)."""
 
     Z: Float64Array
     V: Float64Array
     rho: float
+    xi: Float64Array
 
 
 def cold_start(program: GatedProgram) -> SplittingStart:
     """Zeros, at the penalty ``tau / |z|`` for a typical block z of B that explain all of the targets."""
-    assert isinstance(program.fit, SquaredFit)
+    assert isinstance(program.fit, SquaredFit | NonsmoothFit)
     squares = float(np.sum(program.features(slice(None)).squares(np.ones(program.gates))))
     explained = float(np.sqrt(program.blocks * len(program.signs) * squares / program.fit.shape[0]))
     typical = float(np.mean(program.weights)) * explained
     zero = np.zeros(program.point_shape)
-    return SplittingStart(zero, zero, typical / max(float(np.linalg.norm(program.fit.Y)), 1e-30))
+    rho = typical / max(float(np.linalg.norm(program.fit.Y)), 1e-30)
+    return SplittingStart(zero, zero, rho, np.zeros(program.fit.shape))
 
 
 def _kept_matrix(program: GatedProgram, features: BlockFeatures) -> Float64Array:
@@ -88,8 +96,9 @@ class ConeSplitting:
         start: SplittingStart | None = None,
         held: Held | None = None,
     ) -> None:
-        assert isinstance(program.fit, SquaredFit)
+        assert isinstance(program.fit, SquaredFit | NonsmoothFit)
         self._program, self._features, self._prox = program, features, prox
+        self._kinked = program.fit if isinstance(program.fit, NonsmoothFit) else None
         self._signs = np.repeat(np.asarray(program.signs), program.gates)
         self._target = self._centred(program.fit.Y)
         self._matrix: Float64Array | None = None
@@ -106,6 +115,8 @@ class ConeSplitting:
             self.xi = np.zeros(program.fit.shape)
             self.products = np.zeros((*self.Z.shape[:2], program.gates))
             self._image_Z, self._image_V = self._image(self.Z), self._image(self.V)
+            self.prediction = self._image_Z + self._added * program.fit.at(self._image_Z).offset
+            self._q = start.xi * (_SHIFT / self.rho)
 
     def packed(self) -> Arrays:
         """The state as arrays; the factor is made anew."""
@@ -128,14 +139,16 @@ class ConeSplitting:
     def _iterate(self) -> Float64Array:
         """One iteration; returns ``A^T S`` by block."""
         program = self._program
-        right = self._target - self._image_Z + self._image_V
+        right = self._centred(self._aim) - self._image_Z + self._image_V
         S = self._solve(right)
         products = self._features.adjoint(S)
         pulled = program.by_block(products)
         moved = _RELAX * pulled
         moved += self.Z
         moved += (1.0 - _RELAX) * self.V
-        image = self._image_Z + _RELAX * (right - self.rho * S) + (1.0 - _RELAX) * self._image_V
+        image = self._image_Z + _RELAX * (right - self._shift * S) + (1.0 - _RELAX) * self._image_V
+        if self._kinked is not None:
+            self._move_copy(self._kinked, S)
         active = self._prox.at(moved, program.weights / self.rho)
         self.Z = np.zeros(program.point_shape)
         self.Z[:, :, active.blocks] = active.values
@@ -144,6 +157,22 @@ class ConeSplitting:
         self.V, self._image_V = moved, image - self._image_Z
         self.xi, self.products = -self.rho * S, -self.rho * products
         return pulled
+
+    @property
+    def _aim(self) -> Float64Array:
+        """Y, the targets of the linear system."""
+        return self._target if self._kinked is None else self.prediction - self._q
+
+    @property
+    def _shift(self) -> float:
+        return self.rho if self._kinked is None else _SHIFT
+
+    def _move_copy(self, fit: NonsmoothFit, S: Float64Array) -> None:
+        """The proximal map of the loss at the new prediction, with its offset, and the multiplier."""
+        image = self._aim - _SHIFT * S
+        shifted = _RELAX * image + (1.0 - _RELAX) * self.prediction + self._q
+        self.prediction = fit.Y + fit.prox(shifted - fit.Y, _SHIFT / self.rho)
+        self._q = shifted - self.prediction
 
     def _balance(self, before: Float64Array, multiplier: Float64Array, pulled: Float64Array) -> None:
         """Bring rho to where the two residuals, each relative to its variable, agree on the blocks in use."""
@@ -165,7 +194,9 @@ class ConeSplitting:
         """Another penalty for the same multiplier."""
         old = self.rho
         self.rho *= factor
-        self._factorise()
+        if self._kinked is None:
+            self._factorise()
+        self._q = self._q * (old / self.rho)
         self.V = self.V * (old / self.rho)
         self._image_V = self._image_V * (old / self.rho)
 
@@ -175,7 +206,7 @@ class ConeSplitting:
         self.rho = max(self.rho, _LEAST * float(np.trace(self._matrix)))
         self._factor = None  # its memory first
         shifted = self._matrix.copy(order="F")
-        shifted.flat[:: len(shifted) + 1] += self.rho
+        shifted.flat[:: len(shifted) + 1] += self._shift
         self._factor, info = lapack.dpotrf(shifted, lower=0, clean=0, overwrite_a=1)
         if info != 0:
             raise FloatingPointError("the Gram matrix of the samples is not finite")

@@ -182,13 +182,22 @@ class DualNewton:
     @property
     def split(self) -> SplittingStart:
         """The proximal point and what is left of its argument."""
-        return SplittingStart(self._proximal, self._shifted - self._proximal, 1.0 / self.sigma)
+        return SplittingStart(self._proximal, self._shifted - self._proximal, 1.0 / self.sigma, self._xi)
 
-    def move(self, U: Float64Array, xi: Float64Array, products: Float64Array, sigma: float) -> None:
-        """Offer these, and go on from there with a pair step; ``products`` are ``A^T xi``."""
+    def move(
+        self,
+        U: Float64Array,
+        xi: Float64Array,
+        products: Float64Array,
+        sigma: float,
+        prediction: Float64Array,
+    ) -> None:
+        """Offer these, and go on from there with a pair step; ``products`` are ``A^T xi``, and losses without
+        a gradient want the ``prediction`` (n, c), with its offset."""
         self._U, self._xi, self.sigma = U, xi, sigma
         self._inner_steps, self._damping, self.short_steps = 0, 0.0, 0
         self._paired, self._pairs_below = True, 1.0
+        self._copy.begin(prediction, xi)
         self._set_products(products)
         self._look(np.inf)
 

@@ -29,6 +29,7 @@ from convexnn_solvers.newton_start import (
     kept_systems,
     usual_policy,
 )
+from convexnn_solvers.nonsmooth_fits import NonsmoothFit
 from convexnn_solvers.packing import Arrays, Held, below, packed_attributes, part, restore_attributes
 from convexnn_solvers.splitting_newton import SplittingNewton
 
@@ -37,7 +38,8 @@ _PLAIN_FROM = 1000
 _CONES_FROM = 500
 _LARGEST_RATIO = 200.0
 # Measured: with so few gates times features a Newton step is hardly dearer than some iterations of ADMM.
-_SPLIT_FROM = 1500
+# Of losses without a gradient they are several times as many.
+_SPLIT_FROM, _SPLIT_KINKED_FROM = 1500, 300
 # Bytes of the slopes of all gates, which the method without a working set keeps in memory.
 _MEMORY = 5e8
 # What a checkpoint keeps as it is.
@@ -207,7 +209,8 @@ def whole_engine(
     program: GatedProgram, policy: NewtonPolicy | None, start: NewtonStart
 ) -> DualNewton | SplittingNewton:
     """The method on all gates of a program, with ADMM to go ahead where its steps are worth saving."""
-    worth = program.gates * program.X.shape[1] >= _SPLIT_FROM
+    least = _SPLIT_KINKED_FROM if isinstance(program.fit, NonsmoothFit) else _SPLIT_FROM
+    worth = program.gates * program.X.shape[1] >= least
     return (SplittingNewton if worth and can_split(program) else DualNewton)(program, policy, start)
 
 

@@ -17,7 +17,9 @@ from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.cone_splitting import ConeSplitting, SplittingStart, cold_start
 from convexnn_solvers.dual_newton import DualNewton
 from convexnn_solvers.gated_program import GatedProgram
+from convexnn_solvers.newton_fits import Fit
 from convexnn_solvers.newton_start import NewtonPolicy, NewtonStart
+from convexnn_solvers.nonsmooth_fits import NonsmoothFit
 from convexnn_solvers.packing import Arrays, Held, below, packed_attributes, part, restore_attributes
 
 _STATE = ("turns", "iterations", "_splits", "_goal", "_best_gap", "_best_at")
@@ -49,6 +51,14 @@ class SplittingPolicy:
     most: int = 12
 
 
+def usual_splitting(fit: Fit) -> SplittingPolicy:
+    """The policy for a loss. Without a gradient ADMM finds the neighbourhood of the optimum as fast as with
+    one, but it is slow from there on, where Newton's steps arrive although many of them are short."""
+    if isinstance(fit, NonsmoothFit):
+        return SplittingPolicy(many=200, far_again=np.inf, first=0.1)
+    return SplittingPolicy()
+
+
 class SplittingNewton:
     """The method; from outside like :class:`DualNewton`.
 
@@ -62,7 +72,7 @@ class SplittingNewton:
         start: NewtonStart | None = None,
         splitting: SplittingPolicy | None = None,
     ) -> None:
-        self.program, self.splitting = program, splitting or SplittingPolicy()
+        self.program, self.splitting = program, splitting or usual_splitting(program.fit)
         self._newton = DualNewton(program, policy, start)
         self.turns = self.iterations = self._best_at = 0
         self._splits, self._goal, self._best_gap = False, 0.0, np.inf
@@ -174,10 +184,10 @@ class SplittingNewton:
         rho, count = admm.rho, int(np.clip(self.iterations // 2, 5, policy.iterations))
         admm.run(count)
         self.iterations += count
-        newton.move(admm.Z, admm.xi, admm.products, 1.0 / rho)
+        newton.move(admm.Z, admm.xi, admm.products, 1.0 / rho, admm.prediction)
         if not self.gap >= 0.9 * self._best_gap:
             self._best_gap, self._best_at = self.gap, self.iterations
         if self.gap <= max(self._goal, tol) or self.iterations - self._best_at >= policy.patience:
-            newton.move(admm.Z, admm.xi, admm.products, policy.growth / rho)
+            newton.move(admm.Z, admm.xi, admm.products, policy.growth / rho, admm.prediction)
             admm.rest()
             self._splits = False
