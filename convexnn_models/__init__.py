@@ -66,3 +66,4 @@ from convexnn_models.sweeps import SweepPoint as SweepPoint
 from convexnn_models.sweeps import sweep as sweep
 from convexnn_models.three_layer import ThreeLayerModel as ThreeLayerModel
 from convexnn_models.three_layer import three_layer as three_layer
+from convexnn_solvers import __version__ as __version__

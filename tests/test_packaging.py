@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+import convexnn_models
+import convexnn_solvers
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = [ROOT / "convexnn_models", ROOT / "solvers" / "convexnn_solvers"]
 SOURCES = sorted(path for package in PACKAGES for path in package.rglob("*.py"))
@@ -36,6 +39,12 @@ def test_the_layout_of_the_solvers_names_every_file_once() -> None:
     text = (ROOT / "solvers" / "README.md").read_text(encoding="utf-8")
     named = re.findall(r"`(\w+)`", text.split("**Ground.**")[1])
     assert sorted(named) == sorted(p.stem for p in PACKAGES[1].glob("[!_]*.py"))
+
+
+def test_both_packages_and_the_citation_tell_one_version() -> None:
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.findall(r"^version: (\S+)$", citation, re.MULTILINE) == [convexnn_solvers.__version__]
+    assert convexnn_models.__version__ == convexnn_solvers.__version__
 
 
 def test_importing_is_quick() -> None:
@@ -69,7 +78,7 @@ def test_the_wheel_holds_both_packages_typed(tmp_path: Path) -> None:
         capture_output=True,
     )
     assert time.perf_counter() - started < 60.0
-    (wheel,) = tmp_path.glob("convexnn-*.whl")
+    (wheel,) = tmp_path.glob(f"convexnn-{convexnn_solvers.__version__}-*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     for package in PACKAGES:
         for path in [*package.rglob("*.py"), package / "py.typed"]:

@@ -19,3 +19,5 @@ from convexnn_solvers.solver_classes import Auto as Auto
 from convexnn_solvers.solver_classes import BlockDescent as BlockDescent
 from convexnn_solvers.solver_classes import SemismoothNewton as SemismoothNewton
 from convexnn_solvers.status import Status as Status
+
+__version__ = "0.1.0"
