@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from convexnn_solvers import newton_system
+from convexnn_solvers import cones, newton_system
 from convexnn_solvers.cones import PatternCones
 from convexnn_solvers.dual_newton import DualNewton
 from convexnn_solvers.gated_program import GatedProgram, block_norms, scaled
-from convexnn_solvers.newton_blocks import ConeProx, PlainProx, jacobian
+from convexnn_solvers.newton_blocks import ConeProx, PlainProx, cone_bytes, jacobian
 from convexnn_solvers.newton_duals import best_multiple, warm_multiple
 from convexnn_solvers.newton_fits import SquaredFit
 from convexnn_solvers.newton_operator import newton_operator
 from convexnn_solvers.newton_pairs import pair_operator, pair_step
 from convexnn_solvers.newton_start import NewtonPolicy, NewtonStart
 from convexnn_solvers.newton_system import NewtonSystems, SystemLimits
+from convexnn_solvers.nonsmooth_fits import NonsmoothFit
+from convexnn_solvers.nonsmooth_losses import PiecewiseLinear
 
 Float = NDArray[np.float64]
 
@@ -89,6 +92,18 @@ def test_the_jacobian_is_the_derivative_and_has_the_roots_it_says(cones: bool, o
         for column, block in zip(columns.T, owner, strict=True):
             squared[:, block] += column * (column @ C[k][:, block])
         np.testing.assert_allclose(squared, J.apply(only)[k], atol=1e-10)
+
+
+def test_losses_without_a_gradient_are_worth_machine_code_earlier(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = program(cones=True)
+    assert isinstance(data.fit, SquaredFit)
+    Y = data.fit.Y
+    kinked = replace(data, fit=NonsmoothFit(PiecewiseLinear(), np.asarray(1.0), np.ones(Y.shape), Y))
+    sizes = []
+    for share in (0.5, 2.0, 100.0):  # of what is worth it for squares
+        monkeypatch.setattr(cones, "_COMPILED_FROM", share * data.X.size * data.gates)
+        sizes.append([cone_bytes(one, 14, 14) for one in (data, kinked)])
+    assert sizes[0][0] == sizes[0][1] == sizes[1][1] > sizes[1][0] == sizes[2][0] == sizes[2][1]
 
 
 LIMITS = {

@@ -234,9 +234,9 @@ class PatternCones:
         return moved * scale[:, None], ActiveRows(active.rows, multipliers)
 
 
-def machine_code_pays(X: Float64Array, patterns: NDArray[np.bool_]) -> bool:
-    """Whether projections on these cones are worth loading it."""
-    return bool(X.size * patterns.shape[1] >= _COMPILED_FROM)
+def machine_code_pays(X: Float64Array, patterns: NDArray[np.bool_], times: float = 1.0) -> bool:
+    """Whether projections on these cones, so many times as often as usual, are worth loading it."""
+    return bool(times * X.size * patterns.shape[1] >= _COMPILED_FROM)
 
 
 def _row_norms(rows: Float64Array) -> Float64Array:

@@ -26,7 +26,11 @@ from convexnn_solvers.cone_memory import ConeMemory, complements
 from convexnn_solvers.cones import ActiveRows, PatternCones, machine_code_pays
 from convexnn_solvers.gated_program import GatedProgram, Indices, block_norms
 from convexnn_solvers.newton_fits import LineFunction
+from convexnn_solvers.nonsmooth_fits import NonsmoothFit
 from convexnn_solvers.packing import Arrays, Held, below, part
+
+# Losses without a gradient take so many times as many projections or more, by counting steps.
+_KINKED = 4.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +173,7 @@ class ConeProx:
     """Blocks whose columns lie in pattern cones: exact projections, warm-started from the call before."""
 
     def __init__(self, program: GatedProgram) -> None:
-        cones = PatternCones(program.cone_features, program.patterns)
+        cones = PatternCones(program.cone_features, program.patterns, _compiled(program))
         gates = program.block_gates(np.arange(program.blocks))
         self._columns = [ConeMemory(cones, gates) for _ in range(program.outputs)]
 
@@ -242,12 +246,17 @@ class ConeProx:
         return _ConeLine(self, Z, step, thresholds)
 
 
+def _compiled(program: GatedProgram) -> bool:
+    """Whether projections are worth machine code, which takes a moment to load."""
+    times = _KINKED if isinstance(program.fit, NonsmoothFit) else 1.0
+    return machine_code_pays(program.cone_features, program.patterns, times)
+
+
 def cone_bytes(program: GatedProgram, remembered: int, factored: int) -> int:
     """What a :class:`ConeProx` holds of so many blocks, and factors of so many."""
     n, d = program.X.shape
     width = max(min(n, d), 1)
-    compiled = machine_code_pays(program.cone_features, program.patterns)
-    factors = factor_bytes(factored, n, d, width) if compiled else 0
+    factors = factor_bytes(factored, n, d, width) if _compiled(program) else 0
     return int(program.outputs * (8 * remembered * (2 * width + d + 1) + factors))
 
 
