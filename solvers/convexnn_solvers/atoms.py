@@ -131,8 +131,10 @@ class gated(_Patterned):
         result = np.empty((n, self.outputs))
         for k in range(self.outputs):
             block = weights[k * d : (k + 1) * d]
+            used = np.flatnonzero(block.any(axis=0))  # of a solution few
+            block = block[:, used]
             for rows in _row_blocks(n):
-                active = np.einsum("ij,ij->i", self.X[rows] @ block, self.patterns[rows])
+                active = np.einsum("ij,ij->i", self.X[rows] @ block, self.patterns[rows][:, used])
                 result[rows, k] = (1.0 - self.slope) * active
             if self.slope != 0.0:
                 result[:, k] += self.slope * (self.X @ block.sum(axis=1))
