@@ -179,19 +179,18 @@ def _best_scales(
     (n, m), c = values.shape, outputs.shape[1]
     scales = cp.Variable(max(m, 1), nonneg=True)
     columns = np.zeros((n * c, 1)) if m == 0 else np.einsum("nm,mc->cnm", values, outputs).reshape(n * c, m)
-    free = cp.Variable(c)
+    free = None if offset is None else cp.Variable(c)
     total = columns @ scales
-    if offset is not None:
+    if free is not None:
         total = total + np.repeat(np.eye(c), n, axis=0) @ free
     prediction = total if c == 1 else cp.reshape(total, (n, c), order="F")
     loss = losses.expression(training.loss, prediction, training.y, **training.options)
     weights = cost if m else np.zeros(1)
-    constraints: list[Any] = [] if offset is not None else [free == 0.0]
-    problem = cp.Problem(cp.Minimize(loss + float(training.reg.value) * (weights @ scales)), constraints)
+    problem = cp.Problem(cp.Minimize(loss + float(training.reg.value) * (weights @ scales)))
     problem.solve(solver=cp.CLARABEL)
-    if scales.value is None or free.value is None:
+    if scales.value is None:
         raise cp.SolverError(f"Clarabel could not refit the decomposed network ({problem.status}).")
-    return np.maximum(scales.value[:m], 0.0), None if offset is None else np.asarray(free.value)
+    return np.maximum(scales.value[:m], 0.0), None if free is None else np.asarray(free.value)
 
 
 def _balanced(

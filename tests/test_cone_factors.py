@@ -75,6 +75,18 @@ def test_bases_are_completed_to_all_of_the_space(active: int, tilt: float) -> No
         np.testing.assert_allclose(together @ together.T, np.eye(4), rtol=0.0, atol=4e-15)
 
 
+@needs_numba
+def test_bases_are_completed_by_a_unit_vector_that_is_not_spanned_yet() -> None:
+    """The first column found has a large negative entry, and spans the projection of that unit vector."""
+    from convexnn_solvers.cone_kernel import complete_bases
+
+    frame = np.array([[[0.6, 0.8, 0.0, 0.0], [0.0, 0.0, 0.6, -0.8]]])
+    out = np.full((1, 4, 2), np.nan)
+    complete_bases(frame, np.array([0]), out)
+    together = np.vstack([frame[0], out[0].T])
+    np.testing.assert_allclose(together @ together.T, np.eye(4), rtol=0.0, atol=4e-15)
+
+
 def remembered(compiled: bool, n: int = 60, d: int = 5) -> tuple[Float, Any, ConeMemory]:
     X = np.random.default_rng(0).standard_normal((n, d))
     patterns = X @ np.random.default_rng(1).standard_normal((d, 6)) >= 0.0
@@ -147,6 +159,25 @@ def test_complements_of_the_latest_rows_are_read_from_the_factors(monkeypatch: p
             expected = complements(X, given)[0]
             np.testing.assert_allclose(found @ found.T, expected @ expected.T, atol=1e-13)
             assert asked.pop() == anew
+
+
+@needs_numba
+@pytest.mark.parametrize("latest", [0, 3])
+def test_complements_of_blocks_that_share_a_place_are_each_their_own(
+    latest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks 0 and 3 of a memory with three places: the one projected last has the factor."""
+    monkeypatch.setattr(cone_factors, "_MOST_BYTES", 3 * 8 * (5 * 5 + 5 * 5 + 60 + 5))
+    X, _, memory = remembered(True)
+    Z = np.random.default_rng(2).standard_normal((5, 6))
+    for block in (3 - latest, latest):
+        memory.project(Z[:, [block]], np.array([block]))
+    for block in (0, 3):
+        (rows,) = memory.active(np.array([block])).rows
+        given = rows[rows >= 0][None]
+        assert given.size
+        found, expected = memory.complements(np.array([block]), given)[0], complements(X, given)[0]
+        np.testing.assert_allclose(found @ found.T, expected @ expected.T, atol=1e-13)
 
 
 def test_complements_do_not_depend_on_the_order_of_rows() -> None:

@@ -117,6 +117,40 @@ def test_the_best_direction_wins_wherever_it_stands() -> None:
         np.testing.assert_allclose(found.point.thetas[0], planted.theta[:, 0], rtol=1e-9, atol=1e-12)
 
 
+def test_the_residual_is_left_for_when_nothing_else_bounds() -> None:
+    planted = plant(1, cones=True, shape=(8, 2, 4))
+    bounds = DualBounds(planted.composite())
+    exact = as_direction(planted, planted.theta)
+    poor = as_direction(planted, np.sign(planted.theta))
+    alone = bounds.best([poor])
+    assert alone is not None
+    for directions, value in (
+        ([poor, exact], planted.value),
+        ([exact, poor], alone.value),
+        ([poor], alone.value),
+    ):
+        found = bounds.best(directions, thorough=False)
+        assert found is not None
+        assert found.value == pytest.approx(value, rel=1e-12)
+
+
+@pytest.mark.parametrize("target", [2.0, -2.0, 0.5])
+def test_rays_with_multipliers_are_followed_forwards_whatever_their_losses_say(target: float) -> None:
+    """min (x - 1)^2 / 2 + .1 |x| with x = target: the loss alone would turn some optimal rays around."""
+    x = cp.Variable()
+    problem = cp.Problem(cp.Minimize(cp.square(x - 1.0) / 2.0 + 0.1 * cp.abs(x)), [x == target])
+    composite = compile_problem(problem, numpy_backend()).composite()
+    value = (target - 1.0) ** 2 / 2.0 + 0.1 * abs(target)
+    bounds, values = DualBounds(composite), []
+    of_loss, of_constraint = (q.shape for q in composite.affine.linear(composite.zeros()))
+    gradient = target - 1.0
+    for theta in (gradient, -gradient):
+        for mu in (gradient + 0.1 * np.sign(target), -gradient - 0.1 * np.sign(target)):
+            found = bounds.best([DualPoint((np.full(of_loss, theta),), (np.full(of_constraint, mu),))])
+            values.append(-np.inf if found is None else found.value)
+    assert max(values) == pytest.approx(value, rel=1e-9)
+
+
 @pytest.mark.parametrize(
     "candidate",
     [

@@ -144,6 +144,16 @@ def test_a_gate_leaves_two_ties_at_once_towards_both() -> None:
     assert np.linalg.norm(moved) == pytest.approx(0.5e-9 * 4.0, rel=1e-5)  # half of what counts as a tie
 
 
+def test_a_gate_whose_ties_oppose_each_other_leaves_them_all() -> None:
+    """Along the sum of the tied samples the first two would stay where they are."""
+    X = np.array([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    gates = cnn.gates_from_vectors(X, np.array([[0.0], [0.0], [1.0]]))
+    products = X @ gates.vectors[:, 0]
+    assert np.all(np.abs(products) > 1e-14)
+    assert np.array_equal(gates.patterns[:, 0], products > 0.0)
+    assert products[0] == -products[1]
+
+
 def test_gates_from_a_network_are_its_distinct_patterns() -> None:
     X = gaussian(20, 3)
     W1 = gaussian(3, 5, seed=1)

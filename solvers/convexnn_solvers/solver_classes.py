@@ -108,12 +108,12 @@ class SemismoothNewton(CompositeSolver):
     Takes one loss of a gated prediction (squared, Huber or logistic, a sum of absolute values, hinges or
     quantile losses, all with a weight per sample if need be; the norm or the largest of all residuals), a
     group norm of every weight variable (shared by the outputs or per output), pattern cones on all of them or
-    on none, and a free output bias; every other problem is refused by name. Tens of steps, hundreds for losses
-    without a gradient on cones, each with a Newton system of the size of the samples or of the active weights;
-    the last ones are on the optimality conditions themselves where the loss has a gradient. With cones, and a
-    squared loss or one without a gradient, iterations of ADMM find the active rows where line searches shorten
-    the steps. Works in float64 on the CPU. Options as for :class:`RFISTA`; ``max_iter`` counts Newton steps,
-    and up to twenty iterations of ADMM as one.
+    on none, and a free output bias; every other problem is refused by name. Tens of steps, hundreds for
+    losses without a gradient on cones, each with a Newton system of the size of the samples or of the active
+    weights; the last ones are on the optimality conditions themselves where the loss has a gradient. With
+    cones, and a squared loss or one without a gradient, iterations of ADMM find the active rows where line
+    searches shorten the steps. Works in float64 on the CPU. Options as for :class:`RFISTA`; ``max_iter``
+    counts Newton steps, and up to twenty iterations of ADMM as one.
     """
 
     def method(
