@@ -67,7 +67,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     f"{MODELS}/cone_decomposition.py": _RECOVERY,
     f"{MODELS}/cone_splits.py": ("test_cone_splits.py", *_RECOVERY),
     f"{MODELS}/pruning.py": _RECOVERY,
-    f"{MODELS}/gates.py": ("test_gates.py", "test_bad_input.py"),
+    f"{MODELS}/gates.py": ("test_gates.py", "test_bad_input.py", "test_reference.py"),
 }
 REQUIRED = 0.85
 _PRELOADED = ("numpy", "scipy.optimize", "scipy.sparse.linalg", "cvxpy", "clarabel", "pytest", "numba")
