@@ -141,16 +141,17 @@ def _extrapolate(model: ConvexModel, problem: Any, before: _End, last: _End, reg
     """Move variables and dual point on the lines through the last two solutions.
 
     The path is piecewise smooth in reg; blocks that vanish in one of the solutions stay as they are. Where
-    that leaves the pattern cones, or what is feasible for the dual, the solver goes back.
+    that leaves the pattern cones, or what is feasible for the dual, the solver goes back. A model's variables
+    have no attributes that CVXPY would have to check the values against.
     """
     gap = before.reg - last.reg
     ahead = min((last.reg - reg) / gap, 1.0) if gap > 0.0 else 0.0
     for variable, old, new in zip(model.variables, before.values, last.values, strict=True):
         if new.ndim == 2:
             both = np.any(old, axis=0) & np.any(new, axis=0)
-            variable.value = np.where(both, new + ahead * (new - old), new)
+            variable.save_value(np.where(both, new + ahead * (new - old), new))
         else:
-            variable.value = new + ahead * (new - old)
+            variable.save_value(new + ahead * (new - old))
     if before.dual is not None and last.dual is not None and last.dual.thetas:
         pairs = zip(before.dual.thetas, last.dual.thetas, strict=True)
         thetas = tuple(new + ahead * (new - old) for old, new in pairs)

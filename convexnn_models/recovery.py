@@ -71,11 +71,15 @@ class Recovery:
 
 
 class _Neurons(NamedTuple):
-    """Neuron b: hidden weights ``hidden[:, b]`` of gate ``columns[b]``, and a unit output row."""
+    """Neuron b: hidden weights ``hidden[:, b]`` of gate ``columns[b]``, and a unit output row.
+
+    ``values`` is what they compute on the training samples, None where that was not formed.
+    """
 
     hidden: Float64Array  # (d, m)
     outputs: Float64Array  # (m, c)
     columns: NDArray[np.int64]  # (m,)
+    values: Float64Array | None = None  # (n, m)
 
     @property
     def cost(self) -> Float64Array:
@@ -85,7 +89,9 @@ class _Neurons(NamedTuple):
         if np.all(factors == 1.0):
             return self
         keep = np.flatnonzero(factors > 0.0)
-        return _Neurons(self.hidden[:, keep] * factors[keep], self.outputs[keep], self.columns[keep])
+        f = factors[keep]
+        values = None if self.values is None else self.values[:, keep] * f
+        return _Neurons(self.hidden[:, keep] * f, self.outputs[keep], self.columns[keep], values)
 
 
 def recover_two_layer(model: ConvexModel, prune: bool = True) -> Network:
@@ -124,6 +130,8 @@ def recover_two_layer(model: ConvexModel, prune: bool = True) -> Network:
         np.concatenate([p.outputs for p in parts], axis=0),
         np.concatenate([p.columns for p in parts]),
     )
+    if len(model.X) * neurons.columns.size <= _CHUNK_ENTRIES:  # all that follows takes them from here
+        neurons = neurons._replace(values=_hidden_values(model, neurons, slice(None)))
     scores = _scores(model, neurons)
     kept = neurons
     if prune and neurons.columns.size:
@@ -194,6 +202,8 @@ def _neurons(model: ConvexModel, W: Float64Array, sign: float) -> _Neurons:
 def _hidden_values(model: ConvexModel, neurons: _Neurons, rows: slice) -> Float64Array:
     """What the neurons compute on some training samples, by the patterns of their gates."""
     assert model.gates is not None
+    if neurons.values is not None:
+        return neurons.values[rows]
     values = model.X[rows] @ neurons.hidden
     values *= np.where(model.gates.patterns[rows, neurons.columns], 1.0, model.slope)
     return np.asarray(values)

@@ -29,7 +29,11 @@ def gated_maps(composite: Composite) -> tuple[GatedMap, ...]:
     if not composite.losses:
         raise refusal("the objective has 0 losses")
     affine, text = composite.affine, composite.losses[0].text
-    operators: tuple[GatedMap, ...] = affine.select((0,)).operators if isinstance(affine, TapeMap) else ()
+    operators: tuple[GatedMap, ...] = ()
+    if isinstance(affine, TapeMap):
+        kept = composite.kept  # they are those of the map, whatever the Parameters are
+        operators = kept["operators"] if "operators" in kept else affine.select((0,)).operators
+        kept["operators"] = operators
     found = {id(op.gates): op for op in operators[::-1] if isinstance(op, GatedOperator | PooledOperator)}
     maps = tuple(found.values())[::-1]
     if not maps:
