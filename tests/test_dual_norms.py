@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import cvxpy as cp
 import numpy as np
 import pytest
 from dense_map import DenseMap
@@ -14,7 +15,9 @@ from scipy.optimize import nnls
 
 from convexnn_solvers import dual_norms
 from convexnn_solvers.active_sets import Indices
+from convexnn_solvers.atoms import pattern_slack
 from convexnn_solvers.backends import numpy_backend
+from convexnn_solvers.compiler import compile_problem
 from convexnn_solvers.composite import Composite, ConstraintTerm, PatternCone, PenaltyTerm, VariableBlock
 from convexnn_solvers.cone_columns import ConeColumns
 from convexnn_solvers.cones import ActiveRows, PatternCones, Projection
@@ -191,6 +194,18 @@ def test_multipliers_that_overflow_bound_nothing(rows: int) -> None:
     with np.errstate(over="ignore", invalid="ignore"):
         hints, moved = norms.hints(huge)
         assert norms.ratio(z, hints) + moved >= exact * (1.0 - 1e-13)
+
+
+def test_rounding_of_large_multipliers_is_no_penalty_s_to_take() -> None:
+    """An inner penalty shrinks directions, by more than the rounding that has to be paid for."""
+    rng = np.random.default_rng(0)
+    X, V = rng.standard_normal((6, 3)), cp.Variable((3, 2))
+    patterns = X @ rng.standard_normal((3, 2)) >= 0.0
+    penalty = 0.8 * cp.sum(cp.norm(V, 2, axis=0)) + 0.5 * cp.norm1(V)
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(X @ V) + penalty), [pattern_slack(X, patterns, V) >= 0])
+    composite = compile_problem(problem, numpy_backend()).composite()
+    _, moved = DualNorms(composite).hints([np.full((6, 2), 1e8)])
+    assert 1e-10 <= moved <= 1e-5
 
 
 def test_what_cannot_exceed_the_largest_so_far_is_not_projected(projections: list[int]) -> None:
