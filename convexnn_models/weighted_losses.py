@@ -38,10 +38,12 @@ def weighted(loss: str | losses.LossFunction, weights: Float64Array) -> losses.L
             "its terms itself."
         )
     terms = _TERMS[loss]
+    shares = weights / weights.max()  # the sum of the weights themselves may overflow
+    shares /= shares.sum()
 
     def mean(prediction: Any, y: Any) -> Any:
         one = np.size(y) == prediction.size  # targets (n, 1) of a prediction (n,)
         each = terms(prediction, np.reshape(y, prediction.shape) if one else y)
-        return (weights / weights.sum()) @ (each if each.ndim == 1 else cp.sum(each, axis=1))
+        return shares @ (each if each.ndim == 1 else cp.sum(each, axis=1))
 
     return mean

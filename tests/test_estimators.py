@@ -123,6 +123,16 @@ def test_weights_are_repetitions(kind: Any, y: Any, activation: str) -> None:
     )
 
 
+@pytest.mark.parametrize("unit", [1e-320, 5e307])
+def test_the_unit_of_the_weights_does_not_matter(unit: float) -> None:
+    weights = 1.0 + np.arange(40) % 3
+    objectives = [
+        ConvexNNRegressor(n_gates=4, tol=1e-6).fit(_X, _Y, sample_weight=scaled).certificate_.primal
+        for scaled in (weights, unit * weights)
+    ]
+    assert objectives[1] == pytest.approx(objectives[0], rel=2e-3)
+
+
 @pytest.mark.parametrize(
     ("options", "weights", "message"),
     [
