@@ -50,11 +50,11 @@ class DualBlock:
             return np.asarray((self.columns.T.multiply(slopes) @ self.columns).toarray())
         here = self.project(self.moved(shift)).ravel()
         steps = self.columns if isinstance(self.columns, np.ndarray) else self.columns.toarray()
-        apart = [
-            (self.project(self.moved(shift + size * h * step)).ravel() - here) / h
-            for step, h in zip(steps.T, unit, strict=True)
-        ]
-        return np.asarray(self.columns.T @ np.column_stack(apart))
+        apart = np.zeros(steps.shape)
+        for j in np.flatnonzero(np.any(steps, axis=0)):  # unknowns that the block does not hold move nothing
+            moved = self.project(self.moved(shift + size * unit[j] * steps[:, j])).ravel()
+            apart[:, j] = (moved - here) / unit[j]
+        return np.asarray(self.columns.T @ apart)
 
 
 def in_domain(term: LossTerm) -> Projection:
