@@ -72,7 +72,11 @@ def test_the_point_is_the_nearest_one() -> None:
     sizes = [float(np.sqrt(np.mean(v**2))) for v in (HELD, other)]
     u, v = cp.Variable(6), cp.Variable(4)
     distance = cp.sum_squares(u - HELD) / sizes[0] + cp.sum_squares(v - other) / sizes[1]
-    domains = [cp.abs(u) <= BOX, cp.norm1(v) <= 1.0, COLUMNS.T @ u + second.T @ v == linear]
+    domains: list[cp.Constraint] = [
+        cp.abs(u) <= BOX,
+        cp.norm1(v) <= 1.0,
+        COLUMNS.T @ u + second.T @ v == linear,
+    ]
     cp.Problem(cp.Minimize(distance), domains).solve(solver=cp.CLARABEL)
-    np.testing.assert_allclose(first_part, u.value, atol=1e-5)
-    np.testing.assert_allclose(second_part, v.value, atol=1e-5)
+    np.testing.assert_allclose(first_part, np.asarray(u.value), atol=1e-5)
+    np.testing.assert_allclose(second_part, np.asarray(v.value), atol=1e-5)

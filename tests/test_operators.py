@@ -60,6 +60,31 @@ def test_operators_match_the_atoms(
 
 
 @pytest.mark.parametrize(("make_backend", "atol"), BACKENDS)
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("used", [(), (3,), (0, 4), (0, 2, 4)])
+def test_gates_without_weights_add_nothing(
+    make_backend: Any, atol: float, plan: MemoryPlan, used: tuple[int, ...]
+) -> None:
+    """Where few gates are in use the products are with theirs alone; the truth is the sum written out."""
+    backend: Backend = make_backend()
+    rng = np.random.default_rng(1)
+    n, d, count = 70, 4, 5
+    X, patterns = rng.standard_normal((n, d)), rng.random((n, count)) < 0.5
+    for outputs, slope in ((1, 0.0), (3, 0.0), (1, 0.3), (3, -0.7)):
+        weights = np.zeros((outputs, d, count))
+        weights[:, :, used] = rng.standard_normal((outputs, d, len(used)))
+        weights[0, 1, used[:1]] = 0.0  # one entry of a gate in use
+        factors = np.where(patterns, 1.0, slope)
+        expected = np.einsum("nj,ni,kij->nk", factors, X, weights)
+        U = cp.Variable((d * outputs, count), value=weights.reshape(-1, count))
+        atom = gated(X, patterns, U, slope)
+        operator = GatedOperator(load_gates(X, patterns, backend, plan), outputs, slope)
+        image = backend.to_numpy(operator.forward(backend.asarray(weights.reshape(-1, count))))
+        for found in (image, np.asarray(atom.value)):
+            np.testing.assert_allclose(found.reshape(n, outputs), expected, atol=atol * d * count)
+
+
+@pytest.mark.parametrize(("make_backend", "atol"), BACKENDS)
 def test_adjoint_is_the_transposed_matrix(make_backend: Any, atol: float) -> None:
     backend: Backend = make_backend()
     rng = np.random.default_rng(1)
