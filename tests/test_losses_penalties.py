@@ -184,6 +184,13 @@ def test_zero_weight_leaves_nothing(loss: Loss) -> None:
     assert loss.conjugate(np.full(4, 0.1), weight) == np.inf
 
 
+@pytest.mark.parametrize("loss", [SumSquares(), Square(), SquaredHinge()])
+def test_conjugates_of_tiny_weights_do_not_vanish(loss: Loss) -> None:
+    q = np.array([1.0, 2.0, 0.5])
+    assert loss.conjugate(2e-200 * q, 1e-200) == pytest.approx(1e-200 * float(q @ q), rel=1e-14, abs=0.0)
+    assert loss.conjugate(1e-200 * q, 0.0) == np.inf
+
+
 def test_conjugates_at_the_edges_of_their_domains() -> None:
     """Entropy terms 0 log 0 are zero, and the suprema are attained in the limit only."""
     assert Softplus().conjugate(np.array([0.0, 2.0]), 2.0) == 0.0

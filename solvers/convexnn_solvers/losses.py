@@ -83,10 +83,13 @@ class SumSquares:
         return (2.0 * weight) * q
 
     def conjugate(self, v: Float64Array, weight: Any) -> float:
-        squared = float(np.sum(v * v))
-        if squared == 0.0:
+        peak = float(np.max(np.abs(v), initial=0.0))
+        if peak == 0.0:
             return 0.0
-        return squared / (4.0 * float(weight)) if float(weight) > 0.0 else np.inf
+        if not float(weight) > 0.0:
+            return np.inf
+        # Squares of tiny entries would underflow, and a bound without them be above the optimum.
+        return float(np.sum((v / peak) ** 2)) * peak * (peak / float(weight)) / 4.0
 
     def nearest(self, v: Float64Array, weight: Any) -> Float64Array:
         return v if float(weight) > 0.0 else np.zeros_like(v)
@@ -208,7 +211,7 @@ class Square:
         if np.any(v[w == 0.0] != 0.0):
             return np.inf
         active = w > 0.0
-        return float(np.sum(v[active] ** 2 / (4.0 * w[active])))
+        return float(np.sum(v[active] * (v[active] / w[active])) / 4.0)
 
     def nearest(self, v: Float64Array, weight: Any) -> Float64Array:
         """``v``, but zero where the weight is zero."""
