@@ -103,7 +103,7 @@ class GatedOperator:
         result = g.backend.zeros((n, self.outputs))
         columns = self._few_columns(U)
         used = U if columns is None else U[:, columns]
-        for rows in g.blocks(int(used.shape[1])):
+        for rows in g.blocks(int(U.shape[1])):
             mask = g.mask(rows, columns)
             for k in range(self.outputs):
                 result[rows, k] = xp.linalg.vecdot(mask @ used[k * d : (k + 1) * d].T, g.X[rows])
