@@ -102,7 +102,8 @@ def test_a_ray_along_which_the_bound_falls_is_followed_backwards() -> None:
         assert backwards.value == pytest.approx(forwards.value, rel=1e-12)
 
 
-def test_the_best_direction_wins_wherever_it_stands() -> None:
+def exact_and_poor() -> tuple[Planted, DualBounds, DualPoint, DualPoint, float]:
+    """A planted problem with its bounds, two directions, and the bound of the poor one alone."""
     planted = plant(1, cones=True, shape=(8, 2, 4))
     bounds = DualBounds(planted.composite())
     exact = as_direction(planted, planted.theta)
@@ -110,6 +111,11 @@ def test_the_best_direction_wins_wherever_it_stands() -> None:
     alone = bounds.best([poor])
     assert alone is not None
     assert alone.value < 0.9 * planted.value
+    return planted, bounds, exact, poor, alone.value
+
+
+def test_the_best_direction_wins_wherever_it_stands() -> None:
+    planted, bounds, exact, poor, _ = exact_and_poor()
     for directions in ([poor, exact], [exact, poor], [poor, exact, poor]):
         found = bounds.best(directions)
         assert found is not None
@@ -118,16 +124,11 @@ def test_the_best_direction_wins_wherever_it_stands() -> None:
 
 
 def test_the_residual_is_left_for_when_nothing_else_bounds() -> None:
-    planted = plant(1, cones=True, shape=(8, 2, 4))
-    bounds = DualBounds(planted.composite())
-    exact = as_direction(planted, planted.theta)
-    poor = as_direction(planted, np.sign(planted.theta))
-    alone = bounds.best([poor])
-    assert alone is not None
+    planted, bounds, exact, poor, alone = exact_and_poor()
     for directions, value in (
         ([poor, exact], planted.value),
-        ([exact, poor], alone.value),
-        ([poor], alone.value),
+        ([exact, poor], alone),
+        ([poor], alone),
     ):
         found = bounds.best(directions, thorough=False)
         assert found is not None
