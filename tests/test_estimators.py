@@ -173,7 +173,9 @@ def test_the_same_model_by_hand() -> None:
 @pytest.mark.parametrize("seed", [0, None, np.random.RandomState(0), np.int64(7)])
 def test_every_kind_of_random_state(seed: Any) -> None:
     fitted = ConvexNNRegressor(n_gates=4, random_state=seed).fit(_X, _Y)
-    assert fitted.score(_X, _Y) > 0.5
+    assert relative_gap(fitted) <= fitted.tol
+    # Four gates of any seed can miss much of these targets: all that each is sure to do is beat the mean.
+    assert fitted.score(_X, _Y) > 0.0
 
 
 @pytest.mark.parametrize("value", [0.0, 3.0])
