@@ -11,6 +11,8 @@ the program and ``-xi``, scaled, one of the dual, so the duality gap is known wi
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from convexnn_solvers.active_sets import ActiveRows
@@ -53,6 +55,17 @@ _STATE = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True, eq=False)
+class _Here:
+    """At the proximal point of now: features of the active blocks, prediction (n, c), gradient of phi, and
+    ``||V - U||^2`` for the proximal point V."""
+
+    features: BlockFeatures
+    prediction: Float64Array
+    gradient: Float64Array
+    squared_change: float
+
+
 class DualNewton:
     """The iteration; ``primal`` and ``dual`` are the best bounds so far, in the program's own units.
 
@@ -86,6 +99,8 @@ class DualNewton:
         self.dual_rows: tuple[ActiveRows, ...] = ()
         self._best_gap, self._best_step = np.inf, 0
         self.prox: BlockProx = PlainProx() if self._cones is None else self._cones
+        self._shifted: Float64Array
+        self._seen: _Here | None = None
         if first.held is None:
             self._begin(first)
         else:
@@ -164,20 +179,20 @@ class DualNewton:
 
         Where the inner problem is solved, the step may be one on the optimality conditions; see newton_pairs.
         """
-        features, gradient, solved = self._look(tol)
+        here, solved = self._look(tol)
         ready = (solved or self._paired) and tol < self.gap <= self._pairs_below
         if ready and self._pairs_possible:
-            if self._old_pair_step(tol, gradient) or self._pair_step(features, gradient):
+            if self._old_pair_step(tol, here) or self._pair_step(here):
                 return
             if self._later_sigma > 0.0:
                 self.sigma, self._later_sigma = self._later_sigma, 0.0
                 self._set_products(self._products)
-                features, gradient, solved = self._look(tol)
+                here, solved = self._look(tol)
         if solved and not self.gap <= tol:
             self._close_inner()
-            features, gradient, _ = self._look(tol)
+            here, _ = self._look(tol)
         if not self.gap <= tol:
-            self._newton_step(features, gradient)
+            self._newton_step(here)
 
     @property
     def split(self) -> SplittingStart:
@@ -201,97 +216,101 @@ class DualNewton:
         self._set_products(products)
         self._look(np.inf)
 
-    def _look(self, tol: float) -> tuple[BlockFeatures, Float64Array, bool]:
-        """Features of the active blocks, gradient of phi, and whether the inner problem is solved.
+    def _look(self, tol: float) -> tuple[_Here, bool]:
+        """What is known at the proximal point, and whether the inner problem is solved.
 
         On the way the proximal point, and where it may help the dual point, are offered as the best so far.
         """
-        features, prediction, gradient = self._at_active()
-        solved = self._inner_solved(gradient, prediction)
-        self._offer_primal(prediction, self._active.blocks, self._active.values)
+        here = self._here()
+        solved = self._inner_solved(here)
+        self._offer_primal(here.prediction, self._active.blocks, self._active.values)
         # Without cones that costs little; with them, where the gap could be that small were -xi feasible.
         least = self.primal + self._fit.conjugate(self._xi)
         if solved or self._cones is None or least <= 3.0 * tol * abs(self.primal):
             self._offer_dual()
-        return features, gradient, solved
+        return here, solved
 
-    def _at_active(self) -> tuple[BlockFeatures, Float64Array, Float64Array]:
-        """Features of the active blocks, the proximal point's prediction, and the gradient of phi."""
-        active = self._active
-        features = self.features.select(self.program.block_gates(active.blocks))
-        prediction = features.forward(active.values * self._signs[active.blocks])
-        copy = self._copy.at(self._xi, self.sigma).values
-        return features, prediction, balanced(self._fit, self._fit.derivative(self._xi) - prediction - copy)
+    def _here(self) -> _Here:
+        """What is known at the proximal point, found out once: who takes a step has looked where it leads."""
+        if self._seen is None:
+            active, fit = self._active, self._fit
+            values = active.values
+            features = self.features.select(self.program.block_gates(active.blocks))
+            prediction = features.forward(values * self._signs[active.blocks])
+            copy = self._copy.at(self._xi, self.sigma).values
+            gradient = balanced(fit, fit.derivative(self._xi) - prediction - copy)
+            self._seen = _Here(features, prediction, gradient, self._squared_change(values))
+        return self._seen
 
-    def _inner_solved(self, gradient: Float64Array, prediction: Float64Array) -> bool:
-        size = float(np.linalg.norm(gradient))
-        rounding = 10.0 * _EPS * float(np.linalg.norm(self._xi) + np.linalg.norm(prediction))
+    def _inner_solved(self, here: _Here) -> bool:
+        size = float(np.linalg.norm(here.gradient))
+        rounding = 10.0 * _EPS * float(np.linalg.norm(self._xi) + np.linalg.norm(here.prediction))
         if size <= rounding or not 0 < self._inner_steps < self.policy.inner_limit:
             return size <= rounding or self._inner_steps > 0
-        return bool(size <= self.policy.inner * np.sqrt(self._squared_change() / self.sigma))
+        return bool(size <= self.policy.inner * np.sqrt(here.squared_change / self.sigma))
 
-    def _squared_change(self) -> float:
-        """``||V - U||^2`` for the proximal point V."""
-        blocks, values = self._active.blocks, self._active.values
-        square = float(np.sum((values - self._U[:, :, blocks]) ** 2))
-        square += max(float(np.sum(self._U**2) - np.sum(self._U[:, :, blocks] ** 2)), 0.0)
+    def _squared_change(self, values: Float64Array) -> float:
+        """``||V - U||^2`` for the proximal point V, whose active blocks have these values."""
+        here = self._U[:, :, self._active.blocks]
+        moved = (values - here).ravel()
+        elsewhere = float(np.vdot(self._U, self._U) - np.vdot(here, here))
+        square = float(moved @ moved) + max(elsewhere, 0.0)
         return square + self._copy.squared_change(self._xi, self.sigma)
 
-    def _pair_step(self, features: BlockFeatures, gradient: Float64Array) -> bool:
+    def _pair_step(self, here: _Here) -> bool:
         """A step on the optimality conditions, kept if their residual becomes much smaller."""
         self._paired = False
         if self._active.blocks.size == 0:
             return False
-        operator = pair_operator(self.program, self._active, features, self._fit.curvature(self._xi))
+        operator = pair_operator(self.program, self._active, here.features, self._fit.curvature(self._xi))
         if not self.systems.can_factorise(operator):
             return False
         self.newton_steps += 1
         forcing, gain = self.policy.pair_forcing, self.policy.pair_gain
         if self._later_sigma > 0.0 and self.newton_steps == 1:
             gain = self.policy.first_gain
-        kept = self._take(operator, gradient, lambda r: self.systems.solve(operator, r, forcing), gain)
+        kept = self._take(operator, here, lambda r: self.systems.solve(operator, r, forcing), gain)
         if kept and self._later_sigma > 0.0:
             self._old_within = self.policy.near
         elif not kept and self.newton_steps > 1:  # a start may not be close enough at first
             self._pairs_below = 0.1 * self.gap
         return kept
 
-    def _old_pair_step(self, tol: float, gradient: Float64Array) -> bool:
+    def _old_pair_step(self, tol: float, here: _Here) -> bool:
         """The same with the latest factor, of another regularisation or of the step before."""
         if not self.gap <= self._old_within * tol:
             return False
         latest = self.systems.latest_pair(self.program)
-        kept = latest is not None and self._take(latest[0], gradient, latest[1], self.policy.old_gain)
+        kept = latest is not None and self._take(latest[0], here, latest[1], self.policy.old_gain)
         self._old_within = self.policy.near if kept else 0.0
         return kept
 
-    def _take(self, operator: NewtonOperator, gradient: Float64Array, solve: Solve, gain: float) -> bool:
+    def _take(self, operator: NewtonOperator, here: _Here, solve: Solve, gain: float) -> bool:
         """Take a step on the optimality conditions if no more than the share ``gain`` of them is left."""
-        blocks, before = operator.active.blocks, self._residual(gradient)
+        blocks, before = operator.active.blocks, self._residual(here)
         U = self._proximal
         values = U[:, :, blocks]
         missed = (self._U[:, :, blocks] - values) / self.sigma
         centred, adjoint = lambda right: solve(balanced(self._fit, right)), self.features.adjoint
         try:
-            step = pair_step(self.program, operator, values, missed, gradient, centred, adjoint)
+            step = pair_step(self.program, operator, values, missed, here.gradient, centred, adjoint)
         except FloatingPointError:  # its penalty is too large for the working precision; others are not
             return False
         if not self._fit.room(self._xi, step.xi) >= 1.0:
             return False
-        state = self._U, self._xi, self._products
+        state = self._U, self._xi, self._products, self._shifted, self._active, self._seen
         U[:, :, blocks] = step.values
         self._U, self._xi = U, self._xi + step.xi
         self._set_products(self._products + step.products)
-        if self._residual(self._at_active()[2]) <= gain * before:
+        if self._residual(self._here()) <= gain * before:
             self._inner_steps, self._paired = 0, True
             return True
-        self._U, self._xi, products = state
-        self._set_products(products)
+        self._U, self._xi, self._products, self._shifted, self._active, self._seen = state
         return False
 
-    def _residual(self, gradient: Float64Array) -> float:
+    def _residual(self, here: _Here) -> float:
         """How far point and dual variable are from optimal together."""
-        return float(np.sqrt(np.vdot(gradient, gradient) + self._squared_change() / self.sigma))
+        return float(np.sqrt(np.vdot(here.gradient, here.gradient) + here.squared_change / self.sigma))
 
     def _close_inner(self) -> None:
         """Take the proximal point, choose the next penalty."""
@@ -301,11 +320,14 @@ class DualNewton:
         self._inner_steps = 0
         self._set_products(self.features.adjoint(self._xi))
 
-    def _newton_step(self, features: BlockFeatures, gradient: Float64Array) -> None:
+    def _newton_step(self, here: _Here) -> None:
+        gradient = here.gradient
         copy = self._copy.at(self._xi, self.sigma)
         diagonal = self._fit.curvature(self._xi) + copy.curvature
         diagonal = diagonal + self._damping * self.sigma * self._most_curvature[:, None]
-        operator = newton_operator(self.program, self._active, features, self.sigma, diagonal, copy.column)
+        operator = newton_operator(
+            self.program, self._active, here.features, self.sigma, diagonal, copy.column
+        )
         direction = -self.systems.solve(operator, gradient, self.policy.forcing)
         products = self.features.adjoint(direction)
         rate = float(np.vdot(gradient, direction))
@@ -323,7 +345,7 @@ class DualNewton:
         self._xi = self._xi + length * direction
         self._products = self._products + length * products
         self._set_shifted()
-        self._active = blocks.at(length)
+        self._active, self._seen = blocks.at(length), None
         self.newton_steps += 1
         self._inner_steps += 1
 
@@ -352,7 +374,7 @@ class DualNewton:
         """``A^T xi``, and with it the argument of the proximal map and its active blocks."""
         self._products = products
         self._set_shifted()
-        self._active = self.prox.at(self._shifted, self._thresholds)
+        self._active, self._seen = self.prox.at(self._shifted, self._thresholds), None
 
     def _set_shifted(self) -> None:
         self._shifted = self._U - self.sigma * self.program.by_block(self._products)

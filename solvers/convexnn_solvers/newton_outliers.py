@@ -46,6 +46,7 @@ class Outliers:
         self._bend = np.inf if bend is None else bend
         self._s = np.zeros(shape)
         self.needed = bend is not None
+        self._none = CopyStep(self._s, np.zeros(shape), 0.0)
 
     def begin(self, prediction: Float64Array, xi: Float64Array) -> None:
         """None at first."""
@@ -61,6 +62,8 @@ class Outliers:
 
     def at(self, xi: Float64Array, sigma: float) -> CopyStep:
         """The proximal point of ``s - sigma xi``."""
+        if not self.needed:
+            return self._none
         shifted = self._s - sigma * xi
         excess = np.clip(np.abs(shifted) - sigma * self._bend, 0.0, None)
         curvature = np.where(excess > 0.0, sigma, 0.0)
@@ -72,6 +75,8 @@ class Outliers:
 
     def squared_change(self, xi: Float64Array, sigma: float) -> float:
         """How far the proximal point is from the outliers held."""
+        if not self.needed:
+            return 0.0
         return float(np.sum((self.at(xi, sigma).values - self._s) ** 2))
 
     def accept(self, xi: Float64Array, sigma: float) -> None:
