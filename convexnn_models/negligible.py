@@ -23,11 +23,15 @@ def needed(cost: Float64Array, objective: Callable[[NDArray[np.bool_]], float]) 
     everything = np.ones(cost.size, dtype=np.bool_)
     if cost.size == 0:
         return everything
-    before = objective(everything)
+    before, last = objective(everything), -1
     for threshold in 10.0 ** -np.arange(1, 17):
         keep = np.asarray(cost > threshold * cost.max())
-        if keep.all():
+        count = int(np.count_nonzero(keep))
+        if count == cost.size:
             break
+        if count == last:  # no others than at the threshold before, which the objective does notice
+            continue
+        last = count
         if -_UNCHANGED * abs(before) <= objective(keep) - before <= _ROUNDING * abs(before):
             return keep
     return everything

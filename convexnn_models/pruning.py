@@ -29,20 +29,23 @@ def pruning_factors(hidden: Float64Array, outputs: Float64Array, cost: Float64Ar
     if single.all():
         for k in range(outputs.shape[1]):
             members = np.flatnonzero(outputs[:, k])
-            factors[members] = _independent(hidden[:, members], outputs[members, k : k + 1], cost[members])
+            own = hidden if members.size == cost.size else hidden[:, members]
+            factors[members] = _independent(own, outputs[members, k : k + 1], cost[members])
         factors[~outputs.any(axis=1)] = 0.0
         return factors
     return _independent(hidden, outputs, cost)
 
 
 def _independent(hidden: Float64Array, outputs: Float64Array, cost: Float64Array) -> Float64Array:
-    sizes = np.linalg.norm(hidden, axis=0) * np.linalg.norm(outputs, axis=1)
+    lengths, heights = np.linalg.norm(hidden, axis=0), np.linalg.norm(outputs, axis=1)
+    sizes = lengths * heights
     factors = np.zeros(cost.size)
     live = np.flatnonzero(sizes > 0.0)  # the others cost something and contribute nothing
     if live.size == 0:
         return factors
-    unit_hidden = hidden[:, live] / np.linalg.norm(hidden[:, live], axis=0)
-    unit_outputs = outputs[live] / np.linalg.norm(outputs[live], axis=1)[:, None]
+    used = hidden if live.size == cost.size else hidden[:, live]
+    unit_hidden = used / lengths[live]
+    unit_outputs = outputs[live] / heights[live][:, None]
     null = _null_space(unit_hidden, unit_outputs)
     factors[live] = _vertex(sizes[live], cost[live] / sizes[live], null) / sizes[live]
     return factors
