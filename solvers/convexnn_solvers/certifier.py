@@ -16,7 +16,7 @@ import numpy as np
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.composite import Alone, Composite, DualPoint, Point
 from convexnn_solvers.constraint_cones import NONNEGATIVE, ZERO
-from convexnn_solvers.dual_bounds import Bound, DualBounds
+from convexnn_solvers.dual_bounds import Bound, bounds_for
 from convexnn_solvers.free_variables import Arrays
 from convexnn_solvers.gaps import relative_gap
 from convexnn_solvers.row_sizes import row_sizes
@@ -92,7 +92,7 @@ class Certifier:
         if composite.backend.name != "numpy" or composite.backend.dtype != np.float64:
             raise ValueError("a Certifier needs a composite on the NumPy backend in float64.")
         self.composite = composite
-        self._bounds = DualBounds(composite)
+        self._bounds = bounds_for(composite)
         if "allowances" not in composite.kept:
             composite.kept["allowances"] = _allowances(composite)
         self._allowances: list[Float64Array] = composite.kept["allowances"]

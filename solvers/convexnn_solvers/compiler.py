@@ -21,7 +21,7 @@ from convexnn_solvers.affine import Tape, TapeMap, shortened
 from convexnn_solvers.affine import UnsupportedProblem as UnsupportedProblem
 from convexnn_solvers.atoms import gated
 from convexnn_solvers.backends import Array, Backend, Float64Array
-from convexnn_solvers.composite import Composite, ConstraintTerm, LossTerm, PenaltyTerm
+from convexnn_solvers.composite import Composite, ConstraintTerm, LossTerm, PenaltyTerm, VariableBlock
 from convexnn_solvers.constraints import read_constraints
 from convexnn_solvers.loading import Loader
 from convexnn_solvers.operators import MemoryPlan
@@ -77,10 +77,10 @@ class Compiled:
         of_argument = dict(zip(self._tilted, tilts, strict=True))
         return Composite(
             backend=self.backend,
-            variables=tuple(read_variable(variable) for variable in self._variables),
+            variables=tuple(self._variable(variable) for variable in self._variables),
             affine=self._map(),
             losses=tuple(
-                self._loss(reading, weight, of_argument.get(k))
+                self._loss(k, reading, weight, of_argument.get(k))
                 for k, (reading, weight) in enumerate(zip(self._losses, weights, strict=True))
             ),
             penalties=tuple(self._penalty(penalty, scales) for penalty in self._penalties),
@@ -101,12 +101,28 @@ class Compiled:
         known: TapeMap = self._kept["map"]
         return known
 
-    def _loss(self, reading: LossReading, weight: Array, tilt: Array | None) -> LossTerm:
+    def _variable(self, variable: Any) -> VariableBlock:
+        """A variable, which stays the same object unless its bounds may change."""
+        if variable.attributes["bounds"] is not None:
+            return read_variable(variable)
+        known: dict[int, VariableBlock] = self._kept.setdefault("variables", {})
+        if variable.id not in known:
+            known[variable.id] = read_variable(variable)
+        return known[variable.id]
+
+    def _loss(self, number: int, reading: LossReading, weight: Array, tilt: Array | None) -> LossTerm:
+        """A loss, which stays the same object while its weight does: what follows from it may be kept."""
         weights = reading.sign * self.backend.to_numpy(weight)
+        tilted = tilt is not None and bool(self.backend.xp.any(tilt != 0.0))
+        lasting = reading.fixed and not tilted
+        known: dict[int, tuple[Float64Array, LossTerm]] = self._kept.setdefault("losses", {})
+        if lasting and number in known and np.array_equal(known[number][0], weights):
+            return known[number][1]
         loss, entries = reading.make(_checked_weight(weights, reading.atom))
-        if tilt is not None and bool(self.backend.xp.any(tilt != 0.0)):
-            loss = Tilted(loss, tilt)
-        return LossTerm(loss, self.backend.asarray(entries), reading.text)
+        term = LossTerm(Tilted(loss, tilt) if tilted else loss, self.backend.asarray(entries), reading.text)
+        if lasting:
+            known[number] = weights, term
+        return term
 
     def _penalty(self, penalty: _Penalty, scales: Sequence[Array]) -> PenaltyTerm:
         layout = penalty.layout

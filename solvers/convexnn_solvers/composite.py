@@ -163,8 +163,9 @@ class Composite:
     ``sign * value`` is in the user's units. ``scope`` says for which gates a bound holds. ``variables`` may
     be a share of those of a problem (columns of its weights) whose affine outputs are the sum over all
     shares; ``across`` then makes what is added up variable by variable that of the whole problem.
-    ``kept`` is for what follows from the affine map and the constraints alone and takes a while to find out:
-    composites of one compiled problem share it, unless a Parameter enters the map.
+    ``kept`` is for what takes a while to find out and follows from the affine map and the constraints alone,
+    or from terms beside which it is kept: composites of one compiled problem share it, unless a Parameter
+    enters the map. Losses and variables in which nothing changed are the same objects in all of them.
     """
 
     backend: Backend

@@ -8,6 +8,7 @@ constraint was checked in float64.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from convexnn_solvers.dual_norms import DualNorms
 from convexnn_solvers.free_columns import collect_free_variables
 from convexnn_solvers.free_variables import Arrays, FreeVariables, into_domains
 from convexnn_solvers.nonsmooth_losses import Nonsmooth
+from convexnn_solvers.reached_entries import only_weights_differ
 from convexnn_solvers.thin_domains import ThinDomains
 
 Multipliers = tuple[Float64Array | None, ...]
@@ -33,6 +35,8 @@ _DIVISORS = (3.0, 5.0, 7.0, 11.0)
 _FEW, _FEW_PRODUCTS = 200, 1_000_000
 # Scalar conditions up to which all of them are met together by Newton's method.
 _MAX_CONDITIONS = 400
+# Numbers in the columns of free variables that stay with a problem for its next solves.
+_MOST_KEPT = 1_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +100,18 @@ class DualBounds:
             kinds = self.norms.penalised_kinds()
             if sum(int(np.count_nonzero(kind)) for kind in kinds) <= _MAX_CONDITIONS:
                 self._every = collect_free_variables(composite, kinds, self.norms.nearest_in_balls)
+
+    @property
+    def lasting(self) -> bool:
+        """Whether all but the norms stays at other weights of penalties, and is small enough to be kept."""
+        return self._every is None and (self._free is None or self._free.entries <= _MOST_KEPT)
+
+    def reweighted(self, composite: Composite) -> DualBounds:
+        """The bounds of a composite that ``only_weights_differ`` from this one's."""
+        other = copy(self)
+        other.composite, other.norms = composite, self.norms.reweighted(composite)
+        other._thin = ThinDomains(composite, other.norms, self._loss_offsets)
+        return other
 
     def residual(self, outputs: Arrays, multipliers: Multipliers = ()) -> DualPoint:
         """The direction of a primal point with these affine outputs: minus the gradients of the losses."""
@@ -294,6 +310,17 @@ class DualBounds:
     def _general(self, multipliers: Multipliers) -> Multipliers:
         """The multipliers that enter linearly: not those of cones that are dualised by projection."""
         return tuple(None if e is None else mu for mu, e in zip(multipliers, self._offsets, strict=True))
+
+
+def bounds_for(composite: Composite) -> DualBounds:
+    """The bounds of a problem; what no weight of a penalty changes is found out once."""
+    held: DualBounds | None = composite.kept.get("bounds")
+    if held is not None and only_weights_differ(held.composite, composite):
+        return held.reweighted(composite)
+    made = DualBounds(composite)
+    if made.lasting:
+        composite.kept["bounds"] = made
+    return made
 
 
 def _float64(arrays: Sequence[Any]) -> Arrays:

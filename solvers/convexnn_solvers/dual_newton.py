@@ -110,7 +110,8 @@ class DualNewton:
         program = self.program
         self._U = np.zeros(program.point_shape) if first.point is None else first.point.copy()
         active = np.flatnonzero(np.any(self._U != 0.0, axis=(0, 1)))
-        prediction = program.forward(self._U)
+        own = self.features.select(program.block_gates(active))
+        prediction = own.forward(self._U[:, :, active] * self._signs[active])
         fitted = self._fit.at(prediction)
         given = given_dual(program, first)
         self._xi = fitted.xi if given is None else given

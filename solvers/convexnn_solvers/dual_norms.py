@@ -9,7 +9,8 @@ cones: ``||P_K(z)|| = min_{rho >= 0} ||z + B^T rho||``. This module computes the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.composite import Composite, PenaltyTerm, VariableBlock
 from convexnn_solvers.cone_columns import ConeColumns, cone_columns
 from convexnn_solvers.penalties import GroupNorm
+from convexnn_solvers.reached_entries import reached_entries
 
 # Groups are projected in decreasing norm, so many at first and then twice as many each time.
 _FIRST_BATCH = 64
@@ -34,6 +36,7 @@ class _Penalised:
 
     ``outermost`` says of each penalty around which entries there is no other, ``nested`` whether there are
     entries with one around another; the condition of ``free`` entries, which none reaches, is not a norm's.
+    ``plain``: there is one penalty, of all entries.
     """
 
     terms: tuple[PenaltyTerm, ...]
@@ -43,10 +46,13 @@ class _Penalised:
     columns: ConeColumns | None
     groups: Indices | None
     nested: bool
+    plain: bool
 
     def ratio(self, z: Float64Array, hint: Float64Array | None, floor: float) -> float:
         """The largest quotient over the groups; exact if above ``floor``, else anything up to it."""
         if self.columns is None:
+            if self.block.lower is None and self.block.upper is None:
+                return self.largest(z)
             # Where u >= 0 (or u <= 0) only that sign of z can gain, whatever other bounds there are.
             low = 0.0 if self.block.lower is not None and not np.any(self.block.lower) else -np.inf
             high = 0.0 if self.block.upper is not None and not np.any(self.block.upper) else np.inf
@@ -114,6 +120,8 @@ class _Penalised:
         Unless they ``shrink``: then an error's, which moves the others by no more (shrinkages are projections
         on balls taken off, and expand no distance).
         """
+        if self.plain:
+            return float(np.max(self.quotients(z), initial=0.0))
         found, z = 0.0, np.where(self.free, 0.0, z)
         for term, outermost in zip(self.terms, self.outermost, strict=True):
             if outermost.any():
@@ -133,7 +141,7 @@ class DualNorms:
         self.columns: dict[int, ConeColumns] = {}
         #: Positions of the constraints that are dualised exactly by projections.
         self.exact: dict[int, int] = {}
-        reached = _reached_entries(composite)
+        reached = reached_entries(composite)
         masks = [unpenalised(composite, index, reached) for index in range(len(composite.variables))]
         for position, constraint in enumerate(composite.constraints):
             cone = constraint.pattern_cone
@@ -151,8 +159,9 @@ class DualNorms:
                 groups = None if columns is None or len(terms) > 1 else column_groups(terms[0], columns)
                 own = [r for r, t in zip(reached, composite.penalties, strict=True) if t.variable == index]
                 nested = len(own) > 1 and bool(np.any(np.sum(own, axis=0) > 1))
+                plain = len(own) == 1 and bool(own[0].all())
                 self._penalised[index] = _Penalised(
-                    tuple(terms), _outermost(own), masks[index], block, columns, groups, nested
+                    tuple(terms), _outermost(own), masks[index], block, columns, groups, nested, plain
                 )
         self._unpenalised = masks
         self.variables = composite.variables
@@ -161,6 +170,15 @@ class DualNorms:
         self.homogeneous = not any(p.nested for p in self._penalised.values())
         #: Entries on which the direction must vanish, or have a sign (see :func:`free_entries`).
         self.free = tuple(free_entries(v, mask) for v, mask in zip(self.variables, masks, strict=True))
+
+    def reweighted(self, composite: Composite) -> DualNorms:
+        """The conditions of a composite that ``only_weights_differ`` from this one's."""
+        other = copy(self)
+        other._penalised = {
+            index: replace(held, terms=tuple(t for t in composite.penalties if t.variable == index))
+            for index, held in self._penalised.items()
+        }
+        return other
 
     def ratio(self, z: tuple[Float64Array, ...], hints: tuple[Float64Array | None, ...]) -> float:
         """The largest ``dual_norm / lam`` over all penalised groups (``inf``: a group of weight 0).
@@ -313,28 +331,3 @@ def _outermost(reached: Sequence[NDArray[np.bool_]]) -> tuple[NDArray[np.bool_],
         np.logical_and.reduce([reached[k], *(~later for later in reached[k + 1 :])])
         for k in range(len(reached))
     )
-
-
-def _reached_entries(composite: Composite) -> list[NDArray[np.bool_]]:
-    """The entries that each penalty reaches with a positive weight, found anew when other weights are."""
-    known: dict[int, tuple[PenaltyTerm, NDArray[np.bool_]]] = composite.kept.setdefault("reached entries", {})
-    for number, term in enumerate(composite.penalties):
-        if number not in known or not _reaches_alike(known[number][0], term):
-            known[number] = term, _reach(term, composite.variables[term.variable])
-    return [known[number][1] for number in range(len(composite.penalties))]
-
-
-def _reaches_alike(one: PenaltyTerm, other: PenaltyTerm) -> bool:
-    """Whether two penalties are the same but for their positive weights."""
-    if one.penalty is not other.penalty or one.view is not other.view or one.variable != other.variable:
-        return False
-    return np.array_equal(np.asarray(one.weight) > 0.0, np.asarray(other.weight) > 0.0)
-
-
-def _reach(term: PenaltyTerm, block: VariableBlock) -> NDArray[np.bool_]:
-    """The entries of the variable that a penalty reaches with a positive weight."""
-    view = term.view(np.ones(block.shape))
-    positive = np.asarray(term.weight, dtype=np.float64) > 0.0
-    # The proximal map at a weight that removes everything, where there is a weight.
-    large = np.where(positive, 4.0 * np.sqrt(view.size) + 4.0, 0.0)
-    return np.asarray(term.unview(view) - term.unview(term.penalty.prox(view, large, np)) > 0.5)

@@ -58,6 +58,11 @@ class FreeVariables:
     offsets: Offsets
     ball: Callable[[Float64Array], Float64Array] | None = None
 
+    @property
+    def entries(self) -> int:
+        """How many numbers the columns hold."""
+        return sum(columns.size for columns in (*self.losses, *self.constraints))
+
     def theta_columns(self) -> Float64Array:
         """The columns of all losses on top of each other."""
         return np.concatenate(self.losses) if self.losses else np.empty((0, self.linear.size))

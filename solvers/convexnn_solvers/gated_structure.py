@@ -17,10 +17,10 @@ from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.composite import Composite, DualPoint, LossTerm, PenaltyTerm, VariableBlock
 from convexnn_solvers.cones import ActiveRows
 from convexnn_solvers.gate_cones import MOST_MULTIPLIERS
-from convexnn_solvers.gated_fits import gated_fit, one_output
+from convexnn_solvers.gated_fits import GatedFit, gated_fit, one_output
 from convexnn_solvers.gated_maps import GatedMap, gated_maps, refusal, stored_features
 from convexnn_solvers.gated_program import GatedProgram, Indices
-from convexnn_solvers.gated_reading import gated_reading
+from convexnn_solvers.gated_reading import GatedReading, gated_reading
 from convexnn_solvers.kept import Kept
 from convexnn_solvers.nonsmooth_fits import NonsmoothFit
 from convexnn_solvers.penalties import GroupNorm
@@ -126,7 +126,7 @@ def gated_structure(composite: Composite) -> GatedStructure:
     found = weight_variables(composite, operator)
     known = gated_reading(composite, maps, found)
     weights, ratios, mirror, offset = known.weights, known.ratios, known.mirror, known.offset
-    found_fit = gated_fit(loss, mirror, known.shift, offset is not None)
+    found_fit = _fit_for(composite, loss, known)
     fit, scale, scales = found_fit.fit, found_fit.factor, found_fit.scales
     prices = [group_prices(composite, position, operator) for position in weights]
     if len({price.shape for price in prices}) > 1:
@@ -170,6 +170,16 @@ def gated_structure(composite: Composite) -> GatedStructure:
         mirror=mirror,
         scales=scales,
     )
+
+
+def _fit_for(composite: Composite, loss: LossTerm, known: GatedReading) -> GatedFit:
+    """The fit of a loss, until it is another one: the map, and with it how it was read, stays the same."""
+    held = composite.kept.get("gated fit")
+    if held is None or held[0] is not loss:
+        fit = gated_fit(loss, known.mirror, known.shift, known.offset is not None)
+        held = composite.kept["gated fit"] = loss, fit
+    found: GatedFit = held[1]
+    return found
 
 
 def _kept_for(composite: Composite, scales: Float64Array, outputs: int) -> tuple[Kept, ...]:

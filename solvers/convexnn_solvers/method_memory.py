@@ -22,6 +22,8 @@ from convexnn_solvers.newton_system import SystemLimits
 _STEPS, _MULTIPLIERS, _JUDGED, _PROJECTED = 6, 6, 4, 5
 # The same for solvers of gated programs, which judge themselves.
 _NEWTON_POINTS, _DESCENT_POINTS = 10, 6
+# Bytes that are there wherever this runs; asking the system takes longer than some solves from a good start.
+_LITTLE = 2**26
 # Gates of a first working set of block descent.
 _SWEPT = 10
 
@@ -100,7 +102,10 @@ def _gated_needs(structure: GatedStructure, points: int) -> dict[str, int]:
 
 
 def _refuse(name: str, needed: dict[str, int], memory: float | None, backend: Backend, remedy: str) -> None:
-    allowed, total = budget(memory, backend), sum(needed.values())
+    total = sum(needed.values())
+    if memory is None and total <= _LITTLE:
+        return
+    allowed = budget(memory, backend)
     if total > allowed:
         largest = max(needed, key=lambda part: needed[part])
         most = f"{readable(needed[largest])} of it for {largest}"

@@ -84,6 +84,11 @@ class LossReading:
         """The atom as messages show it."""
         return shortened(self.atom)
 
+    @cached_property
+    def fixed(self) -> bool:
+        """Whether no Parameter enters the atom, so that its weight is all that can change."""
+        return not self.atom.parameters()
+
 
 @dataclass(frozen=True, eq=False)
 class PenaltyReading:

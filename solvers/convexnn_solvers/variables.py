@@ -53,6 +53,8 @@ def implied_constraints(variables: Sequence[Any]) -> list[Any]:
 
 def _bounds(variable: Any) -> tuple[Float64Array | None, Float64Array | None]:
     attributes = variable.attributes
+    if attributes["bounds"] is None and not any(attributes[sign] for sign in _SIGNS):
+        return None, None
     low, high = np.full(variable.shape, -np.inf), np.full(variable.shape, np.inf)
     if attributes["bounds"] is not None:
         low, high = (np.broadcast_to(_bound(b), variable.shape) for b in attributes["bounds"])
