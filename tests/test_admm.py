@@ -84,7 +84,7 @@ def test_awkward_data_are_solved(name: str, dtype: str, share: float) -> None:
     largest = cnn.lambda_max(model, y)
     problem = model.problem(y, reg=share * largest if largest > 0.0 else share)
     tol = 1e-6 if dtype == "float64" else 1e-4
-    problem.solve(solver=ADMM(tol=tol, dtype=dtype, time_limit=5.0))
+    problem.solve(solver=ADMM(tol=tol, dtype=dtype))
     judged = certificate(problem)
     assert problem.status == cp.OPTIMAL
     assert judged.relative_gap is not None
@@ -179,7 +179,7 @@ def test_limits_return_the_best_certified_point() -> None:
 @pytest.mark.filterwarnings("ignore:Solution may be inaccurate")
 def test_a_tolerance_below_float32_stalls_with_an_honest_gap() -> None:
     _, problem = _problem()
-    problem.solve(solver=ADMM(tol=1e-12, dtype="float32", time_limit=20.0))
+    problem.solve(solver=ADMM(tol=1e-12, dtype="float32"))
     assert problem.solver_stats.extra_stats["status"] is Status.STALLED
     gap = certificate(problem).relative_gap
     assert gap is not None

@@ -135,7 +135,7 @@ def test_memory_is_the_contestants_own(rows: Rows) -> None:
         return
     assert plain is not None
     assert hungry is not None
-    assert 290.0 < hungry - plain < 310.0
+    assert 270.0 < hungry - plain < 330.0  # it wastes 300
     assert 0.0 <= plain < 60.0
 
 
@@ -149,7 +149,7 @@ def test_the_time_limit_ends_the_process() -> None:
 def test_solvers_that_can_stop_in_time_hand_in_their_point() -> None:
     tireless = {"eps_abs": 1e-300, "eps_rel": 1e-300, "max_iters": 10**9}
     contestants = [Contestant(cp.SCS, options=tireless), RFISTA(tol=1e-300, max_iter=10**9)]
-    scs, ours = compare(make(gated=True), contestants, time_limit=4.0, verbose=False).rows
+    scs, ours = compare(make(gated=True), contestants, time_limit=8.0, verbose=False).rows
     assert scs["status"] == cp.OPTIMAL_INACCURATE
     assert ours["status"] == cp.settings.USER_LIMIT  # pyright: ignore[reportAttributeAccessIssue]
     assert "best certified point" in ours["reason"] or "improved any more" in ours["reason"]
@@ -157,7 +157,7 @@ def test_solvers_that_can_stop_in_time_hand_in_their_point() -> None:
         assert row["relative_gap"] is not None
         assert row["relative_gap"] < 1e-6
         assert row["solve_seconds"] is not None
-        assert row["solve_seconds"] < 4.0
+        assert row["solve_seconds"] < 8.0
 
 
 @pytest.mark.parametrize("name", ["MOSEK", "GUROBI", "COPT", "CPLEX"])

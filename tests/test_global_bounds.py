@@ -40,7 +40,7 @@ def planted(case: Planted, seed: int = 1) -> tuple[Array, Array, float]:
 )
 def test_small_data_is_certified_and_agrees_with_every_pattern(case: Planted) -> None:
     X, y, reg = planted(case)
-    found = train_to_global_optimum(X, y, reg, gap=1e-4, time_limit=60.0)
+    found = train_to_global_optimum(X, y, reg, gap=1e-4)
     assert found.status is Status.OPTIMAL
     assert found.relative_gap <= 1e-4
     assert found.network.width <= case.n
@@ -62,7 +62,7 @@ def test_time_limit_gives_an_honest_gap() -> None:
     hurried = train_to_global_optimum(X, y, reg, gap=1e-9, time_limit=0.5)
     assert hurried.status is Status.TIME_LIMIT
     assert hurried.relative_gap > 1e-9
-    patient = train_to_global_optimum(X, y, reg, gap=1e-1, time_limit=60.0)
+    patient = train_to_global_optimum(X, y, reg, gap=1e-1)
     assert hurried.lower <= patient.upper
     assert patient.lower <= hurried.upper
 
@@ -158,7 +158,7 @@ def test_several_outputs_have_a_bound_below_every_network() -> None:
     networks = [descended(X, Y, reg, width=10, seed=seed) for seed in range(5)]
     best = min(network.objective(X, Y, reg) for network in networks)
     for network in networks[:2]:
-        judged = global_certificate(network, X, Y, reg, time_limit=5.0)
+        judged = global_certificate(network, X, Y, reg)
         assert judged.dual is not None
         assert 0.3 * best <= judged.dual <= best * (1.0 + 1e-9)
         assert judged.gains is None
@@ -199,7 +199,7 @@ def test_arrays_and_torch_modules_are_read() -> None:
         layers[2].bias.detach().numpy(),
     )
     network = Network(arrays[0], arrays[2][:, None], arrays[1], arrays[3])
-    results = [global_certificate(given, X, y, 0.05, time_limit=1.0) for given in (module, arrays, network)]
+    results = [global_certificate(given, X, y, 0.05) for given in (module, arrays, network)]
     assert len({result.primal for result in results}) == 1
     assert len({result.dual for result in results}) == 1
     with pytest.raises(TypeError, match="Linear, Tanh, Linear"):

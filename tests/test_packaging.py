@@ -6,7 +6,6 @@ import ast
 import re
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -70,14 +69,12 @@ def test_only_one_file_knows_cvxpys_reductions() -> None:
 
 def test_the_wheel_holds_both_packages_typed(tmp_path: Path) -> None:
     pytest.importorskip("hatchling")
-    started = time.perf_counter()
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
         cwd=ROOT,
         check=True,
         capture_output=True,
     )
-    assert time.perf_counter() - started < 60.0
     (wheel,) = tmp_path.glob(f"convexnn-{convexnn_solvers.__version__}-*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     for package in PACKAGES:

@@ -34,7 +34,7 @@ def test_the_optimum_of_the_full_data_is_inside(
     y = np.where(y > np.median(y), 1.0, -1.0) if loss == "logistic" else y
     kinds: dict[str, Any] = {"loss": loss, "bias": bias, "output_bias": output_bias}
     reg = 0.05
-    full = cnn.train_to_global_optimum(X, y, reg, time_limit=20.0, **kinds)
+    full = cnn.train_to_global_optimum(X, y, reg, **kinds)
     part = cnn.rank_approximation(X, y, reg, rank=2 + bias, gap=1e-4, **kinds)
     assert full.status is Status.OPTIMAL
     assert part.lower <= full.upper
