@@ -39,6 +39,7 @@ _CERTIFICATES = (
     "test_certificate_planted.py::test_unusable_candidates_are_ignored_and_reported",
     "test_certificate_public.py",
 )  # fmt: skip
+_BOUNDS = ("test_dual_bounds.py", "test_dual_bounds_numbers.py")
 _CONES = ("test_cones.py", "test_active_sets.py", "test_active_set_kernel.py")
 _MEMORY_OF_CONES = ("test_cone_factors.py", "test_cone_memory.py")
 _RECOVERY = (
@@ -52,12 +53,12 @@ _RECOVERY = (
 #: Module -> what is responsible for it in ``tests/``, the quick ones first. All of the suite would see more.
 TARGETS: dict[str, tuple[str, ...]] = {
     f"{SOLVERS}/certifier.py": ("test_certifier.py", "test_kink_duals.py", *_CERTIFICATES),
-    f"{SOLVERS}/dual_bounds.py": ("test_dual_rays.py", "test_dual_bounds.py", *_CERTIFICATES),
-    f"{SOLVERS}/dual_norms.py": ("test_dual_norms.py", *_CERTIFICATES),
-    f"{SOLVERS}/cone_columns.py": ("test_dual_norms.py", *_CERTIFICATES),
+    f"{SOLVERS}/dual_bounds.py": ("test_dual_rays.py", *_BOUNDS, *_CERTIFICATES),
+    f"{SOLVERS}/dual_norms.py": ("test_dual_norms.py", "test_dual_norms_cones.py", *_CERTIFICATES),
+    f"{SOLVERS}/cone_columns.py": ("test_cone_columns.py", "test_dual_norms_cones.py", *_CERTIFICATES),
     f"{SOLVERS}/thin_domains.py": ("test_thin_domains.py", "test_certificate_public.py"),
-    f"{SOLVERS}/free_columns.py": ("test_free_variables.py", "test_dual_bounds.py"),
-    f"{SOLVERS}/reach.py": ("test_free_variables.py", "test_dual_bounds.py"),
+    f"{SOLVERS}/free_columns.py": ("test_free_variables.py", *_BOUNDS),
+    f"{SOLVERS}/reach.py": ("test_free_variables.py", *_BOUNDS),
     f"{SOLVERS}/cones.py": (*_CONES, *_MEMORY_OF_CONES),
     f"{SOLVERS}/cone_memory.py": _MEMORY_OF_CONES,
     f"{SOLVERS}/cone_factors.py": _MEMORY_OF_CONES,

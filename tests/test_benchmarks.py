@@ -74,7 +74,7 @@ def test_contestants_reach_both_targets_or_say_why_not(case: Case, name: str) ->
     if reason is not None:
         assert name in ("RFISTA", "AugmentedLagrangian")
         return
-    referee = Referee(numbers, cap=20.0)
+    referee = Referee(numbers, cap=120.0)
     contestant.solve(numbers, referee)
     assert all(referee.reached(target) for target in TARGETS), referee.reason
     assert all(0.0 < s["compile_seconds"] <= s["seconds"] for s in referee.samples)
@@ -198,13 +198,13 @@ def test_smaller_regs_are_not_run_after_a_time_out(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:There appear to be")
 def test_a_row_from_end_to_end_and_again(tmp_path: Path) -> None:
     path = tmp_path / "b.json"
-    schedule = Schedule([GATED], [OURS[0]], cap=20.0, repeats=2)
-    assert run(schedule, Store(path, 20.0))
+    schedule = Schedule([GATED], [OURS[0]], cap=120.0, repeats=2)
+    assert run(schedule, Store(path, 120.0))
     first = json.loads(path.read_text())
-    runs = Store(path, 20.0).runs(GATED, OURS[0])
+    runs = Store(path, 120.0).runs(GATED, OURS[0])
     assert len(runs) == 2
     assert all((best_gap(r) or 0.0) <= 1e-6 and seconds_to(r, 1e-6) is not None for r in runs)
-    assert run(schedule, Store(path, 20.0))
+    assert run(schedule, Store(path, 120.0))
     assert json.loads(path.read_text()) == first
     text = write(path, tmp_path / "report").read_text()
     assert "C-GReLU, relative gap 1e-06" in text
@@ -242,7 +242,7 @@ def test_growth_measures_and_fits_exponents() -> None:
     assert growth.exponent([1.0, 2.0, 4.0], [3.0, 12.0, 48.0]) == pytest.approx(2.0)
     assert growth.exponent([1.0, 2.0], [3.0, None]) is None
     axes: dict[str, tuple[int, ...]] = {"samples": (40, 60)}
-    found = growth.run(axes, growth.Size(40, 3, 8, 0.1), (), growth.Budget(60.0))
+    found = growth.run(axes, growth.Size(40, 3, 8, 0.1), (), growth.Budget(600.0))
     assert [row.size.samples for row in found] == [40, 60]
     for row in found:
         assert row.gap is not None

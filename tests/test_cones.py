@@ -8,125 +8,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cone_samples import (
+    DATA,
+    badly_scaled,
+    blocks,
+    constant_column,
+    fewer_samples,
+    generic,
+    integer_grid,
+    signed,
+)
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from convexnn_solvers.cones import ActiveRows, PatternCones, no_active_rows
 
 Float = NDArray[np.float64]
-
-
-def _generic(rng: np.random.Generator) -> Float:
-    return rng.standard_normal((40, 6))
-
-
-def _repeated_rows(rng: np.random.Generator) -> Float:
-    X = rng.standard_normal((10, 4))
-    return np.vstack([X, X, -2.0 * X, X + 1e-9])
-
-
-def _integer_grid(rng: np.random.Generator) -> Float:
-    return rng.integers(-1, 2, size=(40, 4)).astype(np.float64)
-
-
-def _rank_deficient(rng: np.random.Generator) -> Float:
-    return rng.standard_normal((30, 2)) @ rng.standard_normal((2, 5))
-
-
-def _fewer_samples(rng: np.random.Generator) -> Float:
-    return rng.standard_normal((4, 9))
-
-
-def _fewer_samples_dependent(rng: np.random.Generator) -> Float:
-    X = rng.standard_normal((5, 9))
-    X[4] = X[0] + X[1]
-    X[3] = 0.0
-    return X
-
-
-def _badly_scaled(rng: np.random.Generator) -> Float:
-    scales = np.power(10.0, rng.uniform(-12, 12, size=(30, 1)))
-    return np.asarray(rng.standard_normal((30, 5)) * scales)
-
-
-def _bad_columns(rng: np.random.Generator) -> Float:
-    return np.asarray(rng.standard_normal((30, 5)) * np.array([1e-3, 1.0, 1e2, 1e-2, 1.0]))
-
-
-def _one_row(rng: np.random.Generator) -> Float:
-    return rng.standard_normal((1, 3))
-
-
-def _one_column(rng: np.random.Generator) -> Float:
-    return rng.standard_normal((7, 1))
-
-
-def _zero_rows(rng: np.random.Generator) -> Float:
-    X = rng.standard_normal((12, 4))
-    X[::3] = 0.0
-    return X
-
-
-def _all_zero(rng: np.random.Generator) -> Float:
-    return np.zeros((5, 3))
-
-
-def _nearly_dependent(rng: np.random.Generator) -> Float:
-    X = rng.standard_normal((8, 5))
-    return np.vstack([X, X + 1e-13 * rng.standard_normal(X.shape), X + 1e-7 * rng.standard_normal(X.shape)])
-
-
-def _constant_column(rng: np.random.Generator) -> Float:
-    return np.hstack([rng.standard_normal((25, 4)), np.ones((25, 1))])
-
-
-DATA: list[Callable[[np.random.Generator], Float]] = [
-    _generic,
-    _repeated_rows,
-    _integer_grid,
-    _rank_deficient,
-    _fewer_samples,
-    _fewer_samples_dependent,
-    _badly_scaled,
-    _bad_columns,
-    _one_row,
-    _one_column,
-    _zero_rows,
-    _all_zero,
-    _nearly_dependent,
-    _constant_column,
-]
-
-
-def _patterns(X: Float, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Patterns of Gaussian gates, of tied gates, all, none, and arbitrary bits (cones without interior)."""
-    n, d = X.shape
-    cells = X @ rng.standard_normal((d, 8)) >= 0.0
-    ties = X @ rng.integers(-1, 2, size=(d, 4)) >= 0.0
-    arbitrary = rng.random((n, 6)) < 0.5
-    return np.hstack([cells, ties, np.ones((n, 1), bool), np.zeros((n, 1), bool), arbitrary])
-
-
-def _blocks(X: Float, rng: np.random.Generator) -> tuple[NDArray[np.bool_], NDArray[np.intp], Float]:
-    patterns = _patterns(X, rng)
-    gates = np.concatenate([np.arange(patterns.shape[1])] * 3)
-    Z = rng.standard_normal((X.shape[1], gates.size))
-    Z[:, ::7] *= 1e-9
-    Z[:, 3::7] *= 1e9
-    Z[:, 5::11] = 0.0
-    theta = rng.standard_normal(X.shape[:1])
-    third = patterns.shape[1]
-    largest = float(np.max(np.sum(X * X, axis=1))) ** 0.5
-    scale = 1.0 / largest if largest > 0.0 else 1.0
-    weighted = np.where(patterns, theta[:, None], 0.0)
-    Z[:, :third] = scale * (X.T @ weighted)
-    return patterns, gates, Z
-
-
-def _signed(X: Float, patterns: NDArray[np.bool_], gate: int) -> Float:
-    norms = np.sqrt(np.sum(X * X, axis=1))
-    unit = X / np.where(norms > 0.0, norms, 1.0)[:, None]
-    return np.asarray(np.where(patterns[:, gate], 1.0, -1.0)[:, None] * unit)
 
 
 @pytest.mark.parametrize("make", DATA)
@@ -136,7 +33,7 @@ def test_projection_satisfies_the_optimality_conditions(
 ) -> None:
     rng = np.random.default_rng(seed)
     X = make(rng)
-    patterns, gates, Z = _blocks(X, rng)
+    patterns, gates, Z = blocks(X, rng)
     cones = PatternCones(X, patterns)
     found = cones.project(Z, gates)
     assert found.points.shape == Z.shape
@@ -147,7 +44,7 @@ def test_projection_satisfies_the_optimality_conditions(
     assert np.all((found.multipliers == 0.0) | (found.rows >= 0))
     scale, row_norms = np.sqrt(np.sum(Z * Z, axis=0)), np.sqrt(np.sum(X * X, axis=1))
     for b, gate in enumerate(gates):
-        B = _signed(X, patterns, int(gate))
+        B = signed(X, patterns, int(gate))
         slack = B @ found.points[:, b]
         assert slack.min() >= -1e-13 * scale[b]
         listed = found.rows[b][found.rows[b] >= 0]
@@ -164,22 +61,22 @@ def test_projection_agrees_with_non_negative_least_squares(
 ) -> None:
     rng = np.random.default_rng(11)
     X = make(rng)
-    patterns, gates, Z = _blocks(X, rng)
+    patterns, gates, Z = blocks(X, rng)
     found = PatternCones(X, patterns).project(Z, gates)
     for b, gate in enumerate(gates):
         scale = np.linalg.norm(Z[:, b])
-        B = _signed(X, patterns, int(gate))
+        B = signed(X, patterns, int(gate))
         rho, _ = nnls(B.T, -Z[:, b] / (scale or 1.0), maxiter=1000)
         expected = Z[:, b] + (scale or 1.0) * rho @ B
         assert np.linalg.norm(found.points[:, b] - expected) <= 1e-8 * scale
 
 
-@pytest.mark.parametrize("make", [_generic, _integer_grid, _fewer_samples, _badly_scaled, _constant_column])
+@pytest.mark.parametrize("make", [generic, integer_grid, fewer_samples, badly_scaled, constant_column])
 def test_moreau_decomposition(make: Callable[[np.random.Generator], Float]) -> None:
     """``z = P(z) - B^T rho`` with orthogonal parts, and P is a projection: P(P(z)) = P(z)."""
     rng = np.random.default_rng(5)
     X = make(rng)
-    patterns, gates, Z = _blocks(X, rng)
+    patterns, gates, Z = blocks(X, rng)
     cones = PatternCones(X, patterns)
     points = cones.project(Z, gates).points
     scale = np.sum(Z * Z, axis=0)
@@ -217,7 +114,7 @@ def test_known_projections() -> None:
 def test_any_warm_start_gives_the_same_points(make: Callable[[np.random.Generator], Float]) -> None:
     rng = np.random.default_rng(7)
     X = make(rng)
-    patterns, gates, Z = _blocks(X, rng)
+    patterns, gates, Z = blocks(X, rng)
     cones = PatternCones(X, patterns)
     cold = cones.project(Z, gates)
     width = 5
@@ -249,7 +146,7 @@ def test_many_blocks_are_projected_as_one_by_one() -> None:
 def test_chunks_of_any_size_give_the_same(entries: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(6)
     X = rng.standard_normal((20, 3))
-    patterns, gates, Z = _blocks(X, rng)
+    patterns, gates, Z = blocks(X, rng)
     cones = PatternCones(X, patterns)
     whole = cones.project(Z, gates)
     sums, violations = cones.combine(gates, whole), cones.slack_violation(Z, gates)
