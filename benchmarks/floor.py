@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.cases import Case, instance
 from benchmarks.workers import limit_threads
-from convexnn_solvers import SemismoothNewton, block_features, newton_system
+from convexnn_solvers import SemismoothNewton, block_features, newton_factors, newton_system
 from convexnn_solvers.block_features import GatedFeatures
 from convexnn_solvers.certifier import Certifier
 from convexnn_solvers.cone_splitting import ConeSplitting
@@ -97,8 +97,10 @@ def profile(case: Case, tol: float) -> Tally:
         # Of a symmetric matrix only one half is made.
         (block_features, "outer", "systems", lambda F, *_: float(F.shape[0] ** 2 * F.shape[1])),
         (newton_system, "outer", "systems", lambda F, *_: float(F.shape[0] ** 2 * F.shape[1])),
-        (newton_system, "_woodbury", "systems", lambda W, _: float(W.shape[0] * W.shape[1] ** 2)),
-        (newton_system, "_factorised", "systems", lambda H: H.shape[0] ** 3 / 3.0),
+        (newton_factors, "outer", "systems", lambda F, *_: float(F.shape[0] ** 2 * F.shape[1])),
+        (newton_system, "woodbury", "systems", lambda W, _: float(W.shape[0] * W.shape[1] ** 2)),
+        (newton_factors, "woodbury", "systems", lambda W, _: float(W.shape[0] * W.shape[1] ** 2)),
+        (newton_factors, "_factorised", "systems", lambda H: H.shape[0] ** 3 / 3.0),
         (ConeSplitting, "_factorise", "systems", lambda self: self._program.fit.shape[0] ** 3 / 3.0),
         (ConeSplitting, "_plain", "systems", lambda self, r: 2.0 * r.size * len(r)),
         (PatternCones, "project", "projections", None),

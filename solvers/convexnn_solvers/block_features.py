@@ -78,6 +78,10 @@ class BlockFeatures(Protocol):
         """The diagonal of :meth:`gram`, (n,)."""
         ...
 
+    def mean(self, shares: Float64Array) -> Float64Array:
+        """``sum_b shares_b A_b``, (n, d)."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class GatedFeatures:
@@ -154,6 +158,10 @@ class GatedFeatures:
         """As there."""
         return np.asarray(np.einsum("ij,ij->i", self.X, self.X) * (self.slopes**2 @ weights))
 
+    def mean(self, shares: Float64Array) -> Float64Array:
+        """As there."""
+        return np.asarray(self.X * (self.slopes @ shares)[:, None])
+
 
 @dataclass(frozen=True, eq=False)
 class StoredFeatures:
@@ -223,6 +231,10 @@ class StoredFeatures:
     def squares(self, weights: Float64Array) -> Float64Array:
         """As there."""
         return np.asarray(np.einsum("ndm,ndm->nm", self.blocks, self.blocks) @ weights)
+
+    def mean(self, shares: Float64Array) -> Float64Array:
+        """As there."""
+        return np.asarray(self.blocks @ shares)
 
     @property
     def _flat(self) -> Float64Array:

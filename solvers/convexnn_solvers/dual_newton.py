@@ -31,6 +31,7 @@ from convexnn_solvers.newton_blocks import (
 )
 from convexnn_solvers.newton_copies import residual_copy
 from convexnn_solvers.newton_duals import best_multiple, warm_multiple
+from convexnn_solvers.newton_factors import Solve
 from convexnn_solvers.newton_fits import balanced, step_length, summed
 from convexnn_solvers.newton_operator import NewtonOperator, newton_operator
 from convexnn_solvers.newton_pairs import pair_operator, pair_step
@@ -43,7 +44,6 @@ from convexnn_solvers.newton_start import (
     kept_systems,
     usual_policy,
 )
-from convexnn_solvers.newton_system import Solve
 from convexnn_solvers.packing import Arrays, Held, below, packed_attributes, part, restore_attributes
 
 _EPS = float(np.finfo(np.float64).eps)

@@ -4,20 +4,28 @@ For one output the preconditioner is the exact inverse, from the Cholesky factor
 the active blocks have fewer directions than there are samples, by the identity of Woodbury from the Gram
 matrix of the columns ``A_b M_b``, ``M_b M_b^T = J_b``; one or two iterations remain. For several outputs it
 ignores their coupling. A factor of an earlier step preconditions later ones while that is cheaper than a
-new one; when nothing can be factorised, the diagonal remains.
+new one. Where gates are many the inverse for their mean, see :mod:`newton_factors`, is made in so much less
+time that a few more iterations do not count; when nothing can be factorised, the diagonal remains.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import blas, lapack
 
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.block_features import outer
 from convexnn_solvers.gated_program import GatedProgram
+from convexnn_solvers.newton_factors import (
+    Solve,
+    apart,
+    cholesky,
+    from_roots,
+    jacobi,
+    mean_gates,
+    woodbury,
+)
 from convexnn_solvers.newton_fits import balanced
 from convexnn_solvers.newton_operator import (
     NewtonOperator,
@@ -27,7 +35,6 @@ from convexnn_solvers.newton_operator import (
 )
 from convexnn_solvers.packing import Arrays, Held
 
-Solve = Callable[[Float64Array], Float64Array]
 Operator = NewtonOperator | SharedOperator
 
 # Products with a few vectors are as slow as so many times their operations in products of matrices.
@@ -48,8 +55,8 @@ class SystemLimits:
 
     ``memory``: bytes for a factor. ``iterations``: of conjugate gradients for one system. ``reuse``: the
     share of a factorisation's work that iterations with an old factor may cost. ``plain_iterations``: as
-    many are assumed without any factor, and ``usual_iterations`` with one. ``overhead``: of one iteration,
-    in operations.
+    many are assumed without any factor, ``usual_iterations`` with one, and ``mean_iterations`` times the root
+    of the condition beside the mean of the gates. ``overhead``: of one iteration, in operations.
     """
 
     memory: float = 2.0e9
@@ -57,6 +64,7 @@ class SystemLimits:
     reuse: float = 0.5
     plain_iterations: float = 300.0
     usual_iterations: float = 10.0
+    mean_iterations: float = 2.5
     overhead: float = 2.0e6
 
 
@@ -66,6 +74,25 @@ class SolveCounts:
 
     factorisations: int = 0
     iterations: int = 0
+
+
+class _Attempts:
+    """Whether what need not work is tried: after failures in a row not for the next 1, 3, 7, 15 systems."""
+
+    def __init__(self) -> None:
+        self.failures = self.resting = 0
+
+    def due(self) -> bool:
+        """Whether it is tried now."""
+        if self.resting == 0:
+            return True
+        self.resting -= 1
+        return False
+
+    def note(self, worked: bool) -> None:
+        """How it went."""
+        self.failures = 0 if worked else self.failures + 1
+        self.resting = 0 if worked else 2 ** min(self.failures, _MOST_FAILURES) - 1
 
 
 class NewtonSystems:
@@ -80,8 +107,8 @@ class NewtonSystems:
         self._factor_work = 0.0
         # The operator of the factor, packed: it would keep projections of a solve that has ended.
         self._origin: Arrays = {}
-        # Attempts with an old factor that failed in a row, and for how many systems there will be none.
-        self._failures = self._resting = 0
+        # From one regularisation of a path to the next so many blocks can come and go that no factor serves.
+        self._old, self._means = _Attempts(), _Attempts()
 
     def solve(self, operator: NewtonOperator, right: Float64Array, rtol: float) -> Float64Array:
         """``x`` with ``||operator(x) - right|| <= rtol ||right||``, or as good as the iteration limit allows.
@@ -91,29 +118,38 @@ class NewtonSystems:
         """
         written = self._written_out(operator)
         applied: Operator = operator if written is None else written
-        x = np.zeros_like(right)
-        if self._factor is not None and self._similar(operator) and self._hopeful():
+        x, most = np.zeros_like(right), self._limits.iterations
+        if self._factor is not None and self._similar(operator) and self._old.due():
             affordable = self._limits.reuse * self._factor_work / self._iteration_work(applied)
-            x, converged = self._iterate(
-                applied, right, x, rtol, min(int(affordable), self._limits.iterations)
-            )
-            self._note(converged)
+            x, converged = self._iterate(applied, self._factor, right, x, rtol, min(int(affordable), most))
+            self._old.note(converged)
             if converged:
                 return x
-        self._refactor(operator, written)
-        x, _ = self._iterate(applied, right, x, rtol, self._limits.iterations)
+        affordable = self._iterations_with_means(operator)
+        if affordable >= self._limits.mean_iterations and self._means.due():
+            means = mean_gates(operator)
+            if affordable >= self._limits.mean_iterations * np.sqrt(means.condition):
+                factor = apart(self._program, [means.solve(operator.coupling(0))])
+                x, converged = self._iterate(operator, factor, right, x, rtol, min(int(affordable), most))
+                self._means.note(converged)
+                if converged:
+                    # An older factor would serve the next system no better than this one.
+                    self._factor, self._origin = None, {}
+                    return x
+        factor = self._refactor(operator, written)
+        x, _ = self._iterate(applied, factor, right, x, rtol, most)
         return x
 
     def packed(self) -> Arrays:
-        """The operator of the latest factor, enough to make it anew, and how old ones have done."""
-        if not self._origin:
-            return {}
-        return {**self._origin, "attempts": np.asarray([self._failures, self._resting])}
+        """The operator of the latest factor, enough to make it anew, and how attempts have gone."""
+        pairs = [(one.failures, one.resting) for one in (self._old, self._means)]
+        return {**self._origin, "attempts": np.asarray(pairs)}
 
     def restore(self, held: Held) -> None:
         """The factor that was there when this was packed."""
-        if held:
-            self._failures, self._resting = (int(k) for k in held["attempts"])
+        for one, (failures, resting) in zip((self._old, self._means), held["attempts"], strict=True):
+            one.failures, one.resting = int(failures), int(resting)
+        if "sigma" in held:
             origin = unpacked_operator(self._program, held)
             self._refactor(origin, self._written_out(origin))
 
@@ -121,20 +157,6 @@ class NewtonSystems:
         """Whether the latest factor is one for about the same penalty; else it is no preconditioner."""
         sigma = float(self._origin["sigma"])
         return bool(max(operator.sigma, sigma) <= _SIMILAR * min(operator.sigma, sigma))
-
-    def _hopeful(self) -> bool:
-        """Whether an old factor is tried: after failures in a row not for the next 1, 3, 7, 15 systems.
-
-        From one regularisation of a path to the next so many blocks come and go that it never serves.
-        """
-        if self._resting == 0:
-            return True
-        self._resting -= 1
-        return False
-
-    def _note(self, converged: bool) -> None:
-        self._failures = 0 if converged else self._failures + 1
-        self._resting = 0 if converged else 2 ** min(self._failures, _MOST_FAILURES) - 1
 
     def latest_pair(self, program: GatedProgram) -> tuple[NewtonOperator, Solve] | None:
         """The operator of the latest factor and solves with it, where it is one of the optimality conditions.
@@ -150,12 +172,31 @@ class NewtonSystems:
         _, dense, low_rank = self._costs(operator)
         return operator.diagonal.shape[1] == 1 and min(dense, low_rank) <= self._plain(operator)
 
-    def _refactor(self, operator: NewtonOperator, written: SharedOperator | None) -> None:
+    def _refactor(self, operator: NewtonOperator, written: SharedOperator | None) -> Solve:
         factor, work = self._new_factor(operator, written)
         # First what the next solve asks of a factor that Ctrl-C leaves behind.
         self._origin = packed_operator(operator)
         self._factor, self._factor_work = factor, work
         self.counts.factorisations += 1
+        return factor
+
+    def _iterations_with_means(self, operator: NewtonOperator) -> float:
+        """How many iterations with the mean of the gates cost what an exact factor does, the making included.
+
+        Zero where there is none: for several outputs, in cones, and where the identity of Woodbury loses
+        too much.
+        """
+        n, c = operator.diagonal.shape
+        d, m = operator.features.width, operator.features.count
+        rank = d + m
+        _, dense, low_rank = self._costs(operator)
+        if c > 1 or operator.jacobian.free or m == 0 or 2 * rank > n or _uneven(operator.diagonal):
+            return 0.0
+        if not self._fits(2.0 * rank * (n + rank)):
+            return 0.0
+        making = n * float(rank) ** 2 + rank**3 / 3.0 + 2.0 * n * d * m
+        iteration = operator.work + _WAITING * 4.0 * n * rank + self._limits.overhead
+        return float((min(dense, low_rank, self._plain(operator)) - making) / iteration)
 
     def _written_out(self, operator: NewtonOperator) -> SharedOperator | None:
         """The matrix written out where several outputs share it and that pays within one system."""
@@ -180,17 +221,22 @@ class NewtonSystems:
         return _WAITING * (operator.work + 2.0 * float(n * n * c)) + self._limits.overhead
 
     def _iterate(
-        self, operator: Operator, right: Float64Array, x: Float64Array, rtol: float, limit: int
+        self,
+        operator: Operator,
+        factor: Solve,
+        right: Float64Array,
+        x: Float64Array,
+        rtol: float,
+        limit: int,
     ) -> tuple[Float64Array, bool]:
-        """Preconditioned conjugate gradients from ``x``; whether the tolerance was met."""
-        assert self._factor is not None
+        """Conjugate gradients from ``x``, preconditioned by a factor; whether the tolerance was met."""
         goal = rtol * np.linalg.norm(right)
         residual = right - self._centred(operator(x)) if np.any(x) else right.copy()
         direction, rho = np.zeros_like(right), 1.0
         for _ in range(limit):
             if np.linalg.norm(residual) <= goal:
                 return x, True
-            z = self._factor(residual)
+            z = factor(residual)
             previous, rho = rho, float(np.vdot(residual, z))
             direction = z + (rho / previous) * direction
             image = self._centred(operator(direction))
@@ -210,15 +256,15 @@ class NewtonSystems:
         c = operator.diagonal.shape[1]
         ranks, dense, low_rank = self._costs(operator)
         if min(dense, low_rank) > self._plain(operator):
-            return _apart(self._program, [_jacobi(operator, k) for k in range(c)]), 0.0
+            return apart(self._program, [jacobi(operator, k) for k in range(c)]), 0.0
         if len(ranks) < c:
             solves = [self._first_part(operator, written, dense <= low_rank)]
         elif dense <= low_rank and not operator.jacobian.free:
             matrices = (outer(operator.coupling(k), self._matrix(operator)) for k in range(c))
-            solves = [_cholesky(H, operator.diagonal[:, k]) for k, H in enumerate(matrices)]
+            solves = [cholesky(H, operator.diagonal[:, k]) for k, H in enumerate(matrices)]
         else:
-            solves = [_from_roots(operator, k, dense <= low_rank) for k in range(c)]
-        return _apart(self._program, solves), min(dense, low_rank)
+            solves = [from_roots(operator, k, dense <= low_rank) for k in range(c)]
+        return apart(self._program, solves), min(dense, low_rank)
 
     def _plain(self, operator: NewtonOperator) -> float:
         """Operations of a solve without any factor."""
@@ -242,7 +288,7 @@ class NewtonSystems:
             dense = np.inf
         if not self._fits(sum(2.0 * r * (n + r) for r in ranks)):
             low_rank = np.inf
-        if dense < np.inf and np.max(operator.diagonal) > _SPREAD * np.min(operator.diagonal):
+        if dense < np.inf and _uneven(operator.diagonal):
             low_rank = np.inf
         return ranks, dense, low_rank
 
@@ -251,9 +297,9 @@ class NewtonSystems:
         h = operator.diagonal.mean(axis=1)
         if dense:
             H = self._matrix(operator) if written is None else written.upper.copy(order="F")
-            return _cholesky(H, h)
+            return cholesky(H, h)
         weights = np.sqrt(operator.sigma * operator.jacobian.shrink)
-        return _woodbury(operator.features.stacked(weights), h)
+        return woodbury(operator.features.stacked(weights), h)
 
     def _matrix(self, operator: NewtonOperator) -> Float64Array:
         """The first part of the matrix, written out."""
@@ -262,83 +308,11 @@ class NewtonSystems:
         return operator.first_part(self._base)
 
 
-def _from_roots(operator: NewtonOperator, output: int, dense: bool) -> Solve:
-    """The exact inverse within one output, from the columns ``A_b M_b``."""
-    columns, owner = operator.jacobian.roots(output)
-    W = operator.beside(operator.features.times(np.sqrt(operator.sigma) * columns, owner), output)
-    h = operator.diagonal[:, output]
-    return _cholesky(outer(W), h) if dense else _woodbury(W, h)
-
-
-def _cholesky(H: Float64Array, diagonal: Float64Array) -> Solve:
-    """Solves with ``diag(diagonal) + H``; overwrites ``H``."""
-    H.flat[:: H.shape[0] + 1] += diagonal
-    factor = _factorised(H)
-    return lambda right: np.asarray(lapack.dpotrs(factor, right, lower=0)[0])
-
-
-def _woodbury(W: Float64Array, diagonal: Float64Array) -> Solve:
-    """Solves with ``diag(diagonal) + W W^T`` through the r x r matrix ``I + W^T diag(diagonal)^-1 W``."""
-    if W.shape[1] == 0:
-        return lambda right: right / diagonal[:, None]
-    scaled = W / diagonal[:, None]
-    small = blas.dsyrk(1.0, np.asfortranarray(W / np.sqrt(diagonal)[:, None]), trans=1)
-    small.flat[:: small.shape[0] + 1] += 1.0
-    factor = _factorised(small)
-
-    def solve(right: Float64Array) -> Float64Array:
-        inner = lapack.dpotrs(factor, scaled.T @ right, lower=0)[0]
-        return np.asarray(right / diagonal[:, None] - scaled @ inner)
-
-    return solve
-
-
-def _factorised(H: Float64Array) -> Float64Array:
-    """The Cholesky factor of the upper triangle; rounding may ask for a slightly larger diagonal."""
-    diagonal = H.diagonal().copy()
-    shift = 0.0
-    for _ in range(8):
-        factor, info = lapack.dpotrf(H, lower=0, clean=0)
-        if info == 0:
-            return np.asarray(factor)
-        shift = max(10.0 * shift, 1e-14 * float(np.max(diagonal)))
-        H.flat[:: H.shape[0] + 1] = diagonal + shift
-    raise FloatingPointError("the Newton matrix is not positive definite to working precision")
+def _uneven(diagonal: Float64Array) -> bool:
+    """Whether the entries of a diagonal (n, c) are too different to divide by."""
+    return bool(np.max(diagonal) > _SPREAD * np.min(diagonal))
 
 
 def _alike(diagonal: Float64Array) -> bool:
     """Whether the outputs' diagonals (n, c) are close enough for a factor of their mean."""
     return bool(np.all(diagonal.max(axis=1) <= _ALIKE * diagonal.min(axis=1)))
-
-
-def _jacobi(operator: NewtonOperator, output: int) -> Solve:
-    """Division by the diagonal of the operator, with free directions counted in full."""
-    shrink = operator.jacobian.shrink
-    along = operator.features.times(operator.jacobian.directions[output])
-    diagonal = operator.diagonal[:, output] + operator.sigma * (
-        operator.features.squares(shrink) + along**2 @ (1.0 - shrink)
-    )
-    if operator.column is not None:
-        diagonal = diagonal + operator.column[:, output] ** 2
-    return lambda right: right / diagonal[:, None]
-
-
-def _apart(program: GatedProgram, solves: list[Solve]) -> Solve:
-    """One solve per output, or one for all; with an offset, the solution among the columns of sum zero."""
-    corrections: list[Float64Array] = []
-    fit, ones = program.fit, np.ones((program.fit.shape[0], 1))
-    offset = ones if fit.scales is None else fit.scales  # what one adds to predictions
-    if fit.centred:
-        corrections = [solve(offset)[:, 0] for solve in solves]
-
-    def solve(right: Float64Array) -> Float64Array:
-        if len(solves) == 1:
-            x = solves[0](right)
-        else:
-            x = np.hstack([one(right[:, k : k + 1]) for k, one in enumerate(solves)])
-        for k in range(x.shape[1] if corrections else 0):
-            direction = corrections[min(k, len(corrections) - 1)]
-            x[:, k] -= direction * (float(offset[:, 0] @ x[:, k]) / float(offset[:, 0] @ direction))
-        return x
-
-    return solve
