@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from planted import plant
 
+from convexnn_solvers.atoms import pattern_slack
 from convexnn_solvers.backends import numpy_backend
 from convexnn_solvers.certificate import Certificate, Certifier, certificate
 from convexnn_solvers.compiler import compile_problem
@@ -172,6 +173,56 @@ def test_the_constraint_named_is_the_worst_for_its_size() -> None:
     swapped = cp.Problem(problem.objective, problem.constraints[::-1])
     again = certificate(swapped)
     assert (again.note, again.max_violation) == (found.note, found.max_violation)
+
+
+@pytest.mark.parametrize(
+    ("scale", "miss", "excess"),
+    [
+        (1e-9, 1e-6, 0.5),
+        (1e-9, 4e-6, 2.0),
+        (1.0, 9e-7, 0.9),
+        (1.0, 1.2e-6, 1.2),
+        (1e12, 1.9e-12, 0.0),
+        (1e12, 4e-12, 2e6),
+    ],
+)
+def test_what_a_pattern_cone_may_miss_is_relative_to_the_point(
+    scale: float, miss: float, excess: float
+) -> None:
+    """The second sample's terms are ``scale`` each and cancel but for the violation ``scale * miss``.
+
+    May be missed: a millionth of ``2 scale`` or of one, or what ``2 scale`` is rounded by. The penalty leaves
+    one of the weights free, so that nobody projects on the cone.
+    """
+    V = cp.Variable((2, 1), name="V")
+    slack = pattern_slack(np.array([[1.0, 0.0], [1.0, 1.0]]), np.ones((2, 1), dtype=bool), V)
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(V - scale) + cp.norm1(V[0])), [slack >= 0])
+    V.value = scale * np.array([[1.0], [-1.0 - miss]])
+    found = certificate(problem)
+    assert found.max_violation == pytest.approx(scale * miss, rel=1e-3)
+    assert found.excess == pytest.approx(excess, rel=1e-3)
+    assert ("no upper bound" in found.note) == (excess > 1.0)
+    assert ("up to the violation" in found.note) == (0.0 < excess <= 1.0)
+
+
+@pytest.mark.parametrize("size", [1e-12, 1.0, 1e12])
+def test_what_points_out_of_its_cone_is_repaired_to_zero(size: float) -> None:
+    """Rounding, as would be left of minus the mean of the cone's rows, would lie in no cone."""
+    rows = np.random.default_rng(3).uniform(0.1, 1.0, (6, 4))
+    V = cp.Variable((4, 1), name="V")
+    slack = pattern_slack(rows, np.ones((6, 1), dtype=bool), V)
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(V) + cp.norm1(V)), [slack >= 0])
+    V.value = -size * rows.mean(axis=0)[:, None]
+    found = certificate(problem)
+    assert (found.primal, found.excess, found.repaired) == (0.0, 0.0, True)
+
+
+def test_where_all_weights_are_zero_nothing_is_violated() -> None:
+    V = cp.Variable((2, 1), name="V")
+    slack = pattern_slack(np.array([[0.0, 0.0], [1.0, 1.0]]), np.ones((2, 1), dtype=bool), V)
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(V - 1.0) + cp.norm1(V)), [slack >= 0])
+    V.value = np.zeros((2, 1))
+    assert certificate(problem).excess == 0.0
 
 
 def test_bounds_are_repaired_and_the_violation_is_that_of_the_point_as_held() -> None:

@@ -11,6 +11,7 @@ from interior_point import optimum
 from numpy.typing import NDArray
 
 import convexnn_models as cnn
+from convexnn_solvers import AugmentedLagrangian, Auto, SemismoothNewton
 
 Float = NDArray[np.float64]
 
@@ -64,6 +65,19 @@ def test_scnn_divides_by_the_outputs_too_so_its_lam_is_reg_over_c(formulation: A
 def test_targets_scale_the_value_by_their_square_if_reg_scales_along(formulation: Any) -> None:
     expected = value(formulation, X, VECTORS, Y)
     assert value(formulation, X, VECTORS, 7.0 * Y, 7.0 * REG) / 49.0 == close(expected)
+
+
+@pytest.mark.parametrize("solver", [Auto, SemismoothNewton, AugmentedLagrangian])
+@pytest.mark.parametrize("unit", [1e-100, 1e-12, 1e10, 1e14, 1e100])
+def test_cones_are_judged_in_whatever_units_the_targets_have(unit: float, solver: Any) -> None:
+    """Optimal, as in units of one, with a network that has the program's objective."""
+    model = cnn.relu(X, cnn.gates_from_vectors(X, VECTORS))
+    problem = model.problem(unit * Y, unit * REG)
+    problem.solve(solver=solver())
+    assert problem.status == cp.OPTIMAL
+    assert problem.value / unit / unit == pytest.approx(value(cnn.relu, X, VECTORS, Y), rel=1e-4)
+    network = cnn.recover(model)
+    assert network.objective(X, unit * Y, unit * REG) <= problem.value * (1.0 + 1e-9)
 
 
 @formulations

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from convexnn_solvers.backends import Float64Array
-from convexnn_solvers.composite import Alone, Composite, DualPoint, Point
+from convexnn_solvers.composite import Alone, Composite, DualPoint, PatternCone, Point
 from convexnn_solvers.constraint_cones import NONNEGATIVE, ZERO
 from convexnn_solvers.dual_bounds import Bound, bounds_for
 from convexnn_solvers.free_variables import Arrays
@@ -74,11 +74,14 @@ class Certificate:
 
 
 class _Violation(NamedTuple):
-    """Of one constraint: the ``largest`` violation, and the ``worst`` one for what is ``allowed`` there."""
+    """Of one constraint: the ``largest`` violation, and the ``worst`` one for what may pass there.
+
+    ``excess`` is that one over what may pass.
+    """
 
     largest: float
     worst: float
-    allowed: float
+    excess: float
     text: str
 
 
@@ -121,13 +124,13 @@ class Certifier:
         repaired = any(a is not b and bool(np.any(a != b)) for a, b in zip(feasible, held, strict=True))
         if repaired:
             outputs = self._outputs(feasible)
-        nothing = _Violation(0.0, 0.0, _FEASIBLE, "")
-        left = max(self._violations(feasible, outputs), key=lambda v: v.worst / v.allowed, default=nothing)
+        nothing = _Violation(0.0, 0.0, 0.0, "")
+        left = max(self._violations(feasible, outputs), key=lambda v: v.excess, default=nothing)
         primal = self._objective(feasible, outputs)
         directions, ignored = self._directions(outputs, candidates)
         notes = [f"{ignored} dual candidates were ignored: wrong shape or not finite"] if ignored else []
         bound = self._bounds.best(directions, thorough, feasible)
-        excess = left.worst / left.allowed
+        excess = left.excess
         if excess > 1.0:
             notes.append(f"no upper bound: the point violates {left.text} by {left.worst:.1e}")
         elif excess > 2.0 * _SILENT / _FEASIBLE and bound is not None:
@@ -208,19 +211,24 @@ class Certifier:
         for term, output, allowed in zip(composite.constraints, slacks, self._allowances, strict=True):
             value = np.asarray(output, dtype=np.float64)
             outside = term.cone.violations(value)
-            if term.cone not in (ZERO, NONNEGATIVE):  # there entries of a cone lend each other their size
+            beyond = outside
+            if term.pattern_cone is not None:
+                size = _sizes_of_rays(term.pattern_cone, x[term.pattern_cone.variable])
+                outside = np.max(outside, axis=1, initial=0.0)
+                beyond, allowed = np.maximum(outside - _SILENT * size, 0.0), _FEASIBLE * np.minimum(size, 1.0)
+            elif term.cone not in (ZERO, NONNEGATIVE):  # there entries of a cone lend each other their size
                 allowed = allowed + _FEASIBLE * term.cone.even(np.abs(value))
             if outside.size:
-                shares, outside, allowed = np.broadcast_arrays(outside / allowed, outside, allowed)
+                shares, outside = np.broadcast_arrays(beyond / allowed, outside)
                 worst = np.unravel_index(int(np.argmax(shares)), shares.shape)
                 found.append(
-                    _Violation(float(outside.max()), float(outside[worst]), float(allowed[worst]), term.text)
+                    _Violation(float(outside.max()), float(outside[worst]), float(shares[worst]), term.text)
                 )
         for value, block in zip(x, composite.variables, strict=True):
             for limit, sign in ((block.lower, 1.0), (block.upper, -1.0)):
                 if limit is not None:
                     past = float(np.max(sign * (limit - value), initial=0.0))
-                    found.append(_Violation(past, past, _FEASIBLE, f"the bounds of {block.name}"))
+                    found.append(_Violation(past, past, past / _FEASIBLE, f"the bounds of {block.name}"))
         return found
 
     def _obstacle(self) -> str:
@@ -234,16 +242,35 @@ def _allowances(composite: Composite) -> list[Float64Array]:
 
     The unit is 1, or less in a row in small units: the size of e or, if larger, that of G x for x of size
     one. A row such as ``1e-8 x >= 1e-7`` would otherwise hold everywhere. Inequalities in large units, of
-    an e beyond 1, may miss more.
+    an e beyond 1, may miss more. None for pattern cones, which have no such unit (:func:`_sizes_of_rays`).
     """
     offsets = composite.offsets()[len(composite.losses) :]
     found = []
     for term, slopes, offset in zip(composite.constraints, row_sizes(composite), offsets, strict=True):
-        if term.pattern_cone is None:
-            e = term.cone.even(np.abs(np.asarray(offset, dtype=np.float64)))
-        else:
-            e = np.zeros(1)  # a cone of rays
+        if term.pattern_cone is not None:
+            found.append(np.empty(0))
+            continue
+        e = term.cone.even(np.abs(np.asarray(offset, dtype=np.float64)))
         size = np.maximum(slopes, e)
         unit = np.where(size > 0.0, np.minimum(size, 1.0), 1.0)
         found.append(_FEASIBLE * (unit if term.cone == ZERO else unit + e))
     return found
+
+
+def _sizes_of_rays(cone: PatternCone, weights: Float64Array) -> Float64Array:
+    """Per sample and output the unit of violations of ``(2 D_j - I) X u_j >= 0``: what neurons predict there.
+
+    Multiples of a point in the cone are in it, so that only the point says what is large: for all neurons
+    ``a_i = sum_k |x_ik| max_j |u_kj|`` at sample i, and the unit is ``||x_i||`` times the largest
+    ``a_i / ||x_i||`` of all samples. A violation is what a recovered neuron predicts at the sample beyond the
+    program's. Up to ``1e-12`` units, of the order of what predictions are rounded by, it is none; beyond
+    that a millionth of the unit, or of 1 where that is less, may pass.
+    """
+    largest = np.max(np.abs(weights), axis=1, initial=0.0).reshape(cone.outputs, -1)
+    norms = np.linalg.norm(cone.X, axis=1)
+    unit = np.where(norms > 0.0, norms, 1.0)
+    size = np.max(largest @ np.abs(cone.X / unit[:, None]).T, axis=1, initial=0.0)
+    sizes = (size[:, None] * unit).ravel()
+    return np.asarray(
+        np.maximum(sizes, np.finfo(np.float64).tiny / _FEASIBLE)
+    )  # nothing is violated where all is zero

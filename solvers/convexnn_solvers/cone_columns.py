@@ -42,7 +42,10 @@ class ConeColumns:
         return np.ascontiguousarray(np.transpose(stacked, (1, 0, 2))).reshape(-1, self.gate_count)
 
     def project(self, columns: Float64Array) -> Float64Array:
-        """All columns projected on their cones; those that are inside to rounding are kept as they are."""
+        """All columns projected on their cones; those that are inside to rounding are kept as they are.
+
+        Where nothing but rounding is left, which lies in no cone, the projection is zero.
+        """
         size = np.linalg.norm(columns, axis=0)
         index = np.flatnonzero(size)
         outside = self.cones.slack_violation(columns[:, index], self.gates[index])
@@ -52,7 +55,8 @@ class ConeColumns:
             warm = self._primal.take(index)
             found = self.cones.project(columns[:, index], self.gates[index], warm=warm)
             self._primal = self._primal.replaced(index, found)
-            moved[:, index] = found.points
+            left = np.linalg.norm(found.points, axis=0) > 64.0 * _EPS * size[index]
+            moved[:, index] = np.where(left, found.points, 0.0)
         return moved
 
     def dual_points(self, columns: Float64Array, index: Indices) -> tuple[Float64Array, Float64Array]:
