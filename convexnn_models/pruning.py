@@ -91,11 +91,7 @@ def _null_space(hidden: Float64Array, outputs: Float64Array) -> Float64Array:
             return np.zeros((m, 0))
         gram = (hidden.T @ hidden) * (outputs @ outputs.T)
         gram[np.diag_indices(m)] -= 1e-6
-        try:
-            scipy.linalg.cholesky(gram, overwrite_a=True)
-        except np.linalg.LinAlgError:
-            pass
-        else:
+        if scipy.linalg.lapack.dpotrf(gram.T, overwrite_a=True)[1] == 0:
             return np.zeros((m, 0))
     columns = np.einsum("nm,mc->ncm", hidden, outputs).reshape(n * c, m)
     # Of many samples the triangle says as much, and what the decomposition completes is no larger than m.

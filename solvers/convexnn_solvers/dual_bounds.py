@@ -110,7 +110,8 @@ class DualBounds:
         """The bounds of a composite that ``only_weights_differ`` from this one's."""
         other = copy(self)
         other.composite, other.norms = composite, self.norms.reweighted(composite)
-        other._thin = ThinDomains(composite, other.norms, self._loss_offsets)
+        if not self._thin.none:
+            other._thin = ThinDomains(composite, other.norms, self._loss_offsets)
         return other
 
     def residual(self, outputs: Arrays, multipliers: Multipliers = ()) -> DualPoint:

@@ -101,6 +101,7 @@ class DualNewton:
         self.prox: BlockProx = PlainProx() if self._cones is None else self._cones
         self._shifted: Float64Array
         self._seen: _Here | None = None
+        self._chosen: tuple[Indices, BlockFeatures] | None = None
         if first.held is None:
             self._begin(first)
         else:
@@ -236,7 +237,11 @@ class DualNewton:
         if self._seen is None:
             active, fit = self._active, self._fit
             values = active.values
-            features = self.features.select(self.program.block_gates(active.blocks))
+            # Many steps leave the active blocks what they were.
+            if self._chosen is None or not np.array_equal(self._chosen[0], active.blocks):
+                own = self.features.select(self.program.block_gates(active.blocks))
+                self._chosen = active.blocks, own
+            features = self._chosen[1]
             prediction = features.forward(values * self._signs[active.blocks])
             copy = self._copy.at(self._xi, self.sigma).values
             gradient = balanced(fit, fit.derivative(self._xi) - prediction - copy)

@@ -279,8 +279,11 @@ def _of_groups(lengths: Float64Array, groups: Indices, count: int) -> Float64Arr
 
 def _quotient(norms: Float64Array, weight: Float64Array) -> Float64Array:
     """``norms / weight`` where 0 / 0 is 0 and anything else over 0 is infinite, as what overflowed is."""
-    norms, weight = np.broadcast_arrays(np.asarray(norms, np.float64), np.asarray(weight, np.float64))
+    norms, weight = np.asarray(norms, np.float64), np.asarray(weight, np.float64)
     norms = np.where(np.isnan(norms), np.inf, norms)
+    if weight.ndim == 0 and weight > 0.0:
+        return norms / weight
+    norms, weight = np.broadcast_arrays(norms, weight)
     positive = weight > 0.0
     quotient = norms / np.where(positive, weight, 1.0)
     return np.where(positive, quotient, np.where(norms > 0.0, np.inf, 0.0))

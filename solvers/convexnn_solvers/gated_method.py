@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -137,7 +138,8 @@ class GatedMethod:
 
     def residual(self, state: GatedState) -> float:
         """The largest relative gap; NaN ends the solve."""
-        return float(np.max([solver.gap for solver in state.solvers]))
+        gaps = [solver.gap for solver in state.solvers]
+        return math.nan if any(math.isnan(gap) for gap in gaps) else max(gaps)
 
     def wants_look(self, state: GatedState) -> bool:
         """Whether all programs are as good as asked for, or can get no better."""

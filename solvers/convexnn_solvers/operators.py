@@ -103,7 +103,9 @@ class GatedOperator:
         result = g.backend.zeros((n, self.outputs))
         columns = self._few_columns(U)
         used = U if columns is None else U[:, columns]
-        for rows in g.blocks(int(U.shape[1])):
+        # Bits that are converted block by block may lie on a disk, and are read in whole rows.
+        width = int(U.shape[1]) if columns is None or g.masks is None else max(int(columns.size), d)
+        for rows in g.blocks(width):
             mask = g.mask(rows, columns)
             for k in range(self.outputs):
                 result[rows, k] = xp.linalg.vecdot(mask @ used[k * d : (k + 1) * d].T, g.X[rows])

@@ -21,7 +21,8 @@ class ThinDomains:
 
     def __init__(self, composite: Composite, norms: DualNorms, offsets: Arrays) -> None:
         self._composite, self._norms, self._offsets = composite, norms, offsets
-        self._none = not any(isinstance(term.loss, ThinDomain) for term in composite.losses)
+        #: Whether no loss has such a domain, and nothing ever moves.
+        self.none = not any(isinstance(term.loss, ThinDomain) for term in composite.losses)
 
     def in_image(self, thetas: Arrays, image: Arrays, fixed: bool) -> float:
         """What the move adds to a quotient of dual norm and penalty, at scale one.
@@ -29,7 +30,7 @@ class ThinDomains:
         At another scale, unless the direction is ``fixed``, the move lies between those of the thetas and of
         zero. ``image`` is that of the direction on the variables.
         """
-        if self._none:
+        if self.none:
             return 0.0
         missed = self._moved(thetas)
         if not fixed:
@@ -39,7 +40,7 @@ class ThinDomains:
     def in_value(self, thetas: Arrays, scale: float, conjugates: float) -> float:
         """What the move can take off the dual value, of which the ``conjugates`` are a part."""
         total = 0.0
-        if self._none:
+        if self.none:
             return total
         for term, theta, b in zip(self._composite.losses, thetas, self._offsets, strict=True):
             if isinstance(term.loss, ThinDomain):
