@@ -8,6 +8,7 @@ refusal is one sentence with the remedy.
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -76,25 +77,72 @@ def shaped(values: Any, shape: tuple[int, ...], name: str) -> Float64Array:
     return array
 
 
-def count(value: Any, name: str) -> int:
-    """``value`` as an int >= 1."""
+def count(value: Any, name: str, *, least: int = 1) -> int:
+    """``value`` as an int >= ``least``."""
     try:
         number = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} must be a whole number, not {value!r}.") from None
-    if number < 1:
-        raise ValueError(f"{name} must be at least 1, not {number}.")
+        raise TypeError(f"{name} must be a whole number, not {_shown(value)}.") from None
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be a whole number, not {value}.")
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, not {number}.")
     return number
 
 
 def number(value: Any, name: str) -> float:
     """``value`` as a finite float."""
-    array = _as_array(value, name)
-    if array.ndim != 0 or array.dtype.kind not in "fiu":
-        raise TypeError(f"{name} must be a real number, not {value!r}.")
+    array = _scalar(value, name)
     if not np.isfinite(array):
         raise ValueError(f"{name} must be finite, not {value!r}.")
     return float(array)
+
+
+def positive(value: Any, name: str, remedy: str = "") -> float:
+    """``value`` as a finite float > 0; ``remedy`` is what the refusal adds."""
+    given = number(value, name)
+    if given <= 0.0:
+        raise ValueError(f"{name} must be positive{remedy}, not {value!r}.")
+    return given
+
+
+def not_negative(value: Any, name: str, *, finite: bool = True) -> float:
+    """``value`` as a float >= 0, infinity only where ``finite`` is False."""
+    given = number(value, name) if finite else float(_scalar(value, name))
+    if not given >= 0.0:
+        raise ValueError(f"{name} must be at least 0, not {value!r}.")
+    return given
+
+
+def listed(values: Any, name: str) -> list[Any]:
+    """The entries of a sequence; a text or a single value is none."""
+    if isinstance(values, str) or not isinstance(values, Iterable) or getattr(values, "shape", None) == ():
+        raise TypeError(f"{name} must be a sequence such as [{_shown(values)}], not {_shown(values)} itself.")
+    return list(values)
+
+
+def generator(seed: Any, name: str = "seed") -> np.random.Generator:
+    """A random generator: ``seed`` itself, or the one that this seed makes."""
+    try:
+        return np.random.default_rng(seed)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{name} must be a whole number >= 0, a np.random.Generator, or None for another one each time; "
+            f"not {_shown(seed)}."
+        ) from None
+
+
+def _scalar(value: Any, name: str) -> NDArray[Any]:
+    array = _as_array(value, name)
+    if array.ndim != 0 or array.dtype.kind not in "fiu":
+        raise TypeError(f"{name} must be a real number, not {_shown(value)}.")
+    return array
+
+
+def _shown(value: Any) -> str:
+    """``value`` in a line: of an array, a frame or the like only the shape."""
+    shape = getattr(value, "shape", ())
+    return f"an array of shape {shape}" if shape else repr(value)
 
 
 def _as_array(values: Any, name: str) -> NDArray[Any]:

@@ -29,7 +29,7 @@ from convexnn_models._arrays import Float64Array
 from convexnn_models.coordinates import FLAT, Coordinates, unit_rows
 from convexnn_models.coordinates import count_patterns as count_patterns
 from convexnn_models.gates import Gates
-from convexnn_solvers.named_options import options_by_name
+from convexnn_solvers.named_options import checked_options
 
 Bits = NDArray[np.bool_]
 
@@ -37,7 +37,7 @@ _EPS = float(np.finfo(np.float64).eps)
 _CHUNK_ENTRIES = 4_000_000  # of products of cells and rows
 
 
-@options_by_name
+@checked_options
 def all_gates(X: Any, *, bias: bool = False, max_patterns: int = 1_000_000, progress: bool = False) -> Gates:
     """Every pattern that an open set of gates has on ``X``, the all-zero one included, each exactly once.
 

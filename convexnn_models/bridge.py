@@ -23,7 +23,7 @@ from convexnn_models import _arrays
 from convexnn_models.cone_decomposition import to_relu
 from convexnn_models.gated_relu import gated_relu
 from convexnn_models.gates import Gates
-from convexnn_models.losses import LossFunction
+from convexnn_models.losses import LossFunction, takes_loss_options
 from convexnn_models.recovery import recover_two_layer
 from convexnn_models.relu import relu
 from convexnn_solvers.certificate import certificate
@@ -57,6 +57,7 @@ class BridgePoint:
         return (upper - self.gated) / upper if upper > 0.0 else 0.0
 
 
+@takes_loss_options
 def gated_bridge(
     X: Any,
     y: Any,
@@ -75,7 +76,7 @@ def gated_bridge(
     ----------
     X, y : arrays (n, d) and (n,)
         The training samples.
-    regs : numbers
+    regs : sequence of float
         Positive.
     gates : Gates
         Of both programs. With ``all_gates(X)`` p* is the optimum over all ReLU networks.
@@ -87,13 +88,11 @@ def gated_bridge(
     The bounds are those of certificates, so they hold whatever the solver's accuracy. Raises ValueError or
     TypeError when an argument cannot be meant, and when a gate passes through a sample (see :func:`to_relu`).
     """
+    strengths = [_arrays.positive(reg, "regs") for reg in _arrays.listed(regs, "regs")]
     chosen = Auto(tol=1e-6) if solver is None else solver
     models = [f(X, gates, bias=bias, output_bias=output_bias) for f in (gated_relu, relu)]
     points = []
-    for reg in regs:
-        strength = _arrays.number(reg, "regs")
-        if strength <= 0.0:
-            raise ValueError(f"regs must be positive, not {reg!r}.")
+    for strength in strengths:
         proofs = []
         for model in models:
             problem = model.problem(y, strength, loss, **options)

@@ -51,6 +51,7 @@ class Decomposition:
     deviation: float
 
 
+@losses.takes_loss_options
 def to_relu(
     network: Network,
     X: Any = None,
@@ -84,6 +85,8 @@ def to_relu(
     network is not gated, when the training problem is not known, or when a gate's pattern is one that no
     open set of weights has (the gate passes through a sample), so that not every u can be decomposed.
     """
+    if not isinstance(network, Network):
+        raise TypeError(f"network must be a gated Network, not {type(network).__name__}.")
     if not network.gated or network.slope != 0.0:
         raise ValueError("network must be gated with slope 0; recover one from a gated_relu model.")
     samples, training = _training(network, X, y, reg, loss, options)
@@ -118,9 +121,7 @@ def _training(
         return samples, known.training
     if y is None or reg is None:
         raise ValueError("y and reg are needed: pass the training problem, to_relu(network, X, y, reg).")
-    weight = _arrays.number(reg, "reg")
-    if weight < 0.0:
-        raise ValueError(f"reg must be at least 0, not {reg!r}.")
+    weight = _arrays.not_negative(reg, "reg")
     return samples, Training(y, cp.Parameter(nonneg=True, value=weight), losses.named(loss), options)
 
 

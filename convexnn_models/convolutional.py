@@ -19,7 +19,7 @@ from convexnn_models.model import ConvexModel
 from convexnn_models.patches import Cells, checked_cells, checked_patches, global_pooling, with_constant
 from convexnn_models.two_layer import group_norms
 from convexnn_solvers.atoms import gated, pattern_slack
-from convexnn_solvers.named_options import options_by_name
+from convexnn_solvers.named_options import checked_options
 
 _LARGEST = 20_000_000  # coefficients of the cones of maximum pooling; beyond, no solver takes them in minutes
 
@@ -68,7 +68,7 @@ class ConvolutionalModel(ConvexModel):
         return np.ascontiguousarray(chosen.reshape(-1, chosen.shape[2]))
 
 
-@options_by_name
+@checked_options
 def convolutional(
     patches: Any,
     gates: Gates,

@@ -122,6 +122,7 @@ class ConvolutionalNetwork:
             scores += self.output_bias
         return scores[:, 0] if self.outputs == 1 else scores
 
+    @losses.takes_loss_options
     def objective(
         self, patches: Any, y: Any, reg: float, loss: str | losses.LossFunction = "squared", **options: Any
     ) -> float:

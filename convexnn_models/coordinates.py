@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 
 from convexnn_models import _arrays
 from convexnn_models._arrays import Float64Array
+from convexnn_solvers.named_options import checked_options
 
 #: Distances, and singular values relative to the largest, up to this count as rounding.
 FLAT = 1e-12
 _EPS = float(np.finfo(np.float64).eps)
 
 
+@checked_options
 def count_patterns(n: int, rank: int) -> int:
     """How many patterns n samples in general position have: ``2 sum_(k < rank) C(n - 1, k)`` (Cover).
 

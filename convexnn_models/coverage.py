@@ -11,6 +11,7 @@ from convexnn_models import _arrays
 from convexnn_models.arrangements import all_gates
 from convexnn_models.coordinates import Coordinates
 from convexnn_models.gates import Gates, checked, distinct
+from convexnn_solvers.named_options import checked_options
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Coverage:
         return f"{self.found} of at most {self.total:.3g} patterns (too many to list)"
 
 
+@checked_options
 def coverage(gates: Gates, X: Any, *, bias: bool = False, max_patterns: int = 100_000) -> Coverage:
     """Compare ``gates`` with every pattern of ``X``, where there are at most ``max_patterns``.
 

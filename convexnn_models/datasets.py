@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from convexnn_models import _arrays
 from convexnn_models._arrays import Float64Array
+from convexnn_solvers.named_options import checked_options
 
 #: The sets that :func:`load_uci` knows.
 UCI_NAMES: tuple[str, ...] = (
@@ -78,6 +79,7 @@ class Dataset:
         return f"Dataset({self.name}: {n} training and {m} test samples, {d} features, {kind})"
 
 
+@checked_options
 def load_breast_cancer(*, test_fraction: float = 0.2, seed: int = 0) -> Dataset:
     """569 samples, 30 standardised features, labels -1 (malignant) and +1 (benign). Needs scikit-learn."""
     data = _sklearn().load_breast_cancer()
@@ -85,6 +87,7 @@ def load_breast_cancer(*, test_fraction: float = 0.2, seed: int = 0) -> Dataset:
     return standardised("breast_cancer", data.data, labels, test_fraction, seed, ("malignant", "benign"))
 
 
+@checked_options
 def load_diabetes(*, test_fraction: float = 0.2, seed: int = 0) -> Dataset:
     """442 samples, 10 standardised features, a real target (standardised too). Needs scikit-learn."""
     data = _sklearn().load_diabetes(scaled=False)
@@ -95,6 +98,7 @@ def load_diabetes(*, test_fraction: float = 0.2, seed: int = 0) -> Dataset:
     return Dataset("diabetes", split.X_train, y_train, split.X_test, y_test)
 
 
+@checked_options
 def load_digits(*, test_fraction: float = 0.2, seed: int = 0) -> Dataset:
     """1797 images of 8 x 8 pixels, standardised, classes 0..9. Needs scikit-learn."""
     data = _sklearn().load_digits()
@@ -102,6 +106,7 @@ def load_digits(*, test_fraction: float = 0.2, seed: int = 0) -> Dataset:
     return standardised("digits", data.data, labels, test_fraction, seed, tuple(map(str, range(10))))
 
 
+@checked_options
 def load_uci(
     name: str, *, test_fraction: float = 0.2, seed: int = 0, path: str | os.PathLike[str] | None = None
 ) -> Dataset:
@@ -125,6 +130,7 @@ def load_uci(
     return standardised(name, X, labels, test_fraction, seed, classes)
 
 
+@checked_options
 def load_mnist(
     n_train: int | None = None, n_test: int | None = None, *, path: str | os.PathLike[str] | None = None
 ) -> Dataset:
@@ -141,6 +147,7 @@ def load_mnist(
     return _images("mnist", parts, tuple(map(str, range(10))))
 
 
+@checked_options
 def load_cifar10(
     n_train: int | None = None, n_test: int | None = None, *, path: str | os.PathLike[str] | None = None
 ) -> Dataset:
@@ -158,19 +165,22 @@ def load_cifar10(
     return _images("cifar10", read(file, limits), tuple(names.split()))
 
 
+@checked_options
 def standardised(
     name: str, X: Any, y: NDArray[Any], test_fraction: float, seed: int, classes: tuple[str, ...] = ()
 ) -> Dataset:
     """A random split; the features get mean 0 and variance 1 over the *training* samples (constants 0)."""
     samples = _arrays.features(X)
     n = samples.shape[0]
+    if not isinstance(y, np.ndarray) or y.shape[:1] != (n,):
+        raise ValueError(f"y must be an array with one entry per sample, {n}.")
     fraction = _arrays.number(test_fraction, "test_fraction")
     held_out = round(fraction * n)
     if not 0.0 <= fraction < 1.0 or held_out == n:
         raise ValueError(
             f"test_fraction must lie in [0, 1) and leave training samples, not {test_fraction!r}."
         )
-    order = np.random.default_rng(seed).permutation(n)
+    order = _arrays.generator(seed).permutation(n)
     test, train = np.sort(order[:held_out]), np.sort(order[held_out:])
     centre = samples[train].mean(axis=0)
     spread = samples[train].std(axis=0)

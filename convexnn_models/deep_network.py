@@ -92,6 +92,7 @@ class DeepNetwork:
             scores += self.output_bias
         return scores[:, 0] if self.shape[1] == 1 else scores
 
+    @losses.takes_loss_options
     def objective(
         self, X: Any, y: Any, reg: float, loss: str | losses.LossFunction = "squared", **options: Any
     ) -> float:

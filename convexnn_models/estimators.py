@@ -19,7 +19,7 @@ from convexnn_models.recovery import recover_two_layer
 from convexnn_models.relu import relu
 from convexnn_models.weighted_losses import weighted
 from convexnn_solvers import Auto, Certificate, certificate
-from convexnn_solvers.named_options import options_by_name
+from convexnn_solvers.named_options import checked_options
 
 try:
     from scipy.special import expit, softmax
@@ -44,7 +44,7 @@ class _ConvexNN(BaseEstimator):  # type: ignore[misc]
     certificate_: Certificate
     n_features_in_: int
 
-    @options_by_name
+    @checked_options
     def __init__(
         self,
         *,
@@ -78,7 +78,7 @@ class _ConvexNN(BaseEstimator):  # type: ignore[misc]
         if self.activation not in _FORMULATIONS:
             raise ValueError(f"activation must be 'relu' or 'gated_relu', not {self.activation!r}.")
         tol = _arrays.number(self.tol, "tol")
-        bias = bool(self.bias)
+        bias = self.bias
         gates = sample_gates(X, _arrays.count(self.n_gates, "n_gates"), _seed(self.random_state), bias=bias)
         model = _FORMULATIONS[self.activation](
             X, gates, outputs=outputs, grouping="per-output", bias=bias, output_bias=bias
@@ -140,7 +140,7 @@ class ConvexNNRegressor(MultiOutputMixin, RegressorMixin, _ConvexNN):  # type: i
         The number of features seen by ``fit``.
     """
 
-    @options_by_name
+    @checked_options
     def __init__(
         self,
         *,

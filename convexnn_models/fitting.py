@@ -55,12 +55,13 @@ def squared_targets(model: ConvexModel) -> tuple[Float64Array, float]:
     return y.reshape(n, model.outputs), float(training.reg.value)
 
 
-def matching(theta: Any, y: Float64Array) -> Float64Array:
-    """A dual candidate in the shape of the targets (n, c); ValueError when it has another size."""
-    array = _arrays.numbers(theta, "thetas")
-    if array.size != y.size:
-        raise ValueError(f"thetas must hold arrays of shape {y.shape}, not {array.shape}.")
-    return array.reshape(y.shape)
+def matching(thetas: Any, y: Float64Array) -> list[Float64Array]:
+    """Dual candidates in the shape of the targets (n, c); ValueError when one has another size."""
+    arrays = [_arrays.numbers(theta, "thetas") for theta in _arrays.listed(thetas, "thetas")]
+    for array in arrays:
+        if array.size != y.size:
+            raise ValueError(f"thetas must hold arrays of shape {y.shape}, not {array.shape}.")
+    return [array.reshape(y.shape) for array in arrays]
 
 
 def certified(
@@ -101,11 +102,3 @@ def certified(
         repaired=violation > 0.0,
         dual_point=DualPoint((theta.reshape(shape),)),
     )
-
-
-def positive(value: Any, name: str) -> float:
-    """``value`` as a finite number above zero."""
-    number = _arrays.number(value, name)
-    if number <= 0.0:
-        raise ValueError(f"{name} must be positive, not {value!r}.")
-    return number

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from convexnn_models import _arrays
 from convexnn_models._arrays import Float64Array
 from convexnn_models.samplers import Sampler, Samples, drawn, named
-from convexnn_solvers.named_options import options_by_name
+from convexnn_solvers.named_options import checked_options
 from convexnn_solvers.row_blocks import blocks_of, row_blocks
 
 # |x . g| <= _TIE ||x|| ||g|| counts as a tie. Rounding errors are around d * 1e-16 of that scale.
@@ -46,9 +46,10 @@ class Gates:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "vectors", _arrays.features(self.vectors, "vectors"))
-        bits = np.asarray(self.patterns)
-        if bits.dtype != np.bool_:
-            raise TypeError(f"patterns must be a boolean array, not {bits.dtype}; write X @ vectors >= 0.")
+        bits = self.patterns
+        if not isinstance(bits, np.ndarray) or bits.dtype != np.bool_:
+            kind = getattr(bits, "dtype", type(bits).__name__)
+            raise TypeError(f"patterns must be a boolean array, not {kind}; write X @ vectors >= 0.")
         if bits.ndim != 2 or bits.shape[1] != self.vectors.shape[1] or bits.shape[0] == 0:
             raise ValueError(
                 f"patterns must have shape (n, P) with P = {self.vectors.shape[1]} columns like vectors, "
@@ -77,7 +78,7 @@ class GatedNetwork(Protocol):
         ...
 
 
-@options_by_name
+@checked_options
 def sample_gates(
     X: Any,
     k: int,
@@ -113,7 +114,7 @@ def sample_gates(
     if not live.any():
         raise ValueError("X has only zero rows, which no gate tells apart; pass bias=True or other samples.")
     most = _cover_bound(int(live.sum()), min(data.shape), wanted)
-    rng, samples = np.random.default_rng(seed), Samples(data, bias)
+    rng, samples = _arrays.generator(seed), Samples(data, bias)
     found: dict[bytes, tuple[Float64Array, NDArray[np.bool_]]] = {}
     draws, idle = 0, 0
     while len(found) < min(wanted, most) and idle < 1000 + 10 * len(found):
@@ -137,7 +138,7 @@ def sample_gates(
     return Gates(np.stack(vectors, axis=1), np.stack(patterns, axis=1), description)
 
 
-@options_by_name
+@checked_options
 def gates_from_vectors(X: Any, vectors: Any, *, bias: bool = False, description: str | None = None) -> Gates:
     """The gates with these ``vectors`` (d, P), or (d + 1, P) with ``bias``, moved off ties.
 
@@ -169,9 +170,12 @@ def gates_from_vectors(X: Any, vectors: Any, *, bias: bool = False, description:
     return Gates(moved, patterns, description or f"the {given.shape[1]} given gates")
 
 
+@checked_options
 def gates_from(network: GatedNetwork, X: Any) -> Gates:
     """The distinct patterns of a network's own neurons on ``X``; neurons without weights have none."""
-    vectors = network.gate_vectors
+    vectors = getattr(network, "gate_vectors", None)
+    if not isinstance(vectors, np.ndarray):
+        raise TypeError(f"network must be a Network, not {type(network).__name__}; see recover(model).")
     vectors = vectors[:, _row_norms(vectors.T) > 0.0]
     if vectors.shape[1] == 0:
         raise ValueError("network has no neuron with a non-zero weight, so it has no gates.")

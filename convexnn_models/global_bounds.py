@@ -27,6 +27,7 @@ from convexnn_models.block_program import (
     blocks_along,
     solve_blocks,
 )
+from convexnn_models.losses import takes_loss_options
 from convexnn_models.network import Network
 from convexnn_models.pricing import local_maxima, price, relaxed_price
 from convexnn_models.training_task import TrainingTask
@@ -102,6 +103,7 @@ class GlobalCertificate(Certificate):
         return "; ".join(lines)
 
 
+@takes_loss_options
 def global_certificate(
     network: Any,
     X: Any,
@@ -141,6 +143,9 @@ def global_certificate(
     Raises ValueError or TypeError when an argument cannot be meant.
     """
     given = as_relu_network(network)
+    wanted = _arrays.not_negative(gap, "gap")
+    seconds = _arrays.not_negative(time_limit, "time_limit", finite=False)
+    _arrays.generator(seed)
     task = TrainingTask.of(
         X,
         y,
@@ -158,7 +163,7 @@ def global_certificate(
     stages = _stages(task, balanced, seed) if task.outputs == 1 else []
     scores = [_scores(task, balanced), *(stage.scores for stage in stages)]
     best = min([primal, *(stage.objective for stage in stages)])
-    lower = _lower_bound(task, [task.dual_direction(s) for s in scores], best, gap, time_limit, seed)
+    lower = _lower_bound(task, [task.dual_direction(s) for s in scores], best, wanted, seconds, seed)
     lower = min(lower, best)
     improved = min(stages, key=lambda stage: stage.objective, default=None)
     return GlobalCertificate(

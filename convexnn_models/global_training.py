@@ -24,6 +24,7 @@ from convexnn_models.block_program import (
     solve_blocks,
     without_small_blocks,
 )
+from convexnn_models.losses import takes_loss_options
 from convexnn_models.network import Network
 from convexnn_models.pricing import Price, local_maxima, price, relaxed_price
 from convexnn_models.training_task import TrainingTask
@@ -70,6 +71,7 @@ class GlobalOptimum:
         )
 
 
+@takes_loss_options
 def train_to_global_optimum(
     X: Any,
     y: Any,
@@ -118,10 +120,10 @@ def train_to_global_optimum(
 
     Raises ValueError or TypeError when an argument cannot be meant.
     """
-    wanted, seconds = _arrays.number(gap, "gap"), _arrays.number(time_limit, "time_limit")
-    if wanted <= 0.0:
-        raise ValueError(f"gap must be positive, not {gap!r}.")
-    if np.ndim(y) == 2 and np.shape(y)[1] > 1:
+    wanted = _arrays.positive(gap, "gap")
+    seconds = _arrays.not_negative(time_limit, "time_limit", finite=False)
+    _arrays.generator(seed)
+    if _arrays.numbers(y, "y").shape[1:] not in ((), (1,)):
         raise ValueError("y must have one column: train one network per output.")
     task = TrainingTask.of(X, y, reg, outputs=1, bias=bias, output_bias=output_bias, loss=loss, **options)
     state = _Training(task, wanted, seconds, solver, seed, verbose)

@@ -20,6 +20,7 @@ _DESCENT_STEPS = 25  # of the cheap upper bounds of projections
 _SIGNS = (1.0, -1.0)
 
 
+@losses.takes_loss_options
 def lambda_max(
     model: ConvexModel, y: Any, loss: str | losses.LossFunction = "squared", **options: Any
 ) -> float:

@@ -7,14 +7,21 @@ this form may be used as a loss: ``model.problem(y, reg, loss=my_loss)``.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from typing import Any
+from functools import wraps
+from numbers import Real
+from typing import Any, ParamSpec, TypeVar
 
 import cvxpy as cp
 import numpy as np
 
 from convexnn_models import _arrays
 from convexnn_models._arrays import Float64Array
+from convexnn_solvers.named_options import checked_options, parameter_names, refuse_unknown
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 #: (prediction, targets, **options) -> a convex scalar CVXPY expression.
 LossFunction = Callable[..., Any]
@@ -29,7 +36,7 @@ def squared(prediction: Any, y: Any) -> Any:
 def huber(prediction: Any, y: Any, *, threshold: float = 1.0) -> Any:
     """``1/n sum H(prediction - y)``: ``H(t) = t^2/2`` up to ``threshold``, then linear."""
     target = _arrays.targets(y, *_size(prediction))
-    limit: Any = _positive(threshold, "threshold")  # any: CVXPY annotates floats away
+    limit: Any = _arrays.positive(threshold, "threshold")  # any: CVXPY annotates floats away
     return cp.sum(cp.huber(prediction - target, limit)) / (2.0 * target.shape[0])
 
 
@@ -86,7 +93,7 @@ def named(loss: str | LossFunction) -> LossFunction:
     """The loss of this name; a function is its own."""
     if callable(loss):
         return loss
-    if loss not in _NAMED:
+    if not isinstance(loss, str) or loss not in _NAMED:
         raise ValueError(
             f"loss must be one of {', '.join(sorted(_NAMED))}, or a function of (prediction, y); "
             f"not {loss!r}."
@@ -94,16 +101,46 @@ def named(loss: str | LossFunction) -> LossFunction:
     return _NAMED[loss]
 
 
-def expression(loss: str | LossFunction, prediction: Any, y: Any, **options: Any) -> Any:
-    """The loss of ``prediction`` against ``y``; an unknown option is refused by name."""
-    function = named(loss)
+def takes_loss_options(function: Callable[P, R]) -> Callable[P, R]:
+    """:func:`checked_options` for a function that hands its ``**options`` to its argument ``loss``.
+
+    A name must be known to the function or to the loss of this call; a loss with ``**options`` of its own
+    knows all names.
+    """
+    signature, own = inspect.signature(function), parameter_names(function)
+    checked = checked_options(function)
+
+    @wraps(function)
+    def call(*args: P.args, **given: P.kwargs) -> R:
+        arguments = signature.bind_partial(*args, **given).arguments
+        loss = named(arguments.get("loss", signature.parameters["loss"].default))
+        further = _option_names(loss)
+        if further is not None:
+            title = getattr(loss, "__name__", "function")
+            refuse_unknown(f"{function.__name__} with loss {title}", given, [*own, *further])
+        return checked(*args, **given)
+
+    return call
+
+
+def _option_names(loss: LossFunction) -> list[str] | None:
+    """What a loss can be given besides prediction and targets, None for anything."""
     try:
-        value = function(prediction, y, **options)
-    except TypeError as error:
-        if "unexpected keyword argument" not in str(error):
-            raise
-        name = getattr(function, "__name__", function)
-        raise TypeError(f"loss {name}: {error}, nor does the call that it was given to know it.") from None
+        parameters = inspect.signature(loss).parameters.values()
+    except ValueError:  # written in C
+        return None
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return None
+    return parameter_names(loss)[2:]
+
+
+def expression(loss: str | LossFunction, prediction: Any, y: Any, **options: Any) -> Any:
+    """The loss of ``prediction`` against ``y``, checked to be a convex scalar."""
+    function = named(loss)
+    _check_call(function, prediction, y, options)
+    value = function(prediction, y, **options)
+    if not issubclass(type(value), (cp.Expression, Real)):
+        raise TypeError(f"loss must return a convex scalar CVXPY expression, not {type(value).__name__}.")
     value = cp.Expression.cast_to_const(value)
     if value.size != 1 or not value.is_convex():
         raise ValueError(
@@ -117,9 +154,7 @@ def regularised(
     loss: str | LossFunction, scores: Any, y: Any, reg: float, penalty: float, /, **options: Any
 ) -> float:
     """The training objective ``loss + reg * penalty`` of a network with these scores."""
-    weight = _arrays.number(reg, "reg")
-    if weight < 0.0:
-        raise ValueError(f"reg must be at least 0, not {reg!r}.")
+    weight = _arrays.not_negative(reg, "reg")
     return float(expression(loss, scores, y, **options).value) + weight * penalty
 
 
@@ -140,16 +175,24 @@ def refuse_single_class(loss: str | LossFunction, y: Any, samples: int, outputs:
         )
 
 
+def _check_call(loss: LossFunction, prediction: Any, y: Any, options: dict[str, Any]) -> None:
+    try:
+        inspect.signature(loss).bind(prediction, y, **options)
+    except TypeError as error:
+        raise TypeError(f"loss must be a function of (prediction, y) and its options: {error}.") from None
+    except ValueError:  # written in C
+        pass
+
+
 def _size(prediction: Any) -> tuple[int, int]:
-    shape = prediction.shape
+    """Samples and outputs."""
+    shape: list[int] = [*getattr(prediction, "shape", ())]
+    if len(shape) not in (1, 2):
+        raise TypeError(
+            "prediction must be a CVXPY expression or an array, (n,) or (n, c), such as model.prediction; "
+            f"not {type(prediction).__name__} of shape {tuple(shape)}."
+        )
     return int(shape[0]), 1 if len(shape) == 1 else int(shape[1])
-
-
-def _positive(value: Any, name: str) -> float:
-    number = _arrays.number(value, name)
-    if number <= 0.0:
-        raise ValueError(f"{name} must be positive, not {value!r}.")
-    return number
 
 
 def _signs(y: Any, samples: int, outputs: int) -> Float64Array:

@@ -111,6 +111,7 @@ class ConvexModel:
             raise AttributeError("model.reg exists after the first model.problem(y, reg).")
         return self.training.reg
 
+    @losses.takes_loss_options
     def problem(self, y: Any, reg: Any, loss: str | losses.LossFunction = "squared", **options: Any) -> Any:
         """The ``cp.Problem``: minimise ``loss(prediction, y) + reg * penalty`` subject to the constraints.
 
@@ -151,7 +152,4 @@ def _regularisation(reg: Any) -> Any:
         return reg
     if isinstance(reg, cp.Expression):
         raise TypeError("reg must be a number or a cp.Parameter(nonneg=True), not another expression.")
-    value = _arrays.number(reg, "reg")
-    if value < 0.0:
-        raise ValueError(f"reg must be at least 0, not {reg!r}.")
-    return cp.Parameter(nonneg=True, value=value, name="reg")
+    return cp.Parameter(nonneg=True, value=_arrays.not_negative(reg, "reg"), name="reg")

@@ -138,6 +138,7 @@ class Network:
             scores += self.b2
         return scores[:, 0] if self.outputs == 1 else scores
 
+    @losses.takes_loss_options
     def objective(
         self, X: Any, y: Any, reg: float, loss: str | losses.LossFunction = "squared", **options: Any
     ) -> float:
@@ -151,7 +152,7 @@ class Network:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the weights to an ``.npz`` file that holds arrays only (no code, no pickles)."""
         present = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "info"}
-        with open(path, "wb") as file:
+        with open(os.fspath(path), "wb") as file:
             np.savez(file, **{name: value for name, value in present.items() if value is not None})
 
     @staticmethod
@@ -187,7 +188,7 @@ class Network:
         offsets = np.zeros(self.width) if self.gate_bias is None else self.gate_bias
         gates = None if self.gates is None else (self.gates, offsets)
         model = onnx_graph(*self.weights, slope=self.slope, gates=gates)
-        with open(path, "wb") as file:
+        with open(os.fspath(path), "wb") as file:
             file.write(model.SerializeToString())
 
     def _hidden(self, X: Float64Array) -> Float64Array:

@@ -15,7 +15,7 @@ from convexnn_models.deep_network import DeepNetwork, parallel_branches, standar
 from convexnn_models.fitting import held_value
 from convexnn_models.model import ConvexModel
 from convexnn_models.negligible import needed
-from convexnn_solvers.named_options import options_by_name
+from convexnn_solvers.named_options import checked_options
 
 _IN_RANGE = 1e-9  # relative residual up to which targets count as reachable
 
@@ -72,7 +72,7 @@ class LinearInterpolation:
         return self.standard - self.standard_dual
 
 
-@options_by_name
+@checked_options
 def parallel_linear(
     X: Any, depth: int, *, outputs: int = 1, bias: bool = False, output_bias: bool = False
 ) -> ParallelLinearModel:
@@ -122,7 +122,7 @@ def parallel_linear(
     )
 
 
-@options_by_name
+@checked_options
 def linear_interpolation(X: Any, Y: Any, depth: int) -> LinearInterpolation:
     """The cheapest deep linear networks with ``f(X) = Y`` exactly, parallel and standard, in closed form.
 

@@ -18,14 +18,13 @@ from convexnn_models.fitting import (
     held_value,
     known_training,
     matching,
-    positive,
     refuse_other_models,
     squared_targets,
 )
 from convexnn_models.loss_duals import residual_bound
 from convexnn_models.parallel_linear import ParallelLinearModel
 from convexnn_solvers.certificate import Certificate
-from convexnn_solvers.named_options import options_by_name
+from convexnn_solvers.named_options import checked_options
 from convexnn_solvers.status import Status
 
 _SCOPE = "for all parallel linear networks of this depth"
@@ -47,7 +46,7 @@ class ParallelLinearFit:
         return f"{self.status.name.lower()} after {self.iterations} iterations: {self.certificate}"
 
 
-@options_by_name
+@checked_options
 def solve_parallel_linear(
     model: ParallelLinearModel,
     *,
@@ -69,9 +68,9 @@ def solve_parallel_linear(
     Y, reg = squared_targets(model)
     if reg <= 0.0:
         raise ValueError("reg must be positive here; for reg=0 use linear_interpolation or least squares.")
-    tolerance, steps = positive(tol, "tol"), _arrays.count(max_iter, "max_iter")
+    tolerance, steps = _arrays.positive(tol, "tol"), _arrays.count(max_iter, "max_iter")
     started = time.perf_counter()
-    deadline = np.inf if time_limit is None else started + positive(time_limit, "time_limit")
+    deadline = np.inf if time_limit is None else started + _arrays.positive(time_limit, "time_limit")
     X, target = _centred(model, Y)
     tau = 0.5 * model.depth * reg
     left, singular, right = np.linalg.svd(X, full_matrices=False)
@@ -90,6 +89,7 @@ def solve_parallel_linear(
     return ParallelLinearFit(status, proof, iterations, time.perf_counter() - started)
 
 
+@checked_options
 def parallel_linear_certificate(model: ParallelLinearModel, thetas: Iterable[Any] = ()) -> Certificate:
     """How far the values of the model's variables are from the optimum of its latest problem.
 
@@ -109,7 +109,7 @@ def parallel_linear_certificate(model: ParallelLinearModel, thetas: Iterable[Any
     found = None
     if training.loss is losses.squared:
         Y, reg = squared_targets(model)
-        candidates = [(Y - scores) / Y.shape[0], *(matching(theta, Y) for theta in thetas)]
+        candidates = [(Y - scores) / Y.shape[0], *matching(thetas, Y)]
         if model.thetas is not None and model.thetas.shape == Y.shape:
             candidates.append(model.thetas)
         bounds = [_bound(model, theta, Y, 0.5 * model.depth * reg) for theta in candidates]

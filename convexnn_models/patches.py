@@ -14,11 +14,13 @@ import numpy as np
 
 from convexnn_models import _arrays
 from convexnn_models._arrays import Float64Array
+from convexnn_solvers.named_options import checked_options
 
 #: Positions that are pooled together: one tuple per cell.
 Cells = tuple[tuple[int, ...], ...]
 
 
+@checked_options
 def image_patches(images: Any, size: int, stride: int = 1) -> Float64Array:
     """All ``size`` x ``size`` windows of images (n, rows, columns[, channels]), row by row: (n, K, h).
 
@@ -36,11 +38,13 @@ def image_patches(images: Any, size: int, stride: int = 1) -> Float64Array:
     return np.ascontiguousarray(chosen.reshape(array.shape[0], chosen.shape[1] * chosen.shape[2], -1))
 
 
+@checked_options
 def global_pooling(patches: int) -> Cells:
     """One cell of all ``patches`` positions."""
     return (tuple(range(_arrays.count(patches, "patches"))),)
 
 
+@checked_options
 def local_pooling(patches: int, size: int) -> Cells:
     """Consecutive cells of ``size`` positions each; for windows of an image see :func:`window_pooling`.
 
@@ -52,6 +56,7 @@ def local_pooling(patches: int, size: int) -> Cells:
     return tuple(tuple(range(start, start + length)) for start in range(0, total, length))
 
 
+@checked_options
 def window_pooling(rows: int, columns: int, size: int) -> Cells:
     """The ``size`` x ``size`` windows that tile a ``rows`` x ``columns`` grid of positions, row by row.
 
@@ -66,6 +71,7 @@ def window_pooling(rows: int, columns: int, size: int) -> Cells:
     return tuple(tuple(int(k) for k in window) for window in windows)
 
 
+@checked_options
 def flatten(patches: int) -> Cells:
     """One cell per position: no pooling, every position has output weights of its own."""
     return tuple((k,) for k in range(_arrays.count(patches, "patches")))
@@ -94,6 +100,7 @@ def checked_patches(patches: Any, name: str = "patches") -> Float64Array:
     return array
 
 
+@checked_options
 def stacked_patches(patches: Any) -> Float64Array:
     """All patches of all samples as rows (n * K, h), sample by sample: what their gates are sampled from."""
     array = checked_patches(patches)

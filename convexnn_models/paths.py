@@ -61,6 +61,7 @@ class RegularizationPath(Sequence[PathPoint]):
         return "\n".join(lines)
 
 
+@losses.takes_loss_options
 def regularization_path(
     model: ConvexModel,
     y: Any,

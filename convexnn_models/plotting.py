@@ -6,10 +6,13 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from convexnn_solvers.named_options import checked_options
+
 # Certified gaps can be exactly zero, which a logarithmic axis cannot show.
 _SMALLEST_GAP = 1e-14
 
 
+@checked_options
 def plot_convergence(
     rows: Iterable[Mapping[str, Any]], path: str | os.PathLike[str] | None = None, title: str = ""
 ) -> Any:

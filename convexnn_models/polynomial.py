@@ -21,7 +21,7 @@ from convexnn_models.polynomial_features import (
     cell_features,
     centred_features,
 )
-from convexnn_solvers.named_options import options_by_name
+from convexnn_solvers.named_options import checked_options
 from convexnn_solvers.stuffing_limit import size_checked
 
 _LARGE = 10_000_000  # coefficients of a prediction, above which a conic solver is only tried if they fit
@@ -111,7 +111,7 @@ class PolynomialModel(ConvexModel):
         return (columns[0] if self.outputs == 1 else np.stack(columns, axis=1)) + offset
 
 
-@options_by_name
+@checked_options
 def polynomial(
     X: Any,
     a: float,
@@ -163,9 +163,10 @@ def polynomial(
     activation = QuadraticActivation(a, b, c)
     count = _arrays.count(outputs, "outputs")
     if cells is None:
-        if np.ndim(X) == 3:
+        given = _arrays.numbers(X, "X")
+        if given.ndim == 3:
             raise ValueError("X holds patches (n, K, h): say how to pool them, e.g. cells=global_pooling(K).")
-        samples = _arrays.features(X)[:, None, :]
+        samples = _arrays.features(given)[:, None, :]
         chosen: Cells = ((0,),)
     else:
         samples = checked_patches(X, "X")

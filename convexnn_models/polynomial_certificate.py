@@ -23,10 +23,12 @@ from convexnn_models.loss_duals import residual_bound
 from convexnn_models.polynomial import Pair, PolynomialModel
 from convexnn_models.polynomial_bounds import response_bound, squared_loss_bound
 from convexnn_solvers.certificate import Certificate
+from convexnn_solvers.named_options import checked_options
 
 _SCOPE = "for all networks with this activation"
 
 
+@checked_options
 def polynomial_certificate(model: PolynomialModel, thetas: Iterable[Any] = ()) -> Certificate:
     """How far the values of a polynomial model's variables are from the optimum of its latest problem.
 
@@ -51,7 +53,7 @@ def polynomial_certificate(model: PolynomialModel, thetas: Iterable[Any] = ()) -
     found = None
     if training.loss is losses.squared:
         y, reg = squared_targets(model)
-        candidates = [(y - scores.reshape(y.shape)) / y.shape[0], *(matching(theta, y) for theta in thetas)]
+        candidates = [(y - scores.reshape(y.shape)) / y.shape[0], *matching(thetas, y)]
         if model.thetas is not None:
             candidates.append(model.thetas)
         found = _best_bound(model, candidates, y, reg)

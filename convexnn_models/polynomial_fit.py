@@ -10,12 +10,12 @@ import numpy as np
 
 from convexnn_models import _arrays
 from convexnn_models._arrays import Float64Array
-from convexnn_models.fitting import positive, refuse_other_models, squared_targets
+from convexnn_models.fitting import refuse_other_models, squared_targets
 from convexnn_models.polynomial import Pair, PolynomialModel
 from convexnn_models.polynomial_certificate import balanced, polynomial_certificate
 from convexnn_models.polynomial_solver import LiftedPoint, Progress, minimise_lifted
 from convexnn_solvers.certificate import Certificate
-from convexnn_solvers.named_options import options_by_name
+from convexnn_solvers.named_options import checked_options
 from convexnn_solvers.status import Status
 
 _LARGEST = 20_000  # side of the dense matrix of a Newton step
@@ -35,7 +35,7 @@ class PolynomialFit:
         return f"{self.status.name.lower()} after {self.iterations} iterations: {self.certificate}"
 
 
-@options_by_name
+@checked_options
 def solve_polynomial(
     model: PolynomialModel,
     *,
@@ -68,12 +68,12 @@ def solve_polynomial(
     y, reg = squared_targets(model)
     if reg <= 0.0:
         raise ValueError("reg must be positive here; for reg=0 use model.problem(y, 0).solve(cp.CLARABEL).")
-    tolerance = positive(tol, "tol")
+    tolerance = _arrays.positive(tol, "tol")
     steps = _arrays.count(max_iter, "max_iter")
     features = model.fitted_features
     _refuse_large(y.shape[0], sum((cell.width + 1) * (cell.width + 2) // 2 for cell in features))
     started = time.perf_counter()
-    deadline = np.inf if time_limit is None else started + positive(time_limit, "time_limit")
+    deadline = np.inf if time_limit is None else started + _arrays.positive(time_limit, "time_limit")
     points: list[LiftedPoint] = []
     statuses: list[Status] = []
     history: list[tuple[Progress, ...]] = []

@@ -32,6 +32,7 @@ from convexnn_models.coordinates import Coordinates
 from convexnn_models.gates import Gates
 from convexnn_models.sign_search import SignSearch
 from convexnn_solvers.cones import PatternCones
+from convexnn_solvers.named_options import checked_options
 
 _EPS = float(np.finfo(np.float64).eps)
 #: Up to this rank of X cones of directions are the faster branch and bound, beyond it signs of samples.
@@ -63,6 +64,7 @@ class Price:
         return f"between {self.lower:.9g} and {self.upper:.9g}"
 
 
+@checked_options
 def price(
     X: Any,
     theta: Any,
@@ -92,10 +94,16 @@ def price(
     seed : int
         Of the starting points of the local ascent.
     """
-    limits = Goal(tol=_arrays.number(tol, "tol"), floor=floor, enough=enough, time_limit=time_limit)
+    limits = Goal(
+        tol=_arrays.not_negative(tol, "tol"),
+        floor=_arrays.not_negative(floor, "floor", finite=False),
+        enough=_arrays.not_negative(enough, "enough", finite=False),
+        time_limit=_arrays.not_negative(time_limit, "time_limit", finite=False),
+    )
     return _priced(X, theta, limits, seed)
 
 
+@checked_options
 def relaxed_price(X: Any, theta: Any, *, seed: int = 0) -> Price:
     """The same bracket from local ascent and a relaxation: quick, and less tight.
 
@@ -111,6 +119,7 @@ def relaxed_price(X: Any, theta: Any, *, seed: int = 0) -> Price:
     return _priced(X, theta, Goal(max_nodes=0), seed, SignSearch, starts)
 
 
+@checked_options
 def enumerated_price(
     X: Any, theta: Any, gates: Gates | None = None, *, max_patterns: int = 1_000_000
 ) -> Price:
@@ -126,6 +135,8 @@ def enumerated_price(
     max_patterns : int
         As for :func:`all_gates`, which is called when there are no ``gates``.
     """
+    if gates is not None and not isinstance(gates, Gates):
+        raise TypeError(f"gates must be what all_gates(X) returned, or None, not {type(gates).__name__}.")
     given = _Given.of(X, theta)
     data, weights = given.X, given.theta
     if weights.shape[1] != 1:
@@ -177,7 +188,7 @@ def local_maxima(
 
     It also starts from the directions ``near`` (d, k), if given, each moved a little at random.
     """
-    rng = np.random.default_rng(seed)
+    rng = _arrays.generator(seed)
     directions = rng.standard_normal((X.shape[1], starts))
     if near is not None and near.size:
         lengths = np.linalg.norm(near, axis=0)

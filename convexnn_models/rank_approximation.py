@@ -25,6 +25,7 @@ import numpy as np
 
 from convexnn_models import _arrays
 from convexnn_models.global_training import GlobalOptimum, train_to_global_optimum
+from convexnn_models.losses import takes_loss_options
 from convexnn_models.network import Network
 from convexnn_models.pricing import relaxed_price
 from convexnn_models.training_task import TrainingTask
@@ -71,15 +72,21 @@ class RankApproximation:
         )
 
 
+@takes_loss_options
 def rank_approximation(
     X: Any,
     y: Any,
     reg: float,
     rank: int,
     *,
+    gap: float = 1e-3,
+    time_limit: float = 600.0,
     bias: bool = False,
     output_bias: bool = False,
     loss: str = "squared",
+    seed: int = 0,
+    solver: Any = None,
+    verbose: bool = False,
     **options: Any,
 ) -> RankApproximation:
     """Train to the global optimum on the best approximation of ``X`` of this rank; bound that of ``X``.
@@ -88,11 +95,13 @@ def rank_approximation(
     ----------
     X : array (n, d)
         Samples.
-    y, reg, loss, bias, output_bias, **options
-        As for :func:`train_to_global_optimum` (``gap``, ``time_limit``, ``seed``, ``verbose``, ...). With a
-        ``bias`` the column of ones belongs to the matrix that is approximated.
+    y, reg
+        As for :func:`train_to_global_optimum`.
     rank : int
         How many singular directions to keep, at most those of ``X``.
+    gap, time_limit, bias, output_bias, loss, seed, solver, verbose, **options
+        As for :func:`train_to_global_optimum`. With a ``bias`` the column of ones belongs to the matrix
+        that is approximated.
 
     Raises ValueError or TypeError when an argument cannot be meant.
     """
@@ -102,7 +111,19 @@ def rank_approximation(
     if k > singular.size:
         raise ValueError(f"rank must be at most {singular.size}, the smaller side of X, not {rank}.")
     basis = right[:k].T
-    reduced = train_to_global_optimum(data @ basis, y, reg, loss=loss, output_bias=output_bias, **options)
+    reduced = train_to_global_optimum(
+        data @ basis,
+        y,
+        reg,
+        gap=gap,
+        time_limit=time_limit,
+        output_bias=output_bias,
+        loss=loss,
+        seed=seed,
+        solver=solver,
+        verbose=verbose,
+        **options,
+    )
     d = data.shape[1] - int(bias)
     weights = basis @ reduced.network.W1
     network = Network(
@@ -113,8 +134,7 @@ def rank_approximation(
     )
     # What rounding adds to singular values and to products with the basis counts as dropped too.
     dropped = float(np.max(singular[k:], initial=0.0)) + 8.0 * max(data.shape) * _EPS * float(singular[0])
-    terms = {"threshold": options["threshold"]} if "threshold" in options else {}
-    task = TrainingTask.of(X, y, reg, outputs=1, bias=bias, output_bias=output_bias, loss=loss, **terms)
+    task = TrainingTask.of(X, y, reg, outputs=1, bias=bias, output_bias=output_bias, loss=loss, **options)
     upper = task.network_objective(network)
     prior = _a_priori(task, max(reduced.lower, 0.0), dropped)
     theta = task.dual_direction(network.predict(data[:, :d])[:, None])

@@ -23,6 +23,7 @@ import numpy as np
 from convexnn_models import _arrays
 from convexnn_models._arrays import Float64Array
 from convexnn_models.deep_network import DeepNetwork, Layers
+from convexnn_solvers.named_options import checked_options
 
 _RELATIVE = 1e-9  # how far data may be from rank one and from the two directions
 
@@ -62,6 +63,7 @@ class RankOneThreeLayer:
         return self.standard - self.dual
 
 
+@checked_options
 def rank_one_three_layer(X: Any, Y: Any) -> RankOneThreeLayer:
     """What fitting rank-one data exactly costs three-layer ReLU networks, standard and parallel.
 

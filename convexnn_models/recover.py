@@ -20,6 +20,7 @@ from convexnn_models.polynomial_network import PolynomialNetwork
 from convexnn_models.polynomial_recovery import recover_polynomial
 from convexnn_models.recovery import recover_two_layer
 from convexnn_models.three_layer import ThreeLayerModel, recover_three_layer
+from convexnn_solvers.named_options import checked_options
 
 
 @overload
@@ -32,6 +33,7 @@ def recover(model: ParallelLinearModel | ThreeLayerModel, prune: bool = True) ->
 def recover(model: ConvexModel, prune: bool = True) -> Network: ...
 
 
+@checked_options
 def recover(
     model: ConvexModel, prune: bool = True
 ) -> Network | ConvolutionalNetwork | PolynomialNetwork | DeepNetwork:

@@ -7,10 +7,10 @@ from typing import Any
 from convexnn_models.gates import Gates
 from convexnn_models.model import ConvexModel
 from convexnn_models.two_layer import two_layer
-from convexnn_solvers.named_options import options_by_name
+from convexnn_solvers.named_options import checked_options
 
 
-@options_by_name
+@checked_options
 def relu(
     X: Any,
     gates: Gates,

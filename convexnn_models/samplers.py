@@ -184,11 +184,10 @@ def named(sampler: str | Sampler) -> Sampler:
     """The sampler of this name, or the function itself."""
     if callable(sampler):
         return sampler
-    try:
-        return _NAMED[sampler]
-    except KeyError:
+    if not isinstance(sampler, str) or sampler not in _NAMED:
         names = ", ".join(repr(name) for name in _NAMED)
         raise ValueError(
             f"sampler must be one of {names}, or a function such as convolutional(shape, size); "
             f"not {sampler!r}."
-        ) from None
+        )
+    return _NAMED[sampler]

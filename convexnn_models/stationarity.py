@@ -19,6 +19,7 @@ import numpy as np
 from convexnn_models._arrays import Float64Array
 from convexnn_models.block_program import Blocks
 from convexnn_models.global_bounds import as_relu_network, balance, own_blocks, relative_gradient
+from convexnn_models.losses import takes_loss_options
 from convexnn_models.network import Network
 from convexnn_models.training_task import TrainingTask
 from convexnn_solvers.atoms import gated, pattern_slack
@@ -71,6 +72,7 @@ class Stationarity:
         )
 
 
+@takes_loss_options
 def stationarity(
     network: Any, X: Any, y: Any, reg: float, *, loss: str = "squared", **options: Any
 ) -> Stationarity:

@@ -7,7 +7,6 @@ joblib decides where they run: processes of this machine by default, a Dask or R
 from __future__ import annotations
 
 import importlib
-import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -105,6 +104,7 @@ class _Job:
     options: dict[str, Any]
 
 
+@losses.takes_loss_options
 def sweep(
     X: Any,
     y: Any,
@@ -155,9 +155,11 @@ def sweep(
     targets = np.asarray(y)
     if targets.ndim == 0 or targets.shape[0] != samples.shape[0]:
         raise ValueError(f"y must have one entry per sample, {samples.shape[0]}, not shape {targets.shape}.")
-    chosen = [_seed(seed) for seed in seeds]
+    chosen = [_arrays.count(seed, "every entry of seeds", least=0) for seed in _arrays.listed(seeds, "seeds")]
     if not chosen:
         raise ValueError("seeds must hold at least one seed.")
+    if not callable(formulation):
+        raise TypeError(f"formulation must be a function such as relu or gated_relu, not {formulation!r}.")
     gates = _arrays.count(n_gates, "n_gates")
     model = formulation(samples, sample_gates(samples, gates, chosen[0], bias=bias))
     values = falling_regs(model, y, n_regs, ratio, regs, loss, options)
@@ -197,16 +199,6 @@ def _run(X: Float64Array, y: NDArray[Any], job: _Job) -> list[SweepPoint]:
 def _loss(job: _Job, network: Network, X: Float64Array, y: NDArray[Any]) -> float:
     prediction = cp.Constant(network.predict(X))
     return float(losses.expression(job.loss, prediction, y, **job.options).value)
-
-
-def _seed(value: Any) -> int:
-    try:
-        seed = operator.index(value)
-    except TypeError:
-        raise TypeError(f"seeds must hold whole numbers, not {value!r}.") from None
-    if seed < 0:
-        raise ValueError(f"seeds must be at least 0, not {seed}.")
-    return seed
 
 
 def _split(samples: int, folds: int) -> list[tuple[_Rows, _Rows]]:

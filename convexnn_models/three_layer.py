@@ -19,7 +19,7 @@ from convexnn_models.model import ConvexModel
 from convexnn_models.negligible import needed
 from convexnn_models.pruning import pruning_factors
 from convexnn_solvers.atoms import pattern_slack
-from convexnn_solvers.named_options import options_by_name
+from convexnn_solvers.named_options import checked_options
 
 _LARGEST = 20_000  # columns of the variable; beyond, interior-point solvers take minutes
 
@@ -48,7 +48,7 @@ class ThreeLayerModel(ConvexModel):
         return f"ThreeLayerModel({n} samples, {d} features, {patterns})"
 
 
-@options_by_name
+@checked_options
 def three_layer(
     X: Any, gates: Gates, *, second: NDArray[np.bool_] | None = None, bias: bool = False
 ) -> ThreeLayerModel:

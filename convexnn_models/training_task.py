@@ -49,9 +49,7 @@ class TrainingTask:
         """The task, with checked arguments. ValueError or TypeError when one cannot be meant."""
         data = _arrays.with_ones(_arrays.features(X), bias)
         n = data.shape[0]
-        strength = _arrays.number(reg, "reg")
-        if strength <= 0.0:
-            raise ValueError(f"reg must be positive for a global bound, not {reg!r}.")
+        strength = _arrays.positive(reg, "reg", " for a global bound")
         function = losses.named(loss)
         scores = np.zeros(n) if outputs == 1 else np.zeros((n, outputs))
         losses.expression(function, scores, y, **options)  # checks y and options

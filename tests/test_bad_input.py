@@ -12,8 +12,9 @@ from interior_point import optimum
 from numpy.typing import NDArray
 
 import convexnn_models as cnn
-from convexnn_models import _arrays
+from convexnn_models import _arrays, datasets, losses
 from convexnn_models.gates import Gates
+from convexnn_solvers import gated, pattern_slack
 
 Float = NDArray[np.float64]
 
@@ -94,6 +95,7 @@ REFUSALS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: cnn.gates_from_vectors(X, np.eye(3) * [1, 0, 1]), ValueError, r"all-zero gate \(column 1\)"),
     (lambda: cnn.gates_from(cnn.Network(np.zeros((3, 2)), np.ones((2, 1))), X), ValueError, "no neuron"),
     (lambda: Gates(np.ones((3, 2)), np.ones((8, 2)), ""), TypeError, "boolean"),  # type: ignore[arg-type]
+    (lambda: Gates(np.ones((3, 2)), [[1], [0, 1]], ""), TypeError, "boolean array, not list"),  # type: ignore[arg-type]
     (lambda: Gates(np.ones((3, 2)), np.ones((8, 3), dtype=bool), ""), ValueError, r"\(n, P\) with P = 2"),
     # models
     (lambda: cnn.relu(X, GATES.patterns), TypeError, "gates must be a Gates"),  # type: ignore[arg-type]
@@ -115,7 +117,7 @@ REFUSALS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: cnn.relu(X, GATES, output=2), TypeError, "relu has no option 'output'; did you mean 'outputs'"),  # type: ignore[call-arg]
     (lambda: cnn.polynomial(X, 1, 1, 1, out=2), TypeError, "polynomial has no .*'outputs'.*are X, a, b, c, "),  # type: ignore[call-arg]
     (lambda: cnn.sample_gates(X, 5, sed=0), TypeError, "sample_gates .*did you mean 'seed'"),  # type: ignore[call-arg]
-    (lambda: MODEL.problem(Y, 0.1, los="huber"), TypeError, "loss squared: .*'los', nor does the call"),
+    (lambda: MODEL.problem(Y, 0.1, los="huber"), TypeError, "problem .*'los'; did you mean 'loss'"),
     # targets
     (lambda: MODEL.problem(Y[:7], 0.1), ValueError, r"y must have shape \(8,\).*not \(7,\)"),
     (lambda: MODEL.problem(Y[None], 0.1), ValueError, r"y must have shape \(8,\).*not \(1, 8\)"),
@@ -150,6 +152,9 @@ REFUSALS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: MODEL.problem(Y, cp.Variable(nonneg=True)), TypeError, "reg must be a number or a cp.Parameter"),
     (lambda: MODEL.problem(Y, 0.1, "mse"), ValueError, "loss must be one of absolute, hinge.*not 'mse'"),
     (lambda: MODEL.problem(Y, 0.1, "squared", threshold=1.0), TypeError, "loss squared.*threshold"),
+    (lambda: MODEL.problem(Y, 0.1, ["squared"]), ValueError, r"loss must be one of .*not \['squared'\]"),  # type: ignore[arg-type]
+    (lambda: MODEL.problem(Y, 0.1, lambda f: f), TypeError, "loss must be a function of .prediction, y. "),
+    (lambda: MODEL.problem(Y, 0.1, lambda f, y: None), TypeError, "loss must return .*not NoneType"),
     (lambda: MODEL.problem(Y, 0.1, "huber", threshold=0.0), ValueError, "threshold must be positive"),
     (lambda: MODEL.problem(Y, 0.1, "quantile", level=1.0), ValueError, "level must lie between 0 and 1"),
     (lambda: MODEL.problem(Y, 0.1, lambda f, y: f - y), ValueError, "convex scalar CVXPY expression"),
@@ -167,6 +172,30 @@ REFUSALS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: cnn.to_relu(GATED, X, Y), ValueError, "y and reg are needed"),
     (lambda: cnn.to_relu(GATED, X[:, :2], Y, 0.1), ValueError, "X must have 3 columns"),
     (lambda: cnn.to_relu(GATED, X, Y, -0.1), ValueError, "reg must be at least 0"),
+    (lambda: cnn.to_relu(5), TypeError, "network must be a gated Network, not int"),  # type: ignore[arg-type]
+    (lambda: cnn.gates_from(MODEL, X), TypeError, "network must be a Network, not ConvexModel"),  # type: ignore[arg-type]
+    # one of the wrong kind where several, a seed or a number is meant
+    (lambda: cnn.sample_gates(X, True), TypeError, "k must be a whole number, not True"),
+    (lambda: cnn.sample_gates(X, Y), TypeError, r"k must be a whole number, not an array of shape \(8,\)"),  # type: ignore[arg-type]
+    (lambda: cnn.sample_gates(X, 3, seed="7"), ValueError, "seed must be a whole number >= 0.*not '7'"),  # type: ignore[arg-type]
+    (lambda: cnn.sample_gates(X, 3, seed=-1), ValueError, "seed must be .*not -1"),
+    (lambda: cnn.sample_gates(X, 3, sampler=["sphere"]), ValueError, "sampler must be one of"),  # type: ignore[arg-type]
+    (lambda: cnn.gated_bridge(X, Y, 0.1, GATES), TypeError, r"regs must be a sequence such as \[0.1\]"),  # type: ignore[arg-type]
+    (lambda: cnn.gated_bridge(X, Y, [0.1, 0.0], GATES), ValueError, "regs must be positive, not 0.0"),
+    (lambda: cnn.price(X, Y, floor="low"), TypeError, "floor must be a real number, not 'low'"),  # type: ignore[arg-type]
+    (lambda: cnn.price(X, Y, time_limit=-1.0), ValueError, "time_limit must be at least 0, not -1.0"),
+    (lambda: cnn.price(X, Y, enough=np.nan), ValueError, "enough must be at least 0, not nan"),
+    (lambda: cnn.enumerated_price(X, Y, X), TypeError, "gates must be what all_gates"),  # type: ignore[arg-type]
+    (lambda: cnn.global_certificate(NETWORK, X, Y, 0.1, gap="big"), TypeError, "gap must be a real number"),  # type: ignore[arg-type]
+    (lambda: cnn.global_certificate(NETWORK, X, Y, 0.1, time_limit=None), TypeError, "time_limit must be"),  # type: ignore[arg-type]
+    (lambda: cnn.train_to_global_optimum(X, Y, 0.1, seed=2.5), ValueError, "seed must be"),  # type: ignore[arg-type]
+    (lambda: cnn.sweep(X, Y, seeds=3), TypeError, r"seeds must be a sequence such as \[3\]"),  # type: ignore[arg-type]
+    (lambda: cnn.sweep(X, Y, formulation="relu"), TypeError, "formulation must be a function such as"),  # type: ignore[arg-type]
+    (lambda: losses.squared(5, Y), TypeError, "prediction must be a CVXPY expression or an array"),
+    (lambda: gated(X, GATES.patterns, MODEL), TypeError, "U must be a CVXPY expression or an array"),
+    (lambda: pattern_slack(X, GATES.patterns, "V"), TypeError, "V must be a CVXPY expression or an array"),
+    (lambda: gated(X, GATES.patterns, np.ones((3, 5)), slope=None), ValueError, "slope must be a finite"),  # type: ignore[arg-type]
+    (lambda: datasets.standardised("a", X, Y[:3], 0.2, 0), ValueError, "y must be an array with one entry"),
     # networks
     (lambda: NETWORK.predict(X[:, :2]), ValueError, "X must have 3 columns"),
     (lambda: NETWORK.objective(X, Y, -1.0), ValueError, "reg must be at least 0"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import cvxpy as cp
@@ -20,6 +21,7 @@ from cvxpy.lin_ops import lin_utils
 from numpy.typing import NDArray
 
 from convexnn_solvers.backends import Float64Array
+from convexnn_solvers.named_options import checked_options
 from convexnn_solvers.row_blocks import first_not_finite, none_negative
 from convexnn_solvers.stuffing_limit import refuse_too_large
 
@@ -35,7 +37,7 @@ class _Patterned(AffAtom):  # type: ignore[misc]
     def __init__(self, X: Any, patterns: Any, weights: Any) -> None:
         self.X: Float64Array = _features(X)
         self.patterns: NDArray[np.bool_] = _patterns(patterns, self.X)
-        super().__init__(weights)
+        super().__init__(_expression(weights, self._weights))
 
     @property
     def outputs(self) -> int:
@@ -98,11 +100,15 @@ class gated(_Patterned):
     an argument has the wrong shape or type.
     """
 
+    slope: float
+    scope: str
+
+    @checked_options
     def __init__(self, X: Any, patterns: Any, U: Any, slope: float = 0.0, scope: str = "") -> None:
+        if not isinstance(slope, Real) or not np.isfinite(slope):
+            raise ValueError(f"slope must be a finite number, not {slope!r}.")
         self.slope = float(slope)
         self.scope = str(scope)
-        if not np.isfinite(self.slope):
-            raise ValueError(f"slope must be a finite number, not {slope!r}.")
         super().__init__(X, patterns, U)
 
     def shape_from_args(self) -> tuple[int, ...]:
@@ -176,6 +182,7 @@ class pattern_slack(_Patterned):
 
     _weights = "V"
 
+    @checked_options
     def __init__(self, X: Any, patterns: Any, V: Any) -> None:
         super().__init__(X, patterns, V)
 
@@ -237,6 +244,16 @@ def _patterns(patterns: Any, X: Float64Array) -> NDArray[np.bool_]:
             f"not {array.shape}."
         )
     return array
+
+
+def _expression(weights: Any, name: str) -> Any:
+    try:
+        return cp.Expression.cast_to_const(weights)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"{name} must be a CVXPY expression or an array, such as cp.Variable((d, P)), "
+            f"not {type(weights).__name__}."
+        ) from None
 
 
 def _check_weights(name: str, shape: tuple[int, ...], X: Float64Array, patterns: NDArray[np.bool_]) -> None:

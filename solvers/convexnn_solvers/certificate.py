@@ -16,7 +16,7 @@ from convexnn_solvers.composite import Composite, DualPoint
 from convexnn_solvers.dual_values import held_multiplier
 from convexnn_solvers.free_variables import Arrays
 from convexnn_solvers.kink_duals import kink_duals
-from convexnn_solvers.named_options import options_by_name
+from convexnn_solvers.named_options import checked_options
 from convexnn_solvers.relaxation import relaxation
 
 # How well the compiled objective and CVXPY's own must agree.
@@ -28,7 +28,7 @@ _CLOSE = 1e-7
 _PRICES = (1.0, 1.0 + 1e-7)
 
 
-@options_by_name
+@checked_options
 def certificate(problem: Any, duals: Iterable[Any] | DualPoint = ()) -> Certificate:
     """How far the values that the variables of a CVXPY problem hold now are from its optimum.
 

@@ -23,7 +23,7 @@ from convexnn_solvers.certificate import Certificate, certificate
 from convexnn_solvers.compiler import UnsupportedProblem, compile_problem
 from convexnn_solvers.isolated_solve import Outcome, Task, one_line
 from convexnn_solvers.isolation import Report, cvxpy_peak_mb, solve_isolated
-from convexnn_solvers.named_options import options_by_name
+from convexnn_solvers.named_options import checked_options
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +88,7 @@ class Comparison:
         return "\n".join([_heading(width), *(_line(row, width) for row in self.rows), _FOOTNOTE])
 
 
-@options_by_name
+@checked_options
 def compare(
     problem: Any, solvers: Iterable[Any], *, time_limit: float = 60.0, verbose: bool = True
 ) -> Comparison:

@@ -26,7 +26,7 @@ from cvxpy.reductions.solvers.solving_chain import SolvingChain
 
 from convexnn_solvers.backends import numpy_backend
 from convexnn_solvers.composite import Composite, DualPoint
-from convexnn_solvers.named_options import options_by_name
+from convexnn_solvers.named_options import checked_options
 from convexnn_solvers.options import Options
 from convexnn_solvers.problem_state import compiled, starts, warm_duals
 from convexnn_solvers.result import Progress, Result
@@ -61,7 +61,7 @@ class CompositeSolver(Solver):  # type: ignore[misc]
     MIP_CAPABLE = False
     BOUNDED_VARIABLES = True
 
-    @options_by_name
+    @checked_options
     def __init__(
         self,
         *,

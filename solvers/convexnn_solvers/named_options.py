@@ -1,4 +1,4 @@
-"""Unknown options are refused in one sentence that says which name was likely meant."""
+"""Options are checked before a call does anything: unknown ones are refused with the name likely meant."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import inspect
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from typing import ParamSpec, TypeVar
+
+import numpy as np
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -21,19 +23,37 @@ def refuse_unknown(owner: str, given: Iterable[str], known: Sequence[str]) -> No
             raise TypeError(f"{owner} has no option {name!r}{hint} The options are {', '.join(known)}.")
 
 
-def options_by_name(function: Callable[P, R]) -> Callable[P, R]:
-    """The same function or constructor, whose keyword arguments go through :func:`refuse_unknown`.
-
-    It is called what the user calls: a function by its name, a constructor by the class that is made.
-    """
+def parameter_names(function: Callable[..., object]) -> list[str]:
+    """What a function can be given by name, without the object that a method belongs to."""
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     parameters = inspect.signature(function).parameters.values()
-    named = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    return [p.name for p in parameters if p.kind in named and p.name != "self"]
+
+
+def checked_options(function: Callable[P, R]) -> Callable[P, R]:
+    """The same function or constructor, whose options are checked first.
+
+    Keyword arguments go through :func:`refuse_unknown`, unless the function passes its ``**options`` on, and
+    what is annotated as ``bool`` must be one: "no" and [False] are true. A constructor only keeps what it is
+    given, so its values are checked where they are used. In messages a function goes by its name, a
+    constructor by that of the class that is made.
+    """
+    signature = inspect.signature(function)
+    parameters = signature.parameters.values()
+    known = parameter_names(function)
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
     constructs = function.__name__ == "__init__"
-    known = named[1:] if constructs else named
+    switches = [] if constructs else [p.name for p in parameters if p.annotation in (bool, "bool")]
 
     @wraps(function)
     def checked(*args: P.args, **given: P.kwargs) -> R:
-        refuse_unknown(type(args[0]).__name__ if constructs else function.__name__, given, known)
+        if not open_ended:
+            refuse_unknown(type(args[0]).__name__ if constructs else function.__name__, given, known)
+        if switches:
+            values = signature.bind_partial(*args, **given).arguments
+            for name in switches:
+                if not isinstance(values.get(name, False), bool | np.bool_):
+                    raise TypeError(f"{name} must be True or False, not {values[name]!r}.")
         return function(*args, **given)
 
     return checked
