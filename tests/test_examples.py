@@ -16,7 +16,16 @@ pytest.importorskip("matplotlib", reason="pip install 'convexnn[demo]'")
 ROOT = Path(__file__).resolve().parent.parent
 SGD = ROOT / "examples/09_how_far_was_sgd.py"  # needs torch, and has a test of its own
 EXAMPLES = sorted(set((ROOT / "examples").glob("[0-9]*.py")) - {SGD})
-README_CODE = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+
+
+def blocks(page: str) -> list[str]:
+    """The blocks of code of a page."""
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+
+
+README_CODE = blocks("README.md")
+# Pages whose blocks go on from one another, and the largest gap that they may print: a search ends in time.
+SCRIPTS = {"docs/guide.md": 1e-4, "docs/global.md": 1.0}
 
 
 def run(script: str, folder: Path, *arguments: str) -> str:
@@ -94,6 +103,16 @@ def test_the_readmes_code_runs(code: str, tmp_path: Path) -> None:
 
 def test_the_readme_has_code() -> None:
     assert README_CODE
+
+
+@pytest.mark.parametrize("page", SCRIPTS)
+def test_the_code_of_a_page_is_one_script(page: str, tmp_path: Path) -> None:
+    script = tmp_path / "page.py"
+    script.write_text("\n".join(blocks(page)), encoding="utf-8")
+    printed = run(str(script), tmp_path)
+    gaps = relative_gaps(printed)
+    assert gaps
+    assert all(0.0 <= gap <= SCRIPTS[page] for gap in gaps)
 
 
 def test_gates_divided_by_torchrun(tmp_path: Path) -> None:
