@@ -16,6 +16,7 @@ from convexnn_solvers.certificate import Certificate, Certifier, certificate
 from convexnn_solvers.compiler import compile_problem
 from convexnn_solvers.composite import DualPoint
 from convexnn_solvers.constraint_cones import Nonnegative, Zero
+from convexnn_solvers.gaps import relative_gap
 from convexnn_solvers.watch import Candidate, Limits, Watch
 
 
@@ -59,12 +60,48 @@ def test_maximisation_turns_every_number_around() -> None:
     assert found.relative_gap == (found.dual - found.primal) / 6.5
 
 
+def test_what_underflow_may_be_all_of_is_not_called_rounding() -> None:
+    for tiny in (5e-324, 1e-310):
+        assert relative_gap(tiny, 0.0, 1e-300) == 1.0
+    assert relative_gap(2e-300, -1e-300, 2e-300) == 0.0
+    assert relative_gap(2e-300, 0.0, 1e-300) == 1.0
+
+
 def test_a_relative_gap_of_nothing_is_zero() -> None:
     x = cp.Variable(2)
     problem = cp.Problem(cp.Minimize(cp.sum_squares(x) / 2 + cp.norm1(x)))
     x.value = np.zeros(2)
     found = certificate(problem)
     assert (found.primal, found.dual, found.gap, found.relative_gap) == (0.0, 0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("unit", [1e-30, 0.1, 1e30])
+@pytest.mark.parametrize(
+    ("off", "weight", "perfect"),
+    [(4e-16, 0.0, True), (1e-14, 0.0, False), (4e-16, 1e-50, False)],
+    ids=["rounding", "a miss", "rounding and a penalty"],
+)
+@pytest.mark.parametrize("power", [1, 2])
+def test_a_perfect_fit_is_optimal_up_to_the_rounding_of_its_targets(
+    power: int, off: float, weight: float, perfect: bool, unit: float
+) -> None:
+    """Its value is no number to be relative to; that of a miss or of a penalty, however small, is one."""
+    u, b = cp.Variable(name="u"), cp.Variable(name="b")
+    loss = cp.norm1 if power == 1 else cp.sum_squares
+    problem = cp.Problem(cp.Minimize(loss(b + u - np.full(3, unit)) + cp.abs(u)))
+    u.value, b.value = weight * unit, unit * (1.0 + off)
+    found = certificate(problem)
+    assert found.gap is not None
+    assert found.gap > 0.0
+    assert found.relative_gap is not None
+    assert (found.relative_gap == 0.0) == perfect
+    if not perfect:
+        assert found.relative_gap >= 0.9
+        assert found.rounding < found.gap
+    maximised = cp.Problem(cp.Maximize(-problem.objective.expr))
+    assert (certificate(maximised).relative_gap == 0.0) == perfect
+    shifted = cp.Problem(cp.Minimize(problem.objective.expr + 1e-60))
+    assert certificate(shifted).rounding == 0.0
 
 
 @pytest.mark.parametrize(
@@ -310,6 +347,8 @@ def test_another_bound_replaces_the_first(sign: float) -> None:
     assert found.note == "up to the violation of a by 1.0e-07"
     assert found.dual_point is None  # it proves the other bound
     assert (found.max_violation, found.scope, found.repaired, found.excess) == (0.5, "everything", True, 1.0)
+    close = replace(bare, rounding=4.0)
+    assert close.with_bound(3.0 * sign, sign).relative_gap == 0.0
     outside = replace(bare, excess=1.1).with_bound(3.0 * sign, sign)
     assert (outside.dual, outside.gap, outside.relative_gap) == (3.0 * sign, None, None)
 

@@ -14,7 +14,7 @@ import pytest
 from planted import Planted, plant
 
 import convexnn_models as cnn
-from convexnn_solvers import RFISTA, AugmentedLagrangian, Progress, Status, certificate
+from convexnn_solvers import RFISTA, AugmentedLagrangian, Auto, Progress, Status, certificate
 from convexnn_solvers.accelerated import Descent
 from convexnn_solvers.augmented_lagrangian import augmented_lagrangian_method
 from convexnn_solvers.certifier import Certifier
@@ -78,6 +78,25 @@ def test_every_end_hands_back_the_best_certified_point(solver: Any, end: str) ->
     assert judged.max_violation <= 1e-12
     assert judged.relative_gap <= own.relative_gap * (1 + 1e-6) + 1e-12
     assert own.primal <= min(row["primal"] for row in extra["history"]) * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("solver", [Auto, AugmentedLagrangian])
+@pytest.mark.parametrize("formulation", [cnn.gated_relu, cnn.relu])
+def test_targets_that_free_variables_fit_end_the_solve(formulation: Any, solver: Any) -> None:
+    """The optimum is zero, and what is left of it to rounding is no reason to go on."""
+    rng = np.random.default_rng(1)
+    X = rng.standard_normal((20, 3))
+    model = formulation(X, cnn.sample_gates(X, 5, seed=0))
+    w: Any = cp.Variable(3)
+    b: Any = cp.Variable()
+    y = 0.3 * (X @ rng.standard_normal(3)) + 0.7
+    cost = cp.sum_squares(model.prediction + X @ w + b - y) / 40
+    problem: Any = cp.Problem(cp.Minimize(cost + 0.01 * model.penalty), model.constraints)
+    problem.solve(solver=solver(max_iter=20_000))
+    assert problem.status == cp.OPTIMAL
+    assert not model.penalty.value
+    assert problem.value <= 1e-27
+    np.testing.assert_allclose(X @ w.value + b.value, y, rtol=1e-13, atol=1e-13)
 
 
 @SOLVERS

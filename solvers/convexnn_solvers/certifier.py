@@ -25,6 +25,8 @@ from convexnn_solvers.row_sizes import row_sizes
 _FEASIBLE = 1e-6
 # Rounding in the constraints of a repaired point is not worth a word.
 _SILENT = 1e-12
+# Targets and what fits them perfectly differ by this share, a few roundings.
+_ROUNDED = 16.0 * float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,10 @@ class Certificate:
 
     ``primal``: the objective of a feasible point, ``dual``: the bound that no feasible point can pass
     (from below for Minimize, from above for Maximize), ``gap = |primal - dual|``, and
-    ``relative_gap = gap / max(|primal|, |dual|)`` (at least 1 where underflow may be all of both); the last
-    three are None when nothing is proved, and ``note`` says why. ``max_violation``: the largest violation of
+    ``relative_gap = gap / max(|primal|, |dual|)`` (at least 1 where underflow may be all of both, and 0 where
+    neither is larger than ``rounding``: the value that the losses of a perfect fit have because its
+    predictions and targets are rounded; 0 at points that cost any penalty); the last three are None when
+    nothing is proved, and ``note`` says why. ``max_violation``: the largest violation of
     a constraint by the point as held; ``repaired``: whether ``primal`` belongs to a repaired copy, whose
     violations, each over what may pass as rounding in its row, are at most ``excess``: feasible up to 1.
     ``scope``: for which gates the bound holds.
@@ -51,6 +55,7 @@ class Certificate:
     note: str = ""
     dual_point: DualPoint | None = field(default=None, repr=False, compare=False)
     excess: float = 0.0
+    rounding: float = 0.0
 
     def __str__(self) -> str:
         parts = [f"objective {self.primal:.9g}"]
@@ -68,7 +73,7 @@ class Certificate:
     def with_bound(self, dual: float, sign: float) -> Certificate:
         """The same point with another bound; ``sign`` is -1 for Maximize."""
         gap = sign * (self.primal - dual) if self.excess <= 1.0 else None
-        relative = None if gap is None else relative_gap(sign * self.primal, sign * dual)
+        relative = None if gap is None else relative_gap(sign * self.primal, sign * dual, self.rounding)
         note = self.note.partition("no lower bound")[0].rstrip("; ")
         return replace(self, dual=dual, gap=gap, relative_gap=relative, note=note, dual_point=None)
 
@@ -137,30 +142,57 @@ class Certifier:
             notes.append(f"up to the violation of {left.text} by {left.worst:.1e}")
         if bound is None:
             notes.append(self._obstacle())
-        return self._certificate(primal, bound, violation, excess, repaired, "; ".join(notes))
+        rounding = self._rounding(feasible, outputs)
+        return self._certificate(primal, bound, violation, excess, rounding, repaired, "; ".join(notes))
 
     def objective(self, x: Point) -> float:
         """The objective at ``x`` as it is, in the user's sign."""
         held = self._checked(x)
         return self.composite.sign * self._objective(held, self._outputs(held))
 
+    def _rounding(self, x: Arrays, outputs: Point) -> float:
+        """The value at which a point has no other than rounding, so that gaps cannot be relative to it.
+
+        Where losses are all that the objective has, how much it moves with targets (the offsets of the affine
+        outputs) that differ by rounding; 0 elsewhere.
+        """
+        composite = self.composite
+        if composite.constant != 0.0 or float(composite.penalty_value(x)) != 0.0:
+            return 0.0
+        if any(np.any(c) for c in composite.linear):
+            return 0.0
+        here, moved = float(composite.smooth_value(x, outputs)), 0.0
+        for side in (_ROUNDED, -_ROUNDED):
+            shifted = tuple(q + side * np.abs(b) for q, b in zip(outputs, composite.offsets(), strict=True))
+            moved = max(moved, abs(float(composite.smooth_value(x, shifted)) - here))
+        return moved if np.isfinite(moved) else 0.0
+
     def _certificate(
-        self, primal: float, bound: Bound | None, violation: float, excess: float, repaired: bool, note: str
+        self,
+        primal: float,
+        bound: Bound | None,
+        violation: float,
+        excess: float,
+        rounding: float,
+        repaired: bool,
+        note: str,
     ) -> Certificate:
         sign = self.composite.sign
         gap = primal - bound.value if bound is not None and excess <= 1.0 else None
         dual = None if bound is None else sign * bound.value
+        relative = None if gap is None or bound is None else relative_gap(primal, bound.value, rounding)
         return Certificate(
             primal=sign * primal,
             dual=dual,
             gap=gap,
-            relative_gap=None if gap is None or bound is None else relative_gap(primal, bound.value),
+            relative_gap=relative,
             max_violation=violation,
             scope=self.composite.scope,
             repaired=repaired,
             note=note,
             dual_point=None if bound is None else bound.point,
             excess=excess,
+            rounding=rounding,
         )
 
     def _objective(self, x: Arrays, outputs: Point) -> float:

@@ -6,13 +6,14 @@ from __future__ import annotations
 _UNDERFLOW = 1e-300
 
 
-def relative_gap(primal: float, dual: float) -> float:
+def relative_gap(primal: float, dual: float, rounding: float = 0.0) -> float:
     """``(primal - dual) / max(|primal|, |dual|)``, and 0 where both are zero.
 
-    At least 1 where both are so small that underflow may be all of them; NaN when one is not finite.
+    0 too where neither is larger than ``rounding``, the value that rounding alone may make of zero. At least
+    1 where both are so small that underflow may be all of them; NaN when one is not finite.
     """
     size = max(abs(primal), abs(dual))
-    if size == 0.0:
+    if size == 0.0 or _UNDERFLOW <= size <= rounding:
         return 0.0
     ratio = (primal - dual) / size
     return ratio if not size < _UNDERFLOW else max(1.0, ratio)

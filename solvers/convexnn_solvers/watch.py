@@ -278,7 +278,7 @@ class Watch:
         """The gap between the best point and the best bound, which need not come from one candidate."""
         if self.dual is None or not _feasible(best):
             return None
-        return relative_gap(self.sign * best.primal, self.sign * self.dual)
+        return relative_gap(self.sign * best.primal, self.sign * self.dual, best.rounding)
 
     def _verdict(self, row: HistoryRow, stop: bool, finding: Status | None) -> Status | None:
         gap, iteration, limits = row["relative_gap"], row["iteration"], self.limits
