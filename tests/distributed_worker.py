@@ -20,7 +20,7 @@ from convexnn_solvers.rfista import AcceleratedGradient
 
 RANK = int(os.environ.get("RANK", "0"))
 METHOD: Any = AcceleratedGradient  # whose steps are watched
-N, GATES = 60, 13  # 13 gates are divided unevenly among 2 and 4 processes
+N, GATES = 60, 13  # 13 gates are divided unevenly among 2 and 3 processes
 RNG = np.random.default_rng(3)
 X = RNG.standard_normal((N, 4))
 SCORES = np.maximum(X @ RNG.standard_normal((4, 3)), 0.0) + 0.1 * RNG.standard_normal((N, 3))

@@ -111,6 +111,7 @@ def test_bounds_never_pass_a_network_that_exists() -> None:
             assert bound <= network.objective(model.patches, y, 0.02)
 
 
+@pytest.mark.filterwarnings("ignore:Solution may be inaccurate")  # 1e-4 is all that is asked of it
 @pytest.mark.parametrize("loss", ["huber", "logistic", "squared_hinge", "softmax"])
 def test_other_losses_are_bounded_too(loss: str) -> None:
     """Close at the optimum, sound everywhere."""
