@@ -27,14 +27,15 @@ def where(backend: str, dtype: str = "float64") -> Backend:
 def test_the_factor_is_that_of_the_dense_matrix(
     backend: str, centred: bool, slope: float, copies: int
 ) -> None:
+    rng = np.random.default_rng(0)
     n, d, P = 300, 4, 7  # more rows than a block
-    X = RNG.standard_normal((n, d))
-    patterns = X @ RNG.standard_normal((d, P)) >= 0.0
+    X = rng.standard_normal((n, d))
+    patterns = X @ rng.standard_normal((d, P)) >= 0.0
     S = np.where(patterns, 1.0, slope)
     A = np.hstack([S[:, [j]] * X for j in range(P)])
     A = A - A.mean(axis=0) if centred else A
     dense = copies * A @ A.T
-    rhs = RNG.standard_normal((n, 3))
+    rhs = rng.standard_normal((n, 3))
     rhs = rhs - rhs.mean(axis=0)
     place = where(backend)
     factor = gram_factor(load_gates(X, patterns, place), slope, copies, centred)
@@ -66,10 +67,11 @@ FITS: dict[str, Any] = {
 @pytest.mark.parametrize(("dtype", "most"), [("float64", 1e-12), ("float32", 2e-5)])
 @pytest.mark.parametrize("name", FITS)
 def test_the_proximal_point_is_stationary(name: str, dtype: str, most: float, backend: str) -> None:
+    rng = np.random.default_rng(0)
     place = where(backend, dtype)
     prox = prediction_prox(FITS[name], place)
     assert prox is not None
-    h = 5.0 * RNG.standard_normal((200, 2))
+    h = 5.0 * rng.standard_normal((200, 2))
     p = place.to_numpy(prox(place.asarray(h)))
     gradient = FITS[name].at(p).xi
     np.testing.assert_allclose(prox.weight * (h - p), gradient, atol=most)

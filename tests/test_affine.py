@@ -303,8 +303,9 @@ def test_a_shared_subexpression_is_computed_once(monkeypatch: pytest.MonkeyPatch
 
 
 def test_constants_are_shared_not_copied() -> None:
+    rng = np.random.default_rng(0)
     leaves = variables()
-    A = cp.Constant(RNG.standard_normal((500, 3)))
+    A = cp.Constant(rng.standard_normal((500, 3)))
     affine = compiled(leaves, [A @ leaves[0], A @ (2 * leaves[0])], numpy_backend())
     big = [c for c in affine.constants if np.shape(c) == A.shape]
     assert len(big) == 2

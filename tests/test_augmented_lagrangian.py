@@ -272,7 +272,8 @@ def test_a_warm_start_reduces_work(project: bool) -> None:
 
 
 def test_without_constraints_it_is_rfista() -> None:
-    X, y = RNG.standard_normal((30, 4)), RNG.standard_normal(30)
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((30, 4)), rng.standard_normal(30)
     problem = cnn.gated_relu(X, cnn.sample_gates(X, 8)).problem(y, reg=0.01)
     values = [problem.solve(solver=cls(tol=1e-6), warm_start=False) for cls in (RFISTA, AugmentedLagrangian)]
     assert values[0] == values[1]

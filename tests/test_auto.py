@@ -211,7 +211,8 @@ def _rather_small_weight(stretch: float) -> Any:
 
 
 def _many_samples_per_product() -> Any:
-    X = _RNG.standard_normal((1300, 2))
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((1300, 2))
     return cnn.gated_relu(X, cnn.sample_gates(X, 1)).problem(np.abs(X[:, 0]), 0.02)
 
 

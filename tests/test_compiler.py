@@ -338,8 +338,9 @@ def paths() -> dict[str, str]:
 
 
 def test_head_factors_are_psd_roots() -> None:
+    rng = np.random.default_rng(0)
     v = cp.Variable(D)
-    point_: NDArray[np.float64] = RNG.standard_normal(D)
+    point_: NDArray[np.float64] = rng.standard_normal(D)
     v.value = point_
     matrices: list[Any] = [PSD, np.zeros((D, D)), np.eye(D), sp.eye_array(D, format="csc")]
     for matrix in matrices:

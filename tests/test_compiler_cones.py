@@ -44,10 +44,11 @@ def compiled(problem: cp.Problem) -> Composite:
 
 @pytest.mark.parametrize("name", CONES)
 def test_pattern_cones_are_recognised(name: str) -> None:
+    rng = np.random.default_rng(0)
     build, count = CONES[name]
     V, W = cp.Variable((D, P)), cp.Variable((D, P))
     for leaf in (V, W):
-        leaf.value = RNG.standard_normal(leaf.shape)
+        leaf.value = rng.standard_normal(leaf.shape)
     problem = cp.Problem(cp.Minimize(cp.sum_squares(gated(X, PATTERNS, V - W) - Y)), build(V, W))
     composite = compiled(problem)
     found = [term.pattern_cone for term in composite.constraints if term.pattern_cone is not None]

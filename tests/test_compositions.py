@@ -57,7 +57,8 @@ def ensemble() -> cp.Problem:
 
 
 def of_parameters(model: Any) -> cp.Problem:
-    weights, shift = cp.Parameter(N, nonneg=True, value=RNG.uniform(0.5, 2.0, N)), cp.Parameter(value=0.3)
+    rng = np.random.default_rng(0)
+    weights, shift = cp.Parameter(N, nonneg=True, value=rng.uniform(0.5, 2.0, N)), cp.Parameter(value=0.3)
     target, least = cp.Parameter(N, value=Y), cp.Parameter(value=-0.4)
     loss = cp.sum(cp.multiply(weights, cp.square(model.prediction - Y))) / (2 * N)
     loss = loss + fit(model.prediction - target)

@@ -33,7 +33,8 @@ def inside(y: Float) -> Float:
 @pytest.mark.parametrize("columns", [COLUMNS, csr_array(COLUMNS)], ids=["dense", "sparse"])
 @pytest.mark.parametrize("slopes", [None, inside], ids=["differences", "slopes"])
 def test_the_derivative_is_that_of_the_pulled_projection(columns: Any, slopes: Any) -> None:
-    shift, size = 0.1 * RNG.standard_normal(6), 0.7
+    rng = np.random.default_rng(0)
+    shift, size = 0.1 * rng.standard_normal(6), 0.7
     found = DualBlock(HELD, columns, clipped, slopes).jacobian(shift, size, np.full(3, 1e-7))
     exact = size * COLUMNS.T @ np.diag(inside(HELD + shift)) @ COLUMNS
     assert 0 < np.sum(inside(HELD + shift)) < 6
@@ -56,8 +57,9 @@ def test_unknowns_that_a_block_does_not_hold_ask_for_no_projection(columns: Any)
 
 def test_the_point_is_the_nearest_one() -> None:
     """A box, and an l1 ball that ties its entries together, against an interior-point solver."""
+    rng = np.random.default_rng(0)
     other, moved = np.array([0.6, -0.5, 0.4, 0.3]), np.array([0.1, -0.2, 0.05])
-    second = RNG.standard_normal((4, 3))
+    second = rng.standard_normal((4, 3))
     ball = DualBlock(other, second, lambda y: np.asarray(nearest_in_l1_ball(y, 1.0, None)))
     linear = COLUMNS.T @ clipped(HELD + COLUMNS @ moved) + second.T @ ball.project(other + second @ moved)
 

@@ -201,7 +201,8 @@ def test_pipelines_grids_clones_and_pickles() -> None:
 
 
 def test_pickles_hold_no_training_data() -> None:
-    X = _RNG.standard_normal((1000, 10))
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((1000, 10))
     fitted = ConvexNNRegressor(n_gates=3, reg=10.0).fit(X, X[:, 0])
     assert len(pickle.dumps(fitted)) < X[:, 0].nbytes
 

@@ -51,7 +51,7 @@ def test_importing_is_quick() -> None:
         "from time import process_time as now; a = now(); import cvxpy; b = now(); "
         "import convexnn_models, convexnn_solvers; print(b - a, now() - b)"
     )
-    run(code)  # writes the bytecode
+    # The first of them may write the byte code.
     cvxpys, ours = min((tuple(map(float, run(code).split())) for _ in range(3)), key=lambda pair: pair[1])
     assert ours < 0.5 * cvxpys  # a share, because seconds depend on the machine and its load
 
@@ -67,15 +67,18 @@ def test_only_one_file_knows_cvxpys_reductions() -> None:
     assert set(using) == {"interface.py"}
 
 
-def test_the_wheel_holds_both_packages_typed(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("hatchling")
-    subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-    )
-    (wheel,) = tmp_path.glob(f"convexnn-{convexnn_solvers.__version__}-*.whl")
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+def test_the_wheel_holds_both_packages_typed(wheel: Path) -> None:
+    assert wheel.name.startswith(f"convexnn-{convexnn_solvers.__version__}-")
     names = set(zipfile.ZipFile(wheel).namelist())
     for package in PACKAGES:
         for path in [*package.rglob("*.py"), package / "py.typed"]:
@@ -85,16 +88,8 @@ def test_the_wheel_holds_both_packages_typed(tmp_path: Path) -> None:
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
-def test_an_installed_wheel_imports_on_its_own(tmp_path: Path) -> None:
+def test_an_installed_wheel_imports_on_its_own(wheel: Path, tmp_path: Path) -> None:
     """Unpacked somewhere else, without this checkout on the path."""
-    pytest.importorskip("hatchling")
-    subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-    )
-    (wheel,) = tmp_path.glob("convexnn-*.whl")
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); "

@@ -224,7 +224,8 @@ def test_the_proximal_map_minimises_its_formula() -> None:
 
 @pytest.mark.parametrize("factor", [0.999, 1.001])
 def test_zero_is_returned_exactly_when_it_is_optimal(factor: float) -> None:
-    X, y = RNG.standard_normal((25, 4)), RNG.standard_normal(25)
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((25, 4)), rng.standard_normal(25)
     model = cnn.gated_relu(X, cnn.sample_gates(X, 10))
     problem = model.problem(y, reg=factor * cnn.lambda_max(model, y))
     problem.solve(solver=RFISTA(tol=1e-10))

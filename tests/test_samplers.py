@@ -76,7 +76,8 @@ def test_differences_pass_half_way_between_two_samples() -> None:
 
 
 def test_quantiles_make_every_activity_equally_likely() -> None:
-    rows = np.hstack([RNG.standard_normal((10, 3)), np.ones((10, 1))])
+    rng = np.random.default_rng(0)
+    rows = np.hstack([rng.standard_normal((10, 3)), np.ones((10, 1))])
     gates = samplers.quantiles(Samples(rows, True), 5000, np.random.default_rng(0))
     counts = np.bincount(np.sum(rows @ gates.T >= 0.0, axis=0), minlength=11)
     assert counts[0] == 0
@@ -85,7 +86,8 @@ def test_quantiles_make_every_activity_equally_likely() -> None:
 
 @pytest.mark.parametrize(("features", "size"), [(None, 3), (1, 1), (9, 9)])
 def test_sparse_gates_look_at_few_features(features: int | None, size: int) -> None:
-    rows = np.hstack([RNG.standard_normal((10, 9)), np.ones((10, 1))])
+    rng = np.random.default_rng(0)
+    rows = np.hstack([rng.standard_normal((10, 9)), np.ones((10, 1))])
     gates = samplers.feature_sparse(features)(Samples(rows, True), 400, np.random.default_rng(0))
     assert np.all(np.count_nonzero(gates[:, :9], axis=1) == size)
     assert np.all(gates[:, 9] != 0.0)
@@ -94,8 +96,9 @@ def test_sparse_gates_look_at_few_features(features: int | None, size: int) -> N
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_convolutional_gates_look_at_one_window(channels: int) -> None:
+    rng = np.random.default_rng(0)
     shape = (5, 7) if channels == 1 else (5, 7, channels)
-    X = RNG.standard_normal((6, 35 * channels))
+    X = rng.standard_normal((6, 35 * channels))
     gates = cnn.sample_gates(X, 30, sampler=samplers.convolutional(shape, 3))
     corners = set()
     for gate in gates.vectors.T:
@@ -119,6 +122,7 @@ def test_vertices_find_the_thin_cells_that_gaussian_gates_miss() -> None:
 
 
 def test_coverage_counts_against_the_truth_or_says_that_it_cannot() -> None:
+    rng = np.random.default_rng(0)
     X = np.random.default_rng(0).standard_normal((9, 3))
     gates = cnn.all_gates(X)
     whole = cnn.coverage(gates, X)
@@ -138,7 +142,7 @@ def test_coverage_counts_against_the_truth_or_says_that_it_cannot() -> None:
     unknown = cnn.coverage(cnn.sample_gates(large, 20), large, max_patterns=1000)
     assert (unknown.found, unknown.listed, unknown.foreign) == (20, False, None)
     assert "too many" in str(unknown)
-    few = np.repeat(RNG.standard_normal((5, 2)), 40, axis=0)  # Cover's number is larger than the truth
+    few = np.repeat(rng.standard_normal((5, 2)), 40, axis=0)  # Cover's number is larger than the truth
     assert cnn.coverage(cnn.sample_gates(few, 3), few, max_patterns=100).total <= 10
 
 

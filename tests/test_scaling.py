@@ -102,8 +102,9 @@ def test_scnn_unitises_columns_so_its_lam_lives_in_scaled_space() -> None:
 @formulations
 @pytest.mark.parametrize("y", [Y, YY], ids=["one output", "two outputs"])
 def test_order_and_repetition_do_not_matter(formulation: Any, y: Float) -> None:
+    rng = np.random.default_rng(0)
     expected = value(formulation, X, VECTORS, y)
-    rows, columns = RNG.permutation(N), RNG.permutation(VECTORS.shape[1])
+    rows, columns = rng.permutation(N), rng.permutation(VECTORS.shape[1])
     assert value(formulation, X[rows], VECTORS, y[rows]) == close(expected)
     assert value(formulation, X, VECTORS[:, columns], y) == close(expected)
     repeated = np.hstack([VECTORS, 2.0 * VECTORS[:, :3]])
@@ -116,8 +117,9 @@ def test_order_and_repetition_do_not_matter(formulation: Any, y: Float) -> None:
 
 @formulations
 def test_rotations_and_zero_features_do_not_matter(formulation: Any) -> None:
+    rng = np.random.default_rng(0)
     expected = value(formulation, X, VECTORS, Y)
-    Q, _ = np.linalg.qr(RNG.standard_normal((3, 3)))
+    Q, _ = np.linalg.qr(rng.standard_normal((3, 3)))
     assert value(formulation, X @ Q, Q.T @ VECTORS, Y) == close(expected)
     padded = np.hstack([X, np.zeros((N, 1))])
     assert value(formulation, padded, np.vstack([VECTORS, np.ones((1, 8))]), Y) == close(expected)
@@ -169,7 +171,8 @@ def test_slope_zero_is_relu_and_slope_one_is_linear() -> None:
 
 def test_a_pattern_without_samples_matters_for_steep_slopes_only() -> None:
     """Its feature is slope * X u: redundant up to |slope| = 1 if D = I is listed, needed beyond."""
-    direction = RNG.standard_normal(3)
+    rng = np.random.default_rng(0)
+    direction = rng.standard_normal(3)
     positive = np.abs(X) * np.sign(direction)  # all samples on one side of `direction`
     vectors = np.stack([direction, -direction], axis=1)
     y = positive @ direction

@@ -82,7 +82,8 @@ def test_this_machine_has_memory() -> None:
 
 
 def windows() -> cnn.ConvolutionalModel:
-    patches = RNG.standard_normal((400, 49, 49))
+    rng = np.random.default_rng(0)
+    patches = rng.standard_normal((400, 49, 49))
     gates = cnn.sample_gates(cnn.stacked_patches(patches), 30, seed=0)
     return cnn.convolutional(patches, gates, pooling=cnn.Pooling.MAXIMUM)
 
