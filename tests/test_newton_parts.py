@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from convexnn_solvers import cones, newton_system
+from convexnn_solvers import cones, dual_newton, newton_system
 from convexnn_solvers.cones import PatternCones
 from convexnn_solvers.dual_newton import DualNewton
 from convexnn_solvers.gated_program import GatedProgram, block_norms, scaled
@@ -303,8 +304,31 @@ def test_the_dual_point_of_other_weights_is_scaled_to_these(cones: bool) -> None
     while not solved.gap <= 1e-12 and solved.newton_steps < 200:
         solved.step(1e-12)
     prediction = data.forward(solved.point)
-    scale = warm_multiple(data, solved.point, prediction, solved.xi / 0.7, 0.5)
+    scale = warm_multiple(data, solved.point, prediction, solved.xi / 0.7, lambda: 0.5)
     assert scale == pytest.approx(0.7, rel=1e-5)
-    assert warm_multiple(data, 0.0 * solved.point, 0.0 * prediction, solved.xi, 0.5) == 0.5
-    assert warm_multiple(data, solved.point, prediction, -solved.xi, 0.5) == 0.5
-    assert warm_multiple(data, solved.point, prediction, -solved.xi, 0.0) == 1.0
+    assert warm_multiple(data, 0.0 * solved.point, 0.0 * prediction, solved.xi, lambda: 0.5) == 0.5
+    assert warm_multiple(data, solved.point, prediction, -solved.xi, lambda: 0.5) == 0.5
+    assert warm_multiple(data, solved.point, prediction, -solved.xi, lambda: 0.0) == 1.0
+
+
+@pytest.mark.parametrize("cones", [False, True])
+def test_no_direction_is_made_feasible_twice(cones: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With cones that takes projections; a warm start tries the dual point that it is given, scaled."""
+    tried: list[Float] = []
+
+    def noted(data: GatedProgram, xi: Float, *others: Any) -> Any:
+        tried.append(xi / np.linalg.norm(xi))
+        return best_multiple(data, xi, *others)
+
+    monkeypatch.setattr(dual_newton, "best_multiple", noted)
+    start, data = None, program(cones)
+    for share in (1.0, 0.97):
+        data = replace(data, weights=share * data.weights)
+        solved = DualNewton(data, start=start)
+        while not solved.gap <= 1e-9 and solved.newton_steps < 100:
+            solved.step(1e-9)
+        assert solved.gap <= 1e-9
+        start = NewtonStart(solved.point, solved.xi)
+        assert len(tried) > 1
+        assert all(np.linalg.norm(a - b) > 1e-14 for a, b in pairwise(tried))
+        tried.clear()

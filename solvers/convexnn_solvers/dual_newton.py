@@ -51,7 +51,7 @@ _EPS = float(np.finfo(np.float64).eps)
 _STATE = (
     "newton_steps", "primal", "dual", "dual_point", "offset", "sigma", "_U", "_xi", "_products",
     "short_steps", "_inner_steps", "_damping", "_best_gap", "_best_step", "_paired", "_pairs_below",
-    "_old_within", "_later_sigma",
+    "_old_within", "_later_sigma", "_offered",
 )  # fmt: skip
 
 
@@ -100,6 +100,8 @@ class DualNewton:
         self._best_gap, self._best_step = np.inf, 0
         self.prox: BlockProx = PlainProx() if self._cones is None else self._cones
         self._shifted: Float64Array
+        # Whether the direction of the dual variable has been offered: with cones that takes projections.
+        self._offered = False
         self._seen: _Here | None = None
         self._chosen: tuple[Indices, BlockFeatures] | None = None
         if first.held is None:
@@ -118,11 +120,11 @@ class DualNewton:
         self._xi = fitted.xi if given is None else given
         self._offer_primal(prediction, active, self._U[:, :, active])
         self._products = self.features.adjoint(self._xi)
-        scale = self._offer_dual()
         if given is not None:
-            scale = warm_multiple(program, self._U, prediction, self._xi, scale)
-            self._xi, self._products = scale * self._xi, scale * self._products
+            scale = warm_multiple(program, self._U, prediction, self._xi, self._offer_dual)
+            self._xi, self._products, self._offered = scale * self._xi, scale * self._products, False
             self._paired = active.size > 0
+        self._offer_dual()
         scales = 1.0 if self._fit.scales is None else self._fit.scales
         self._copy.begin(prediction + scales * fitted.offset, self._xi)
         self.sigma = self.policy.first_sigma(given is not None, self.gap)
@@ -211,7 +213,7 @@ class DualNewton:
     ) -> None:
         """Offer these, and go on from there with a pair step; ``products`` are ``A^T xi``, and losses without
         a gradient want the ``prediction`` (n, c), with its offset."""
-        self._U, self._xi, self.sigma = U, xi, sigma
+        self._U, self._xi, self.sigma, self._offered = U, xi, sigma, False
         self._inner_steps, self._damping, self.short_steps = 0, 0.0, 0
         self._paired, self._pairs_below = True, 1.0
         self._copy.begin(prediction, xi)
@@ -228,7 +230,8 @@ class DualNewton:
         self._offer_primal(here.prediction, self._active.blocks, self._active.values)
         # Without cones that costs little; with them, where the gap could be that small were -xi feasible.
         least = self.primal + self._fit.conjugate(self._xi)
-        if solved or self._cones is None or least <= 3.0 * tol * abs(self.primal):
+        close = solved or self._cones is None or least <= 3.0 * tol * abs(self.primal)
+        if close and not self._offered:
             self._offer_dual()
         return here, solved
 
@@ -304,14 +307,14 @@ class DualNewton:
             return False
         if not self._fit.room(self._xi, step.xi) >= 1.0:
             return False
-        state = self._U, self._xi, self._products, self._shifted, self._active, self._seen
+        state = self._U, self._xi, self._products, self._shifted, self._active, self._seen, self._offered
         U[:, :, blocks] = step.values
-        self._U, self._xi = U, self._xi + step.xi
+        self._U, self._xi, self._offered = U, self._xi + step.xi, False
         self._set_products(self._products + step.products)
         if self._residual(self._here()) <= gain * before:
             self._inner_steps, self._paired = 0, True
             return True
-        self._U, self._xi, self._products, self._shifted, self._active, self._seen = state
+        self._U, self._xi, self._products, self._shifted, self._active, self._seen, self._offered = state
         return False
 
     def _residual(self, here: _Here) -> float:
@@ -348,7 +351,7 @@ class DualNewton:
         if self.program.cones:
             self._damping = self.policy.damped(self._damping, length)
             self.short_steps += length < 1.0
-        self._xi = self._xi + length * direction
+        self._xi, self._offered = self._xi + length * direction, False
         self._products = self._products + length * products
         self._set_shifted()
         self._active, self._seen = blocks.at(length), None
@@ -364,6 +367,7 @@ class DualNewton:
 
     def _offer_dual(self) -> float:
         """The best multiple of ``-xi`` that is dual feasible."""
+        self._offered = True
         xi = self._fit.nearest(self._xi)
         products = self._products if xi is self._xi else self.features.adjoint(xi)
         found = best_multiple(self.program, xi, self.program.by_block(products), self._cones)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,7 +64,11 @@ def _scaled(active: ActiveRows, scale: float) -> ActiveRows:
 
 
 def warm_multiple(
-    program: GatedProgram, U: Float64Array, prediction: Float64Array, xi: Float64Array, feasible: float
+    program: GatedProgram,
+    U: Float64Array,
+    prediction: Float64Array,
+    xi: Float64Array,
+    feasible: Callable[[], float],
 ) -> float:
     """The multiple of a given ``xi`` to start from together with ``U``.
 
@@ -72,5 +77,5 @@ def warm_multiple(
     """
     along = -float(np.vdot(xi, prediction))
     penalty = float(program.weights @ block_norms(U))
-    scale = penalty / along if along > 0.0 and penalty > 0.0 else feasible
+    scale = penalty / along if along > 0.0 and penalty > 0.0 else feasible()
     return scale if scale > 0.0 and program.fit.admits(scale * xi) else 1.0

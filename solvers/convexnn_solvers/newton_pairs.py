@@ -29,8 +29,9 @@ from convexnn_solvers.gated_program import GatedProgram, block_norms
 from convexnn_solvers.newton_blocks import ActiveBlocks
 from convexnn_solvers.newton_operator import NewtonOperator, newton_operator
 
-# The penalty that stands for an unbounded one, over the largest ||V_b|| / tau_b.
-_LARGE = 1e3
+# The penalty that stands for an unbounded one, over the largest ||V_b|| / tau_b: its inverse is what a step
+# leaves. In cones exact factors do not mind a larger one; beside the mean of the gates it takes iterations.
+_LARGE, _LARGE_IN_CONES = 1e3, 1e4
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +49,7 @@ def pair_operator(
     """The matrix for dxi: that of an inner problem with a very large penalty, at its solution."""
     lengths = block_norms(active.values)
     weights = program.weights[active.blocks]
-    large = _LARGE * float(np.max(lengths / weights))
+    large = (_LARGE_IN_CONES if program.cones else _LARGE) * float(np.max(lengths / weights))
     norms = lengths + large * weights
     projected = active.projected * (norms / active.norms)
     far = replace(active, projected=projected, norms=norms, thresholds=large * weights)
