@@ -138,8 +138,9 @@ def recover_two_layer(model: ConvexModel, prune: bool = True) -> Network:
         large = _large(model, neurons, scores, offset)
         values = _hidden_values(model, large, slice(None))
         kept = large.scaled(pruning_factors(values, large.outputs, large.cost))
-    moved = np.sqrt(sum(float(np.sum((a - b) ** 2)) for a, b in zip(blocks, weights, strict=True)))
-    size = np.sqrt(sum(float(np.sum(b**2)) for b in weights))
+    pairs = zip(blocks, weights, strict=True)
+    moved = np.sqrt(sum(0.0 if a is b else float(np.sum((a - b) ** 2)) for a, b in pairs))
+    size = np.sqrt(sum(float(np.vdot(b, b)) for b in weights))
     shifted = _with_offset(scores, offset) - model.prediction.value if moved > 0.0 else np.zeros(1)
     report = Recovery(
         relation=_relation(model),

@@ -187,7 +187,12 @@ def block_descent_method(
         _check(program)
         compiled_sweep(program)
 
-    def begin(program: GatedProgram, point: Float64Array, dual: Float64Array | None) -> ProgramSolver:
+    def begin(
+        program: GatedProgram,
+        point: Float64Array,
+        dual: Float64Array | None,
+        products: Float64Array | None,
+    ) -> ProgramSolver:
         return BlockDescent(program, policy, point)
 
     def resume(program: GatedProgram, held: Held) -> ProgramSolver:

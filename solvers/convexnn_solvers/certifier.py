@@ -19,6 +19,7 @@ from convexnn_solvers.constraint_cones import NONNEGATIVE, ZERO
 from convexnn_solvers.dual_bounds import Bound, bounds_for
 from convexnn_solvers.free_variables import Arrays
 from convexnn_solvers.gaps import relative_gap
+from convexnn_solvers.known_images import images_of
 from convexnn_solvers.row_sizes import row_sizes
 
 # A violation up to this, in the units of its row (see :func:`_allowances`), still counts as feasible.
@@ -104,6 +105,10 @@ class Certifier:
         if "allowances" not in composite.kept:
             composite.kept["allowances"] = _allowances(composite)
         self._allowances: list[Float64Array] = composite.kept["allowances"]
+        # Of the thetas alone: where no multiplier enters the image, and all of it is here.
+        alone = not self._bounds.general and isinstance(composite.across, Alone)
+        self._images = images_of(composite) if alone else None
+        self._added = False
 
     @property
     def obstacle(self) -> str:
@@ -135,6 +140,9 @@ class Certifier:
         directions, ignored = self._directions(outputs, candidates)
         notes = [f"{ignored} dual candidates were ignored: wrong shape or not finite"] if ignored else []
         bound = self._bounds.best(directions, thorough, feasible)
+        if bound is not None and self._images is not None:
+            self._images.add(bound.point.thetas, bound.image, instead=self._added)
+            self._added = True
         excess = left.excess
         if excess > 1.0:
             notes.append(f"no upper bound: the point violates {left.text} by {left.worst:.1e}")

@@ -41,10 +41,11 @@ _MOST_KEPT = 1_000_000
 
 @dataclass(frozen=True, eq=False)
 class Bound:
-    """A verified lower bound of the minimisation form and the dual point that proves it."""
+    """A verified lower bound of the minimisation form and the dual point that proves it, with its image."""
 
     value: float
     point: DualPoint
+    image: Arrays
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +188,7 @@ class DualBounds:
             return None
         thetas = tuple(scale * theta for theta in ray.thetas)
         multipliers = tuple(None if m is None else scale * m for m in ray.multipliers)
-        return Bound(value, DualPoint(thetas, multipliers))
+        return Bound(value, DualPoint(thetas, multipliers), tuple(scale * part for part in ray.image))
 
     def _feasible(self, direction: DualPoint) -> DualPoint | None:
         """Satisfy the free variables' condition and enter the conjugates' domain, or give up."""

@@ -39,6 +39,7 @@ from convexnn_solvers.newton_start import (
     NewtonPolicy,
     NewtonStart,
     given_dual,
+    given_products,
     kept_cones,
     kept_features,
     kept_systems,
@@ -119,7 +120,8 @@ class DualNewton:
         given = given_dual(program, first)
         self._xi = fitted.xi if given is None else given
         self._offer_primal(prediction, active, self._U[:, :, active])
-        self._products = self.features.adjoint(self._xi)
+        known = None if given is None else given_products(first, given)
+        self._products = self.features.adjoint(self._xi) if known is None else known
         if given is not None:
             scale = warm_multiple(program, self._U, prediction, self._xi, self._offer_dual)
             self._xi, self._products, self._offered = scale * self._xi, scale * self._products, False

@@ -66,8 +66,9 @@ class ProgramSolver(Protocol):
         ...
 
 
-#: Starts a solver on a scaled program at a point (c, d, B), and at a dual point W (n, c) where one is known.
-Begin = Callable[[GatedProgram, Float64Array, Float64Array | None], ProgramSolver]
+#: Starts a solver on a scaled program at a point (c, d, B), and where they are known at a dual point W (n, c)
+#: with its products (c, d, P).
+Begin = Callable[[GatedProgram, Float64Array, Float64Array | None, Float64Array | None], ProgramSolver]
 #: Goes on with a solver on a scaled program from what it packed.
 Resume = Callable[[GatedProgram, Held], ProgramSolver]
 
@@ -114,11 +115,13 @@ class GatedMethod:
         solvers: list[ProgramSolver] = []
         scalings: list[Scaling] = []
         warm = None if self.warm is None else self.structure.directions(self.warm)
+        known = None if self.warm is None or warm is None else self.structure.products(self.warm)
         blocks = self.structure.blocks(x)
         for k, program in enumerate(self.structure.programs):
             inside, scaling = scaled(program)
             dual = None if warm is None else warm[k] / scaling.dual
-            solvers.append(self.begin(inside, blocks[k] / scaling.point, dual))
+            products = None if known is None else known[k] / (scaling.features * scaling.dual)
+            solvers.append(self.begin(inside, blocks[k] / scaling.point, dual, products))
             scalings.append(scaling)
         return GatedState(solvers, scalings, _MARGIN * self.tol)
 

@@ -22,6 +22,7 @@ from convexnn_solvers.gated_maps import GatedMap, gated_maps, refusal, stored_fe
 from convexnn_solvers.gated_program import GatedProgram, Indices
 from convexnn_solvers.gated_reading import GatedReading, gated_reading
 from convexnn_solvers.kept import Kept
+from convexnn_solvers.known_images import known_image
 from convexnn_solvers.nonsmooth_fits import NonsmoothFit
 from convexnn_solvers.penalties import GroupNorm
 
@@ -90,6 +91,19 @@ class GatedStructure:
         if not np.isfinite(W).all() or not W.any():
             return None
         return [W] if len(self.programs) == 1 else np.split(W, len(self.programs), axis=1)
+
+    def products(self, dual: DualPoint) -> list[Float64Array] | None:
+        """The programs' products (c, d, P) of their features with what :meth:`directions` says, where the
+        image of the dual point is known: products with all features are what takes time."""
+        if self.scales is not None or len(self.variables) != len(self.programs[0].signs):
+            return None
+        image = known_image(self.composite, dual)
+        if image is None:
+            return None
+        factor = self.scale * self.factors[0] * self.programs[0].signs[0]
+        c, d = self.mirror.shape[1], self.programs[0].X.shape[1]
+        found = image[self.variables[0]].reshape(c, d, -1) / factor
+        return [found] if len(self.programs) == 1 else np.split(found, len(self.programs))
 
     def _multipliers(self, rows: list[ActiveRows]) -> tuple[Float64Array | None, ...]:
         n, P = self.programs[0].patterns.shape

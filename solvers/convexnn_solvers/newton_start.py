@@ -17,6 +17,8 @@ from convexnn_solvers.packing import Held
 
 # A better start than this does not begin with a larger penalty.
 _CLOSEST = 1e-6
+# By how much a dual variable may differ, relatively, from the one whose products are given; a few roundings.
+_SAME = 1e-14
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,8 @@ def usual_policy(fit: Fit) -> NewtonPolicy:
 
 @dataclass(frozen=True, eq=False)
 class NewtonStart:
-    """Where to start: a point (c, d, B), a dual variable ``xi`` (n, c); None: by default.
+    """Where to start: a point (c, d, B), a dual variable ``xi`` (n, c) with the features' ``products``
+    (c, d, P); None: by default.
 
     ``cones``: projections on the cones of the program, with what is known of their active rows;
     ``systems``: the solver of linear systems of a program with the same features and fit. ``held``: what the
@@ -99,6 +102,7 @@ class NewtonStart:
 
     point: Float64Array | None = None
     xi: Float64Array | None = None
+    products: Float64Array | None = None
     cones: ConeProx | None = None
     systems: NewtonSystems | None = None
     held: Held | None = None
@@ -111,6 +115,14 @@ def given_dual(program: GatedProgram, start: NewtonStart) -> Float64Array | None
         return None
     xi = balanced(program.fit, start.xi)
     return xi if program.fit.admits(xi) else None
+
+
+def given_products(start: NewtonStart, given: Float64Array) -> Float64Array | None:
+    """The products of the features with :func:`given_dual`, if they are known and that is ``xi`` itself."""
+    if start.products is None or start.xi is None:
+        return None
+    moved = 0.0 if given is start.xi else float(np.linalg.norm(given - start.xi))
+    return start.products if moved <= _SAME * float(np.linalg.norm(given)) else None
 
 
 def kept_systems(program: GatedProgram) -> NewtonSystems:

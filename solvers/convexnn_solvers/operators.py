@@ -129,7 +129,8 @@ class GatedOperator:
         height, width = d * self.outputs, int(g.bits.shape[1])
         residual = xp.reshape(r, (n, self.outputs))
         result: Array | None = None
-        for rows in g.blocks(max(height, width), _MIN_ADJOINT_ROWS):
+        # Without bits to convert the scaled rows are all that a block needs.
+        for rows in g.blocks(height if g.masks is not None else max(height, width), _MIN_ADJOINT_ROWS):
             # Scaling the rows of X instead of the mask leaves one product for all outputs.
             scaled = residual[rows][:, :, None] * g.X[rows][:, None, :]
             product = xp.reshape(scaled, (-1, height)).T @ g.mask(rows)

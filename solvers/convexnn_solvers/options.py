@@ -70,6 +70,8 @@ class Options:
 
     def updated(self, solver: str, given: Mapping[str, Any]) -> Options:
         """These options with those of one ``solve`` call on top; an unknown one is refused by name."""
+        if not given:
+            return self
         known = [field.name for field in fields(self)]
         refuse_unknown(solver, given, known)
         return replace(self, **given)

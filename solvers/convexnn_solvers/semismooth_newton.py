@@ -23,8 +23,13 @@ def semismooth_newton_method(
     ``warm``: the dual point that an earlier solve left, feasible or not.
     """
 
-    def begin(program: GatedProgram, point: Float64Array, dual: Float64Array | None) -> ProgramSolver:
-        start = NewtonStart(point=point, xi=None if dual is None else -dual)
+    def begin(
+        program: GatedProgram,
+        point: Float64Array,
+        dual: Float64Array | None,
+        products: Float64Array | None,
+    ) -> ProgramSolver:
+        start = NewtonStart(point, None if dual is None else -dual, None if products is None else -products)
         return newton_engine(program, policy, start)
 
     def resume(program: GatedProgram, held: Held) -> ProgramSolver:

@@ -1,0 +1,128 @@
+"""Images of dual points that certificates computed: the next solve begins with them, and with no others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import cvxpy as cp
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import convexnn_models as cnn
+from convexnn_solvers import Auto, DualPoint, SemismoothNewton, dual_newton
+from convexnn_solvers.backends import numpy_backend
+from convexnn_solvers.gated_structure import gated_structure
+from convexnn_solvers.known_images import KnownImages
+from convexnn_solvers.newton_start import NewtonStart, given_products
+from convexnn_solvers.problem_state import compiled
+
+Float = NDArray[np.float64]
+RNG = np.random.default_rng(21)
+X: Float = RNG.standard_normal((40, 4))
+Y: Float = np.sin(2.0 * X[:, 0]) + 0.1 * RNG.standard_normal(40)
+LABELS: Float = np.where(Y > 0.0, 1.0, -1.0)
+MANY: Float = np.column_stack([Y, X[:, 1] - Y])
+GATES = cnn.sample_gates(X, 12, seed=0)
+
+
+def _multiple() -> Any:
+    """The weights enter twice as large, and with the labels multiplied in."""
+    model = cnn.gated_relu(X, GATES)
+    margins = cp.multiply(LABELS, 2.0 * model.prediction)
+    return cp.Problem(cp.Minimize(cp.sum(cp.logistic(-margins)) / 40 + 0.02 * model.penalty))
+
+
+PROBLEMS: dict[str, Callable[[], Any]] = {
+    "gated": lambda: cnn.gated_relu(X, GATES).problem(Y, 0.02),
+    "offset": lambda: cnn.gated_relu(X, GATES, output_bias=True).problem(Y, 0.02),
+    "relu": lambda: cnn.relu(X, GATES).problem(Y, 0.02),
+    "leaky": lambda: cnn.piecewise_linear(X, GATES, slope=0.3).problem(Y, 0.02),
+    "huber": lambda: cnn.gated_relu(X, GATES).problem(Y, 0.02, "huber"),
+    "two outputs": lambda: cnn.gated_relu(X, GATES, outputs=2).problem(MANY, 0.02),
+    "groups of outputs": lambda: cnn.relu(X, GATES, outputs=2, grouping="per-output").problem(MANY, 0.02),
+    "a multiple": _multiple,
+}
+
+
+def test_combinations_of_the_latest_two_directions_are_known() -> None:
+    A: Float = RNG.standard_normal((5, 9))
+    known = KnownImages()
+    thetas: list[tuple[Float]] = [(RNG.standard_normal(9),) for _ in range(3)]
+    assert known.of(thetas[0]) is None
+    for (theta,) in thetas:
+        known.add((theta,), (A @ theta,))
+    for first, second in ((0.0, 1.0), (1.0, 0.0), (-0.8, 1.8), (0.0, -3.0)):
+        theta = first * thetas[1][0] + second * thetas[2][0]
+        found = known.of((theta,))
+        assert found is not None
+        np.testing.assert_allclose(found[0], A @ theta, atol=1e-12)
+    for other in (thetas[0][0], thetas[2][0] + 1e-10 * thetas[0][0], np.ones(9), np.ones(4)):
+        assert known.of((other,)) is None
+    known.add(thetas[0], (A @ thetas[0][0],), instead=True)
+    assert known.of(thetas[2]) is None
+    assert known.of(thetas[0]) is not None
+    assert known.of(thetas[1]) is not None
+
+
+def test_equal_directions_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    known, theta = KnownImages(), RNG.standard_normal(6)
+    for _ in range(2):
+        known.add((theta,), (2.0 * theta,))
+    found = known.of((0.5 * theta,))
+    assert found is not None
+    np.testing.assert_allclose(found[0], theta, atol=1e-13)
+    monkeypatch.setattr("convexnn_solvers.known_images._MOST", 5)
+    known.add((theta + 1.0,), (theta,))
+    assert known.of((theta + 1.0,)) is None
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_they_are_the_products_that_a_solver_would_compute(name: str) -> None:
+    problem = PROBLEMS[name]()
+    problem.solve(solver=SemismoothNewton())
+    assert problem.status == cp.OPTIMAL
+    structure = gated_structure(compiled(problem, numpy_backend()).composite())
+    dual = problem.solver_stats.extra_stats["dual_point"]
+    for factor in (1.0, -0.7):
+        moved = DualPoint(tuple(factor * theta for theta in dual.thetas))
+        products, directions = structure.products(moved), structure.directions(moved)
+        assert products is not None
+        assert directions is not None
+        for program, found, W in zip(structure.programs, products, directions, strict=True):
+            np.testing.assert_allclose(found, program.adjoint(W), atol=1e-11 * float(np.linalg.norm(W)))
+    others = DualPoint(tuple(theta + 0.1 for theta in dual.thetas))
+    assert structure.products(others) is None
+
+
+def test_other_targets_make_their_own() -> None:
+    """A Parameter in the affine map, whose composites keep nothing."""
+    targets = cp.Parameter(40)
+    model = cnn.gated_relu(X, GATES)
+    objective = cp.sum_squares(model.prediction - targets) / 80 + 0.02 * model.penalty
+    problem = cp.Problem(cp.Minimize(objective))
+    for value in (Y, -2.0 * Y, Y):
+        targets.value = value
+        problem.solve(solver=Auto(tol=1e-7))
+        assert problem.status == cp.OPTIMAL
+        fresh = cnn.gated_relu(X, GATES).problem(value, 0.02)
+        assert problem.value == pytest.approx(fresh.solve(solver=Auto(tol=1e-7)), rel=3e-7)
+
+
+@pytest.mark.parametrize("output_bias", [False, True], ids=["no offset", "offset"])
+def test_points_of_a_path_begin_without_products_of_all_gates(
+    output_bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = list[Float | None]()
+
+    def recorded(start: NewtonStart, given: Float) -> Float | None:
+        begun.append(given_products(start, given))
+        return begun[-1]
+
+    monkeypatch.setattr(dual_newton, "given_products", recorded)
+    model = cnn.gated_relu(X, GATES, output_bias=output_bias)
+    path = cnn.regularization_path(model, Y, n_regs=12, tol=1e-6)
+    assert all(point.status == cp.OPTIMAL for point in path)
+    assert len(begun) >= 6
+    assert all(products is not None for products in begun)
