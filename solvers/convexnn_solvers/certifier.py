@@ -129,13 +129,15 @@ class Certifier:
         """
         held = self._checked(x)
         outputs = self._outputs(held)
-        violation = max((v.largest for v in self._violations(held, outputs)), default=0.0)
+        violations = self._violations(held, outputs)
+        violation = max((v.largest for v in violations), default=0.0)
         feasible = self._bounds.norms.repair(held)
         repaired = any(a is not b and bool(np.any(a != b)) for a, b in zip(feasible, held, strict=True))
         if repaired:
             outputs = self._outputs(feasible)
+            violations = self._violations(feasible, outputs)
         nothing = _Violation(0.0, 0.0, 0.0, "")
-        left = max(self._violations(feasible, outputs), key=lambda v: v.excess, default=nothing)
+        left = max(violations, key=lambda v: v.excess, default=nothing)
         primal = self._objective(feasible, outputs)
         directions, ignored = self._directions(outputs, candidates)
         notes = [f"{ignored} dual candidates were ignored: wrong shape or not finite"] if ignored else []
