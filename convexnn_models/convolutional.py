@@ -15,7 +15,7 @@ from convexnn_models import _arrays
 from convexnn_models._arrays import Float64Array
 from convexnn_models.convolutional_network import Pooling
 from convexnn_models.gates import Gates, checked
-from convexnn_models.model import ConvexModel
+from convexnn_models.model import ConvexModel, with_output_bias
 from convexnn_models.patches import Cells, checked_cells, checked_patches, global_pooling, with_constant
 from convexnn_models.two_layer import group_norms
 from convexnn_solvers.atoms import gated, pattern_slack
@@ -154,9 +154,7 @@ def convolutional(
         )
     free: Any = None
     if output_bias:
-        free = cp.Variable(() if c == 1 else (c,), name="output_bias")
-        row = free if c == 1 else np.ones((n, 1)) @ cp.reshape(free, (1, c), order="F")
-        prediction = prediction + row
+        prediction, free = with_output_bias(prediction, c)
     return ConvolutionalModel(
         prediction=prediction,
         penalty=sum(group_norms(W, h, c, "per-output") for W in variables),

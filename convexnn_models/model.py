@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import cvxpy as cp
+import numpy as np
 
 from convexnn_models import _arrays, losses
 from convexnn_models._arrays import Float64Array
@@ -143,6 +144,14 @@ class ConvexModel:
         """The ``cp.Problem``: the smallest penalty with which the prediction equals ``Y`` exactly."""
         target = _arrays.targets(Y, self.X.shape[0], self.outputs, "Y")
         return cp.Problem(cp.Minimize(self.penalty), [*self.constraints, self.prediction == target])
+
+
+def with_output_bias(prediction: Any, outputs: int) -> tuple[Any, Any]:
+    """The prediction, (n,) or (n, c), plus a free constant per output, and that variable, () or (c,)."""
+    free = cp.Variable(() if outputs == 1 else (outputs,), name="output_bias")
+    if outputs == 1:
+        return prediction + free, free
+    return prediction + np.ones((prediction.shape[0], 1)) @ cp.reshape(free, (1, outputs), order="F"), free
 
 
 def _regularisation(reg: Any) -> Any:

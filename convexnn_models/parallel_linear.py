@@ -13,7 +13,7 @@ from convexnn_models import _arrays
 from convexnn_models._arrays import Float64Array
 from convexnn_models.deep_network import DeepNetwork, parallel_branches, standard_layers
 from convexnn_models.fitting import held_value
-from convexnn_models.model import ConvexModel
+from convexnn_models.model import ConvexModel, with_output_bias
 from convexnn_models.negligible import needed
 from convexnn_solvers.named_options import checked_options
 
@@ -101,13 +101,11 @@ def parallel_linear(
     """
     data = _arrays.with_ones(_arrays.features(X), bool(bias))
     L, c = checked_depth(depth), _arrays.count(outputs, "outputs")
-    n, d = data.shape
-    M = cp.Variable((d, c), name="M")
+    M = cp.Variable((data.shape[1], c), name="M")
     prediction = data @ M[:, 0] if c == 1 else data @ M
     free: Any = None
     if output_bias:
-        free = cp.Variable(() if c == 1 else (c,), name="output_bias")
-        prediction = prediction + (free if c == 1 else np.ones((n, 1)) @ cp.reshape(free, (1, c), order="F"))
+        prediction, free = with_output_bias(prediction, c)
     return ParallelLinearModel(
         prediction=prediction,
         penalty=0.5 * L * cp.normNuc(M),

@@ -13,7 +13,7 @@ import numpy as np
 from convexnn_models import _arrays
 from convexnn_models._arrays import Float64Array
 from convexnn_models.losses import LossFunction
-from convexnn_models.model import ConvexModel
+from convexnn_models.model import ConvexModel, with_output_bias
 from convexnn_models.patches import Cells, checked_cells, checked_patches, with_constant
 from convexnn_models.polynomial_features import (
     CellFeatures,
@@ -202,9 +202,7 @@ def polynomial(
         )
     free: Any = None
     if output_bias:
-        free = cp.Variable(() if count == 1 else (count,), name="output_bias")
-        row = free if count == 1 else np.ones((patches.shape[0], 1)) @ cp.reshape(free, (1, count), order="F")
-        prediction = prediction + row
+        prediction, free = with_output_bias(prediction, count)
         variables.append(free)
     return PolynomialModel(
         prediction=prediction,

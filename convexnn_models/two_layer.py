@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import cvxpy as cp
-import numpy as np
 
 from convexnn_models import _arrays
 from convexnn_models.gates import Gates, checked
-from convexnn_models.model import ConvexModel
+from convexnn_models.model import ConvexModel, with_output_bias
 from convexnn_solvers.atoms import gated, pattern_slack
 
 
@@ -42,9 +41,7 @@ def two_layer(
     prediction = gated(data, chosen.patterns, total, slope, chosen.description)
     free: Any = None
     if output_bias:
-        free = cp.Variable(() if c == 1 else (c,), name="output_bias")
-        row = free if c == 1 else np.ones((data.shape[0], 1)) @ cp.reshape(free, (1, c), order="F")
-        prediction = prediction + row
+        prediction, free = with_output_bias(prediction, c)
     return ConvexModel(
         prediction=prediction,
         penalty=sum(group_norms(W, d, c, grouping) for W in weights),

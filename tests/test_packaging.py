@@ -40,6 +40,13 @@ def test_the_layout_of_the_solvers_names_every_file_once() -> None:
     assert sorted(named) == sorted(p.stem for p in PACKAGES[1].glob("[!_]*.py"))
 
 
+def test_the_layout_of_the_models_names_every_file_once() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    listed = text.split("## Where things are")[1].split("* **", 1)[1].split("\n\n")[0]
+    named = [name for name in re.findall(r"`(\w+)`", listed) if name != "to_relu"]
+    assert sorted(named) == sorted(p.stem for p in PACKAGES[0].glob("*.py") if p.stem != "__init__")
+
+
 def test_both_packages_and_the_citation_tell_one_version() -> None:
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert re.findall(r"^version: (\S+)$", citation, re.MULTILINE) == [convexnn_solvers.__version__]

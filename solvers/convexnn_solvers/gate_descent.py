@@ -187,7 +187,7 @@ class GateDescent:
         lavish = held > _LAVISH * wanted and plan.passes <= _SHRINKING_PASSES
         if found.missing == 0 and not lavish:
             return state
-        keep = self._keeps(state, found, lavish)
+        keep = self._keeps(state, lavish)
         size = wanted if lavish else max(wanted, held + found.missing)
         chosen = self._largest(found.ratios, keep, min(size, self.columns.count))
         return self._on(state, chosen)
@@ -235,7 +235,7 @@ class GateDescent:
         """How many gates a set should have."""
         return min(self.columns.count, max(self.first, int(_GROWTH * used)))
 
-    def _keeps(self, state: GateState, found: _Pass, lavish: bool) -> Array:
+    def _keeps(self, state: GateState, lavish: bool) -> Array:
         """Which of all gates must stay: those in use, or all that are there."""
         columns, xp = self.columns, self.columns.whole.backend.xp
         keep = xp.zeros(columns.count, dtype=xp.bool, device=columns.whole.backend.device)
