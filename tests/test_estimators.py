@@ -45,6 +45,12 @@ _CHECKED = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def _same_draws() -> None:
+    """Without a random_state, and in its own checks, scikit-learn draws from NumPy's global generator."""
+    np.random.seed(0)  # noqa: NPY002
+
+
 def relative_gap(fitted: ConvexNNClassifier | ConvexNNRegressor) -> float:
     gap = fitted.certificate_.relative_gap
     assert gap is not None
