@@ -206,7 +206,7 @@ def _hidden_values(model: ConvexModel, neurons: _Neurons, rows: slice) -> Float6
     if neurons.values is not None:
         return neurons.values[rows]
     values = model.X[rows] @ neurons.hidden
-    active = model.gates.patterns[rows].take(neurons.columns, axis=1)
+    active = model.gates.patterns[rows][:, neurons.columns]
     # Bits as numbers: products of both kinds take five times as long.
     values *= active.astype(np.float64) if model.slope == 0.0 else np.where(active, 1.0, model.slope)
     return np.asarray(values)

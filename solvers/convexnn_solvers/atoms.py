@@ -141,7 +141,7 @@ class gated(_Patterned):
             block = block[:, used]
             for rows in _row_blocks(n):
                 # Bits as numbers: products of both kinds take five times as long.
-                mask = self.patterns[rows].take(used, axis=1).astype(np.float64)
+                mask = self.patterns[rows][:, used].astype(np.float64)
                 active = np.einsum("ij,ij->i", self.X[rows] @ block, mask)
                 result[rows, k] = (1.0 - self.slope) * active
             if self.slope != 0.0:
