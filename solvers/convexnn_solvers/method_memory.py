@@ -78,7 +78,8 @@ def newton_needs(programs: Sequence[GatedProgram]) -> dict[str, int]:
         needed["active rows"] = len(programs) * cone_bytes(program, known, blocks)
         free = max(d - int(min(n / 3, 0.8 * d)), 1)
         needed["free directions"] = 8 * c * gates * (2 * d * d + free * (d + 2 * n))
-    needed["linear systems"] = 8 * _factor_entries(n, gates, gates * free, program.cones)
+    means = d + gates if c == 1 and not program.cones else n
+    needed["linear systems"] = 8 * _factor_entries(n, gates, gates * free, means, program.cones)
     if can_split(program):
         needed["linear systems"] += 8 * n * n
     return needed
@@ -115,16 +116,20 @@ def _refuse(name: str, needed: dict[str, int], memory: float | None, backend: Ba
         )
 
 
-def _factor_entries(n: int, blocks: int, rank: int, cones: bool) -> int:
-    """How many numbers the cheaper of the two factors takes, with the matrices that it is made of.
+def _factor_entries(n: int, blocks: int, rank: int, means: int, cones: bool) -> int:
+    """How many numbers the cheapest factor takes, with the matrices that it is made of.
 
-    ``rank``: of all ``blocks`` together; the columns of blocks in cones are not counted here.
+    ``rank``: of all ``blocks`` together; the columns of blocks in cones are not counted here. ``means``: of
+    the mean of the gates, which replaces the exact factors where it is at most half of the samples.
     """
     most = SystemLimits().memory / 8.0
     dense, low = n * (2 * n if cones else 3 * n + blocks), 2 * rank * (n + rank)
     columns = 0 if cones else 2 * n * rank
     work = (n * n * rank if cones else 2.0 * n * n * blocks) + n**3 / 3.0
     low_work = n * float(rank) ** 2 + rank**3 / 3.0
-    choices = ((work, dense, dense), (low_work, low, low + columns))
+    choices = [(work, dense, dense), (low_work, low, low + columns)]
+    if 2 * means <= n:
+        own = n * float(means) ** 2 + means**3 / 3.0
+        choices.append((own, 2 * means * (n + means), means * (3 * n + 2 * means)))
     fitting = [(operations, taken) for operations, entries, taken in choices if entries <= most]
     return min(fitting)[1] if fitting else 0
