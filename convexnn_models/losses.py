@@ -18,7 +18,7 @@ import numpy as np
 
 from convexnn_models import _arrays
 from convexnn_models._arrays import Float64Array
-from convexnn_solvers.named_options import checked_options, parameter_names, refuse_unknown
+from convexnn_solvers.named_options import by_position, checked_options, parameter_names, refuse_unknown
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -107,13 +107,14 @@ def takes_loss_options(function: Callable[P, R]) -> Callable[P, R]:
     A name must be known to the function or to the loss of this call; a loss with ``**options`` of its own
     knows all names.
     """
-    signature, own = inspect.signature(function), parameter_names(function)
+    usual = inspect.signature(function).parameters["loss"].default
+    own, placed = parameter_names(function), by_position(function)
     checked = checked_options(function)
 
     @wraps(function)
     def call(*args: P.args, **given: P.kwargs) -> R:
-        arguments = signature.bind_partial(*args, **given).arguments
-        loss = named(arguments.get("loss", signature.parameters["loss"].default))
+        values: dict[str, Any] = dict(zip(placed, args, strict=False)) | given
+        loss = named(values.get("loss", usual))
         further = _option_names(loss)
         if further is not None:
             title = getattr(loss, "__name__", "function")

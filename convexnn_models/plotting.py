@@ -36,9 +36,12 @@ def plot_convergence(
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("plot_convergence needs matplotlib; pip install 'convexnn[plot]'") from error
+    listed = list(rows) if isinstance(rows, Iterable) else [rows]
+    if not all(isinstance(row, Mapping) and {"solver", "history"} <= row.keys() for row in listed):
+        raise TypeError("rows must be the dictionaries that compare(...).rows holds.")
     figure: Any = Figure(figsize=(7.5, 4.5), layout="constrained")
     axes = figure.subplots()
-    for row in rows:
+    for row in listed:
         seconds, gaps = _progress(row)
         if len(seconds) > 1:
             (line,) = axes.plot(seconds, gaps, label=row["solver"], linewidth=1.6)

@@ -49,6 +49,12 @@ def test_nothing_is_written_unless_asked(tmp_path: Path, monkeypatch: pytest.Mon
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("rows", [5, [5], [{"solver": "A"}]])
+def test_what_is_no_row_of_a_comparison_is_refused(rows: Any) -> None:
+    with pytest.raises(TypeError, match=r"rows must be the dictionaries that compare\(...\).rows holds"):
+        plot_convergence(rows)
+
+
 def test_without_matplotlib_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"pip install 'convexnn\[plot\]'"):

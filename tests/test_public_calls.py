@@ -73,6 +73,17 @@ def test_switches_are_known_by_position_too_and_numpys_are_good() -> None:
         answer("no")  # type: ignore[arg-type]
 
 
+def test_what_goes_by_name_is_refused_by_position() -> None:
+    with pytest.raises(TypeError, match="relu takes X, gates by position; the others go by name: outputs, "):
+        cnn.relu(X, GATES, 2)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="Auto takes nothing by position; the others go by name: tol, "):
+        convexnn_solvers.Auto(1e-3)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"recover takes model, prune by position\.$"):
+        cnn.recover(cnn.relu(X, GATES), True, True)  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match="stationarity takes network, X, y, reg by position; the others"):
+        cnn.stationarity(None, X, Y, 0.1, "huber")  # type: ignore[call-arg]
+
+
 def test_the_options_of_a_loss_are_known_where_it_is_used() -> None:
     model = cnn.gated_relu(X, GATES)
     with pytest.raises(TypeError, match="lambda_max with loss huber has no option 'treshold'; did you mean"):

@@ -30,30 +30,40 @@ def parameter_names(function: Callable[..., object]) -> list[str]:
     return [p.name for p in parameters if p.kind in named and p.name != "self"]
 
 
+def by_position(function: Callable[..., object]) -> list[str]:
+    """What a function can be given by position, with the object that a method belongs to."""
+    placed = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [p.name for p in inspect.signature(function).parameters.values() if p.kind in placed]
+
+
 def checked_options(function: Callable[P, R]) -> Callable[P, R]:
     """The same function or constructor, whose options are checked first.
 
-    Keyword arguments go through :func:`refuse_unknown`, unless the function passes its ``**options`` on, and
-    what is annotated as ``bool`` must be one: "no" and [False] are true. A constructor only keeps what it is
-    given, so its values are checked where they are used. In messages a function goes by its name, a
-    constructor by that of the class that is made.
+    Keyword arguments go through :func:`refuse_unknown`, unless the function passes its ``**options`` on; what
+    goes by name only is refused by position; and what is annotated as ``bool`` must be one: "no" and [False]
+    are true. A constructor only keeps what it is given, so its values are checked where they are used. In
+    messages a function goes by its name, a constructor by that of the class that is made.
     """
-    signature = inspect.signature(function)
-    parameters = signature.parameters.values()
-    known = parameter_names(function)
+    parameters = inspect.signature(function).parameters.values()
+    known, placed = parameter_names(function), by_position(function)
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
     constructs = function.__name__ == "__init__"
     switches = [] if constructs else [p.name for p in parameters if p.annotation in (bool, "bool")]
 
     @wraps(function)
     def checked(*args: P.args, **given: P.kwargs) -> R:
+        owner = type(args[0]).__name__ if constructs else function.__name__
         if not open_ended:
-            refuse_unknown(type(args[0]).__name__ if constructs else function.__name__, given, known)
-        if switches:
-            values = signature.bind_partial(*args, **given).arguments
-            for name in switches:
-                if not isinstance(values.get(name, False), bool | np.bool_):
-                    raise TypeError(f"{name} must be True or False, not {values[name]!r}.")
+            refuse_unknown(owner, given, known)
+        if len(args) > len(placed):
+            named = ", ".join(name for name in known if name not in placed)
+            taken = ", ".join(name for name in placed if name != "self") or "nothing"
+            others = f"; the others go by name: {named}." if named else "."
+            raise TypeError(f"{owner} takes {taken} by position{others}")
+        values = dict(zip(placed, args, strict=False)) | given
+        for name in switches:
+            if not isinstance(values.get(name, False), bool | np.bool_):
+                raise TypeError(f"{name} must be True or False, not {values[name]!r}.")
         return function(*args, **given)
 
     return checked
