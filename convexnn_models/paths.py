@@ -141,9 +141,11 @@ def _ended(model: ConvexModel, problem: Any, reg: float) -> list[_End]:
 def _extrapolate(model: ConvexModel, problem: Any, before: _End, last: _End, reg: float) -> None:
     """Move variables and dual point on the lines through the last two solutions.
 
-    The path is piecewise smooth in reg; blocks that vanish in one of the solutions stay as they are. Where
-    that leaves the pattern cones, or what is feasible for the dual, the solver goes back. A model's variables
-    have no attributes that CVXPY would have to check the values against.
+    The path is piecewise smooth in reg; blocks that vanish in one of the solutions stay as they are. The dual
+    point moves as if it were linear in reg^2, which is less far: gates that become active hold it back, and
+    where it breaks a condition, its bound falls by as much. Where that leaves the pattern cones, or what is
+    feasible for the dual, the solver goes back. A model's variables have no attributes that CVXPY would have
+    to check the values against.
     """
     gap = before.reg - last.reg
     ahead = min((last.reg - reg) / gap, 1.0) if gap > 0.0 else 0.0
@@ -155,6 +157,7 @@ def _extrapolate(model: ConvexModel, problem: Any, before: _End, last: _End, reg
             variable.save_value(new + ahead * (new - old))
     if before.dual is not None and last.dual is not None and last.dual.thetas:
         pairs = zip(before.dual.thetas, last.dual.thetas, strict=True)
+        ahead *= (last.reg + reg) / (before.reg + last.reg)
         thetas = tuple(new + ahead * (new - old) for old, new in pairs)
         _statistics(problem)["dual_point"] = DualPoint(thetas, last.dual.multipliers)
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import convexnn_models as cnn
-from convexnn_solvers import SemismoothNewton, certificate
+from convexnn_models import paths
+from convexnn_solvers import DualPoint, SemismoothNewton, certificate
 from convexnn_solvers.newton_system import NewtonSystems
 
 _RNG = np.random.default_rng(0)
@@ -132,6 +133,25 @@ def test_a_dual_point_of_other_labels_is_no_start() -> None:
         assert problem.status == cp.OPTIMAL
         values.append(problem.value)
     assert values[0] == pytest.approx(values[1], rel=1e-7)  # weights of the other sign
+
+
+def test_the_dual_point_moves_on_as_if_it_were_linear_in_the_square() -> None:
+    model = cnn.gated_relu(_X, _GATES)
+    problem = model.problem(_Y, 3.0)
+    problem.solve(solver=SemismoothNewton())
+    rng = np.random.default_rng(0)
+    values = [tuple(rng.standard_normal(v.shape) for v in model.variables) for _ in range(2)]
+    slope, start = rng.standard_normal((2, 60))
+    regs = (3.0, 2.0, 1.0)
+    before, last = (
+        paths._End(reg, value, DualPoint((start + slope * reg**2,)))  # pyright: ignore[reportPrivateUsage]
+        for reg, value in zip(regs, values, strict=False)
+    )
+    paths._extrapolate(model, problem, before, last, regs[2])  # pyright: ignore[reportPrivateUsage]
+    found = problem.solver_stats.extra_stats["dual_point"].thetas[0]
+    np.testing.assert_allclose(found, start + slope, atol=1e-12)
+    for variable, old, new in zip(model.variables, *values, strict=True):
+        np.testing.assert_allclose(variable.value, new + (new - old), atol=1e-12)
 
 
 def test_given_regularisations_are_solved_in_falling_order_by_any_solver() -> None:

@@ -55,7 +55,7 @@ class NewtonPolicy:
     damping: float = 1e-6
     damping_growth: float = 3.0
     damping_decay: float = 0.5
-    pair_forcing: float = 3e-3
+    pair_forcing: float = 3e-4
     pair_gain: float = 0.9
     first_gain: float = 5.0
     old_gain: float = 0.5
