@@ -138,7 +138,8 @@ class Certifier:
             violations = self._violations(feasible, outputs)
         nothing = _Violation(0.0, 0.0, 0.0, "")
         left = max(violations, key=lambda v: v.excess, default=nothing)
-        primal = self._objective(feasible, outputs)
+        penalty = float(self.composite.penalty_value(feasible))
+        primal = self._objective(feasible, outputs, penalty)
         directions, ignored = self._directions(outputs, candidates)
         notes = [f"{ignored} dual candidates were ignored: wrong shape or not finite"] if ignored else []
         bound = self._bounds.best(directions, thorough, feasible)
@@ -152,22 +153,23 @@ class Certifier:
             notes.append(f"up to the violation of {left.text} by {left.worst:.1e}")
         if bound is None:
             notes.append(self._obstacle())
-        rounding = self._rounding(feasible, outputs)
+        rounding = self._rounding(feasible, outputs, penalty)
         return self._certificate(primal, bound, violation, excess, rounding, repaired, "; ".join(notes))
 
     def objective(self, x: Point) -> float:
         """The objective at ``x`` as it is, in the user's sign."""
         held = self._checked(x)
-        return self.composite.sign * self._objective(held, self._outputs(held))
+        penalty = float(self.composite.penalty_value(held))
+        return self.composite.sign * self._objective(held, self._outputs(held), penalty)
 
-    def _rounding(self, x: Arrays, outputs: Point) -> float:
+    def _rounding(self, x: Arrays, outputs: Point, penalty: float) -> float:
         """The value at which a point has no other than rounding, so that gaps cannot be relative to it.
 
         Where losses are all that the objective has, how much it moves with targets (the offsets of the affine
         outputs) that differ by rounding; 0 elsewhere.
         """
         composite = self.composite
-        if composite.constant != 0.0 or float(composite.penalty_value(x)) != 0.0:
+        if composite.constant != 0.0 or penalty != 0.0:
             return 0.0
         if any(np.any(c) for c in composite.linear):
             return 0.0
@@ -205,9 +207,8 @@ class Certifier:
             rounding=rounding,
         )
 
-    def _objective(self, x: Arrays, outputs: Point) -> float:
-        composite = self.composite
-        return float(composite.smooth_value(x, outputs) + composite.penalty_value(x)) + composite.constant
+    def _objective(self, x: Arrays, outputs: Point, penalty: float) -> float:
+        return float(self.composite.smooth_value(x, outputs)) + penalty + self.composite.constant
 
     def _outputs(self, x: Arrays) -> Point:
         """The affine map at ``x``; the origin's is known where nobody else has a share."""

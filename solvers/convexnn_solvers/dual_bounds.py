@@ -148,8 +148,10 @@ class DualBounds:
         """
         if self.obstacle:
             return None
-        at = zip(self.composite.zeros() if held is None else held, self.norms.free, strict=True)
-        sizes = np.concatenate([np.empty(0), *(x[kinds != 0] for x, kinds in at)])
+        sizes = np.empty(0)
+        if self._free is not None:
+            at = zip(self.composite.zeros() if held is None else held, self.norms.free, strict=True)
+            sizes = np.concatenate([x[kinds != 0] for x, kinds in at])
         best: Bound | None = None
         for direction in directions if thorough else directions[1:]:
             best = self._bound(direction, best, sizes) or best
