@@ -47,9 +47,9 @@ PROBLEMS: dict[str, Callable[[], Any]] = {
 
 
 def test_combinations_of_the_latest_two_directions_are_known() -> None:
-    A: Float = RNG.standard_normal((5, 9))
-    known = KnownImages()
-    thetas: list[tuple[Float]] = [(RNG.standard_normal(9),) for _ in range(3)]
+    rng, known = np.random.default_rng(0), KnownImages()
+    A: Float = rng.standard_normal((5, 9))
+    thetas: list[tuple[Float]] = [(rng.standard_normal(9),) for _ in range(3)]
     assert known.of(thetas[0]) is None
     for (theta,) in thetas:
         known.add((theta,), (A @ theta,))
@@ -67,7 +67,7 @@ def test_combinations_of_the_latest_two_directions_are_known() -> None:
 
 
 def test_equal_directions_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    known, theta = KnownImages(), RNG.standard_normal(6)
+    known, theta = KnownImages(), np.random.default_rng(1).standard_normal(6)
     for _ in range(2):
         known.add((theta,), (2.0 * theta,))
     found = known.of((0.5 * theta,))
@@ -76,6 +76,19 @@ def test_equal_directions_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("convexnn_solvers.known_images._MOST", 5)
     known.add((theta + 1.0,), (theta,))
     assert known.of((theta + 1.0,)) is None
+
+
+def test_no_direction_and_directions_whose_squares_overflow_are_not_known() -> None:
+    """Programs without losses were an error, and every other direction a multiple of a huge one."""
+    known = KnownImages()
+    known.add((), (np.ones(3),))
+    assert known.of(()) is None
+    huge = np.array([1e200, -2e200])
+    with np.errstate(over="ignore"):
+        for theta in (huge, np.ones(2)):
+            known.add((theta,), (theta,))
+            for other in (np.array([3e200, 1e200]), np.array([1.0, 2.0])):
+                assert known.of((other,)) is None
 
 
 @pytest.mark.parametrize("name", PROBLEMS)

@@ -39,7 +39,7 @@ class KnownImages:
         (first, image), (second, before) = known[-1], known[0]
         # Gram and Schmidt: a least-squares solver takes longer than products with small features.
         length, overlap = float(np.linalg.norm(first)), 0.0
-        if not length > 0.0:
+        if not 0.0 < length < np.inf:  # a program without losses, or squares that overflow
             return None
         along = first / length
         share = float(along @ wanted)
@@ -51,7 +51,7 @@ class KnownImages:
             if square > (_EXACT * length) ** 2:
                 factor = float(across @ left) / square
                 left = left - factor * across
-        if not float(np.linalg.norm(left)) <= _EXACT * float(np.linalg.norm(wanted)):
+        if not float(np.linalg.norm(left)) <= _EXACT * float(np.linalg.norm(wanted)) < np.inf:
             return None
         main = (share - factor * overlap) / length
         if factor == 0.0:
@@ -71,4 +71,4 @@ def known_image(composite: Composite, point: DualPoint) -> Arrays | None:
 
 
 def _flat(thetas: Arrays) -> Float64Array:
-    return np.concatenate([np.ravel(theta) for theta in thetas])
+    return np.concatenate([np.zeros(0), *(np.ravel(theta) for theta in thetas)])
