@@ -47,6 +47,7 @@ def logistic(prediction: Any) -> Any:
     return cp.sum(cp.logistic(cp.multiply(-labels, prediction))) / 20.0
 
 
+F, F1 = cp.Variable((1, 5), name="F"), cp.Variable((1, 1), name="F1")
 U, U1 = cp.Variable((6, 5), name="U"), cp.Variable((6, 1), name="U1")
 T = RNG.standard_normal((20, 2))
 TAKEN: dict[str, Callable[[], tuple[Any, list[Any]]]] = {
@@ -97,6 +98,15 @@ TAKEN: dict[str, Callable[[], tuple[Any, list[Any]]]] = {
     "norm": lambda: (0.2 * cp.norm(residual(), 2) + group_norms(V), cones(V)),
     "absolute values output by output": lambda: (
         cp.sum(cp.abs(gated(X, D, U) - T)) / 20.0 + 0.1 * group_norms(U[:3]) + group_norms(U[3:]),
+        [],
+    ),
+    "one feature of one gate": lambda: (squares(gated(X[:, :1], D[:, :1], F1)) + group_norms(F1), []),
+    "one gate with its cone": lambda: (
+        squares(gated(X[:, :1], D[:, :1], F1)) + group_norms(F1),
+        [pattern_slack(X[:, :1], D[:, :1], F1) >= 0],
+    ),
+    "absolute values of one feature": lambda: (
+        squares(gated(X[:, :1], D, F)) + 0.05 * cp.sum(cp.multiply(np.arange(1.0, 6.0)[None], cp.abs(F))),
         [],
     ),
     "maximised": lambda: (-squares(gated(X, D, V)) - group_norms(V), []),

@@ -173,6 +173,12 @@ def test_every_engine_counts_what_it_allocates_and_refuses_the_rest(
         problem.solve(solver=solver, memory=counted[-1] - 1)
 
 
+def test_the_matrix_of_admm_is_not_counted_where_too_few_weights_ask_for_it() -> None:
+    n = 1500
+    exact = compile_problem(wide(True, n, 3, 10), numpy_backend()).composite()
+    assert sum(method_memory.newton_needs(gated_structure(exact).programs).values()) < 8 * n * n
+
+
 def test_auto_refuses_what_none_of_them_could_solve() -> None:
     with pytest.raises(UnsupportedProblem, match=r"RFISTA would need at least .* may use 100 kB"):
         wide().solve(solver=Auto(memory=102_400))

@@ -77,6 +77,7 @@ DATA: dict[str, Data] = {
     "reg 1e-5": Data(*plain(), share=1e-5),
     "reg 1e-12": Data(*plain(), share=1e-12),
     "reg 1e-12 of an exact fit": Data(*plain(12), share=1e-12),
+    "reg 1e-200": Data(*plain(60, 2), share=1e-200),
     "reg beyond the largest": Data(*plain(), share=1e6),
     "one sample": Data(plain()[0][:1], plain()[1][:1]),
     "one feature": Data(plain()[0][:, :1], plain()[1]),

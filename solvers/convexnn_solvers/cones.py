@@ -31,6 +31,8 @@ from convexnn_solvers.row_blocks import row_blocks
 _COMPILED_FROM = 150_000
 # Entries of the largest work array (blocks x rows, or blocks x active rows x features).
 _CHUNK_ENTRIES = 2_000_000
+# Multipliers of unit rows and unit points that a projection begins with.
+_LARGEST_START = 1e100
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,7 +227,10 @@ class PatternCones:
         norms = self._unit_norms
         rows = _cleaned_rows(warm.rows, self._norms)
         start = np.where(rows >= 0, warm.multipliers, 0.0) * norms[rows]
-        start = np.nan_to_num(start / np.where(scale > 0.0, scale, 1.0)[:, None])
+        with np.errstate(over="ignore"):
+            start = start / np.where(scale > 0.0, scale, 1.0)[:, None]
+        # Multipliers of points that were longer by more than that say nothing, and their squares overflow.
+        start = np.where(start < _LARGEST_START, start, 0.0)
         method = ActiveSetMethod(self._unit, self._bits[gates], np.ascontiguousarray(inner), self._kernel)
         moved, active = method.run(rows, np.clip(start, 0.0, None))
         if self._basis is not None:

@@ -304,7 +304,8 @@ class DualNewton:
         missed = (self._U[:, :, blocks] - values) / self.sigma
         centred, adjoint = lambda right: solve(balanced(self._fit, right)), self.features.adjoint
         try:
-            step = pair_step(self.program, operator, values, missed, here.gradient, centred, adjoint)
+            with np.errstate(over="raise", invalid="raise"):
+                step = pair_step(self.program, operator, values, missed, here.gradient, centred, adjoint)
         except FloatingPointError:  # its penalty is too large for the working precision; others are not
             return False
         if not self._fit.room(self._xi, step.xi) >= 1.0:

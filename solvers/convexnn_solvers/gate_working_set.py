@@ -209,9 +209,13 @@ def whole_engine(
     program: GatedProgram, policy: NewtonPolicy | None, start: NewtonStart
 ) -> DualNewton | SplittingNewton:
     """The method on all gates of a program, with ADMM to go ahead where its steps are worth saving."""
+    return (SplittingNewton if splits(program, program.gates) else DualNewton)(program, policy, start)
+
+
+def splits(program: GatedProgram, gates: int) -> bool:
+    """Whether ADMM, with a matrix of its own, may go ahead where there are so many gates at a time."""
     least = _SPLIT_KINKED_FROM if isinstance(program.fit, NonsmoothFit) else _SPLIT_FROM
-    worth = program.gates * program.X.shape[1] >= least
-    return (SplittingNewton if worth and can_split(program) else DualNewton)(program, policy, start)
+    return gates * program.X.shape[1] >= least and can_split(program)
 
 
 def newton_engine(

@@ -24,7 +24,7 @@ from convexnn_solvers.gated_reading import GatedReading, gated_reading
 from convexnn_solvers.kept import Kept
 from convexnn_solvers.known_images import known_image
 from convexnn_solvers.nonsmooth_fits import NonsmoothFit
-from convexnn_solvers.penalties import GroupNorm
+from convexnn_solvers.penalties import AbsoluteValue, GroupNorm
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,11 +273,8 @@ def _no_group_norm(terms: list[PenaltyTerm], block: VariableBlock) -> Unsupporte
 def _labels(term: PenaltyTerm, shape: tuple[int, ...]) -> Indices | None:
     """The number of each entry's group from 1 on, in the shape of the variable, 0 where the penalty does not
     reach; None for other penalties."""
-    if not isinstance(term.penalty, GroupNorm):
+    # Absolute values are the norms of groups of one entry, as where there is one feature.
+    if not isinstance(term.penalty, GroupNorm | AbsoluteValue):
         return None
     view = np.asarray(term.view(np.zeros(shape)))
-    norms = np.asarray(term.penalty.norms(view, np))
-    numbers = np.arange(1.0, norms.size + 1.0).reshape(norms.shape)
-    if term.penalty.axis is not None:
-        numbers = np.expand_dims(numbers, axis=term.penalty.axis)
-    return np.asarray(term.unview(np.broadcast_to(numbers, view.shape).copy()), dtype=np.intp)
+    return np.asarray(term.unview(term.penalty.groups(view.shape) + 1.0), dtype=np.intp)

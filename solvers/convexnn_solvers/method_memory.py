@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from convexnn_solvers.affine import TapeMap, UnsupportedProblem
 from convexnn_solvers.backends import Backend
 from convexnn_solvers.composite import Composite
-from convexnn_solvers.cone_splitting import can_split
-from convexnn_solvers.gate_working_set import gates_at_a_time
+from convexnn_solvers.gate_working_set import gates_at_a_time, splits
 from convexnn_solvers.gated_program import GatedProgram
 from convexnn_solvers.gated_structure import GatedStructure
 from convexnn_solvers.memory_budget import budget, itemsize, readable
@@ -80,7 +79,7 @@ def newton_needs(programs: Sequence[GatedProgram]) -> dict[str, int]:
         needed["free directions"] = 8 * c * gates * (2 * d * d + free * (d + 2 * n))
     means = d + gates if c == 1 and not program.cones else n
     needed["linear systems"] = 8 * _factor_entries(n, gates, gates * free, means, program.cones)
-    if can_split(program):
+    if splits(program, gates):
         needed["linear systems"] += 8 * n * n
     return needed
 
