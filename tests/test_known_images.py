@@ -84,11 +84,48 @@ def test_no_direction_and_directions_whose_squares_overflow_are_not_known() -> N
     known.add((), (np.ones(3),))
     assert known.of(()) is None
     huge = np.array([1e200, -2e200])
-    with np.errstate(over="ignore"):
-        for theta in (huge, np.ones(2)):
-            known.add((theta,), (theta,))
-            for other in (np.array([3e200, 1e200]), np.array([1.0, 2.0])):
-                assert known.of((other,)) is None
+    for theta in (huge, np.ones(2)):
+        known.add((theta,), (theta,))
+        for other in (np.array([3e200, 1e200]), np.array([1.0, 2.0])):
+            assert known.of((other,)) is None
+
+
+def test_directions_whose_squares_underflow_are_not_known() -> None:
+    """They were known up to 1e-6: images of 1e-160 that were not, and any other as a multiple of them."""
+    known = KnownImages()
+    rng = np.random.default_rng(2)
+    A, first, second = rng.standard_normal((4, 3)), rng.standard_normal(3), rng.standard_normal(3)
+    for scale in (1.0, 1e-155, 1e-160, 1e-170):
+        known.add((scale * first,), (scale * (A @ first),))
+        for other in (first, second):
+            found = known.of((1e-160 * other,))
+            assert found is None
+            found = known.of((scale * other,))
+            assert found is None or np.linalg.norm(found[0] / scale - A @ other) <= 1e-12
+
+
+@pytest.mark.parametrize("apart", [1e-13, 1e-11, 1e-9, 1e-6])
+def test_directions_that_hardly_differ_tell_nothing_of_what_is_far_from_both(apart: float) -> None:
+    """Of two samples every direction is a combination, and rounding was multiplied by what it takes."""
+    known, rng = KnownImages(), np.random.default_rng(3)
+    A, first, second = rng.standard_normal((4, 2)), rng.standard_normal(2), rng.standard_normal(2)
+    for theta in (first, first + apart * second):
+        known.add((theta,), (A @ theta,))
+    assert known.of((second,)) is None
+    found = known.of((3.0 * first,))
+    assert found is not None
+    np.testing.assert_allclose(found[0], 3.0 * (A @ first), atol=1e-12)
+
+
+@pytest.mark.parametrize("unit", [1e-160, 1e-155, 1e140])
+def test_objectives_in_awkward_units_are_solved_again_at_other_regularisations(unit: float) -> None:
+    """In units of 1e-160 solves from the last one's dual point ended at a wrong bound of the solver's own."""
+    model, reg = cnn.gated_relu(X, GATES), cp.Parameter(nonneg=True)
+    problem = cp.Problem(cp.Minimize(unit * cp.sum_squares(model.prediction - Y) + reg * model.penalty))
+    for share in (3.0, 2.9, 0.5, 0.4, 0.01):
+        reg.value = share * unit
+        problem.solve(solver=SemismoothNewton(tol=1e-7))
+        assert problem.status == cp.OPTIMAL
 
 
 @pytest.mark.parametrize("name", PROBLEMS)

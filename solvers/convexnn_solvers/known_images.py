@@ -13,6 +13,8 @@ from convexnn_solvers.composite import Composite, DualPoint
 
 # What a combination may miss, relatively; a few roundings.
 _EXACT = 1e-14
+# Of directions with smaller or larger entries the squares round more than that, or are no numbers.
+_SMALLEST, _LARGEST = 1e-100, 1e100
 # Numbers in an image that stays with a problem.
 _MOST = 2_000_000
 
@@ -38,9 +40,10 @@ class KnownImages:
             return None
         (first, image), (second, before) = known[-1], known[0]
         # Gram and Schmidt: a least-squares solver takes longer than products with small features.
-        length, overlap = float(np.linalg.norm(first)), 0.0
-        if not 0.0 < length < np.inf:  # a program without losses, or squares that overflow
+        sizes = [float(np.max(np.abs(theta), initial=0.0)) for theta in (wanted, first, second)]
+        if not (min(sizes) >= _SMALLEST and max(sizes) <= _LARGEST):  # zero in a program without losses
             return None
+        length, overlap = float(np.linalg.norm(first)), 0.0
         along = first / length
         share = float(along @ wanted)
         left, factor = wanted - share * along, 0.0
@@ -51,7 +54,7 @@ class KnownImages:
             if square > (_EXACT * length) ** 2:
                 factor = float(across @ left) / square
                 left = left - factor * across
-        if not float(np.linalg.norm(left)) <= _EXACT * float(np.linalg.norm(wanted)) < np.inf:
+        if not float(np.linalg.norm(left)) <= _EXACT * float(np.linalg.norm(wanted)):
             return None
         main = (share - factor * overlap) / length
         if factor == 0.0:
