@@ -132,15 +132,16 @@ def _option_names(loss: LossFunction) -> list[str] | None:
         return None
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return None
-    return parameter_names(loss)[2:]
+    data = by_position(loss)[:2]
+    return [name for name in parameter_names(loss) if name not in data]
 
 
 def expression(loss: str | LossFunction, prediction: Any, y: Any, **options: Any) -> Any:
-    """The loss of ``prediction`` against ``y``, checked to be a convex scalar."""
+    """The loss of ``prediction`` against ``y``, checked to be convex and one number, and of shape ()."""
     function = named(loss)
     _check_call(function, prediction, y, options)
     value = function(prediction, y, **options)
-    if not issubclass(type(value), (cp.Expression, Real)):
+    if not issubclass(type(value), (cp.Expression, Real, np.ndarray)):
         raise TypeError(f"loss must return a convex scalar CVXPY expression, not {type(value).__name__}.")
     value = cp.Expression.cast_to_const(value)
     if value.size != 1 or not value.is_convex():
@@ -148,7 +149,7 @@ def expression(loss: str | LossFunction, prediction: Any, y: Any, **options: Any
             f"loss must return a convex scalar CVXPY expression, not shape {value.shape}, {value.curvature}; "
             "average over the samples and check the composition rules."
         )
-    return value
+    return cp.sum(value) if value.shape else value
 
 
 def regularised(

@@ -10,7 +10,7 @@ Which one? Gaussian gates find a pattern with the probability of its cell's soli
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -106,7 +106,7 @@ def convolutional(shape: tuple[int, ...], size: int) -> Sampler:
 
     ``shape``: (height, width) or (height, width, channels) of the images that the rows of X are, flattened.
     """
-    if len(shape) not in (2, 3):
+    if not isinstance(shape, Sequence) or len(shape) not in (2, 3):
         raise ValueError(f"shape must be (height, width) or (height, width, channels), not {shape!r}.")
     height, width, channels = (*(_arrays.count(side, "shape") for side in shape), 1)[:3]
     side = _arrays.count(size, "size")

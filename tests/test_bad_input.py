@@ -12,7 +12,7 @@ from interior_point import optimum
 from numpy.typing import NDArray
 
 import convexnn_models as cnn
-from convexnn_models import _arrays, datasets, losses
+from convexnn_models import _arrays, datasets, losses, samplers
 from convexnn_models.gates import Gates
 from convexnn_solvers import gated, pattern_slack
 
@@ -188,7 +188,11 @@ REFUSALS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: cnn.enumerated_price(X, Y, X), TypeError, "gates must be what all_gates"),  # type: ignore[arg-type]
     (lambda: cnn.global_certificate(NETWORK, X, Y, 0.1, gap="big"), TypeError, "gap must be a real number"),  # type: ignore[arg-type]
     (lambda: cnn.global_certificate(NETWORK, X, Y, 0.1, time_limit=None), TypeError, "time_limit must be"),  # type: ignore[arg-type]
-    (lambda: cnn.train_to_global_optimum(X, Y, 0.1, seed=2.5), ValueError, "seed must be"),  # type: ignore[arg-type]
+    (lambda: cnn.train_to_global_optimum(X, Y, 0.1, seed=2.5), TypeError, "seed must be a whole number"),  # type: ignore[arg-type]
+    (lambda: cnn.train_to_global_optimum(X, Y, 0.1, seed=None), TypeError, "seed must be a whole number"),  # type: ignore[arg-type]
+    (lambda: cnn.rank_approximation(X, Y, 0.1, 1, seed=-1), ValueError, "seed must be at least 0"),
+    (lambda: samplers.convolutional(4, 2), ValueError, r"shape must be \(height, width\)"),  # type: ignore[arg-type]
+    (lambda: gated(np.ma.masked_array(X, X > 0), GATES.patterns, MODEL), ValueError, "X has masked entries"),
     (lambda: cnn.sweep(X, Y, seeds=3), TypeError, r"seeds must be a sequence such as \[3\]"),  # type: ignore[arg-type]
     (lambda: cnn.sweep(X, Y, formulation="relu"), TypeError, "formulation must be a function such as"),  # type: ignore[arg-type]
     (lambda: losses.squared(5, Y), TypeError, "prediction must be a CVXPY expression or an array"),

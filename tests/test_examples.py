@@ -113,6 +113,9 @@ def test_the_code_of_a_page_is_one_script(page: str, tmp_path: Path) -> None:
     gaps = relative_gaps(printed)
     assert gaps
     assert all(0.0 <= gap <= SCRIPTS[page] for gap in gaps)
+    if page == "docs/guide.md":  # its last program goes on at a smaller reg, where the optimum is smaller
+        before, after = map(float, re.findall(r"objective ([\d.]+)", printed)[-2:])
+        assert after < 0.9 * before
 
 
 def test_gates_divided_by_torchrun(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 import convexnn_models as cnn
 from convexnn_models import losses
+from convexnn_solvers import Auto
 
 Float = NDArray[np.float64]
 N, D_FEATURES, GATES = 12, 3, 6
@@ -311,3 +312,19 @@ def test_threads_evaluate_objectives_of_their_own() -> None:
     finally:
         sys.setswitchinterval(interval)
     assert found == [{alone[0]}, {alone[1]}]
+
+
+@pytest.mark.parametrize("formulation", [cnn.gated_relu, cnn.relu])
+def test_a_loss_of_one_entry_is_one_number(formulation: Any) -> None:
+    """Of shape (1,) or (1, 1) it was solved, but the model could not be recovered."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((30, 3))
+    model, y = formulation(X, cnn.sample_gates(X, 6, seed=0)), X[:, 0]
+    expected = model.problem(y, 0.02).solve(solver=Auto())
+    for share in (np.full((1, 30), 1.0 / 60.0), np.full(30, 1.0 / 60.0)):
+
+        def loss(prediction: Any, targets: Any, share: Any = share) -> Any:
+            return cp.reshape(share @ cp.square(prediction - targets), (1,) * share.ndim, order="F")
+
+        assert model.problem(y, 0.02, loss).solve(solver=Auto()) == pytest.approx(expected, rel=2e-4)
+        assert cnn.recover(model).objective(X, y, 0.02, loss) == pytest.approx(expected, rel=2e-4)

@@ -137,6 +137,9 @@ def test_the_objective_is_the_weight_decay_one() -> None:
     shifted = network.predict(X) - network.predict(X)[np.arange(6), labels][:, None]
     assert softmax == pytest.approx(np.mean(np.log(np.exp(shifted).sum(axis=1))), rel=1e-12)
     assert network.objective(X, Y, 0.0, "huber", threshold=1e9) == pytest.approx(np.sum(residual**2) / 12.0)
+    for keep in (False, True):  # a number or an array of one, as NumPy gives them
+        found = network.objective(X, Y, 0.0, lambda f, y, keep=keep: np.mean((f - y) ** 2, keepdims=keep))
+        assert found == pytest.approx(np.mean(residual**2), rel=1e-13)
 
 
 def test_the_text_names_the_kind() -> None:

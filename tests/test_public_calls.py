@@ -100,5 +100,16 @@ def test_the_options_of_a_loss_are_known_where_it_is_used() -> None:
 
     model.problem(Y, 0.1, stretched, factor=2.0)
     model.problem(Y, 0.1, anything, any=2.0)
+
+    def placed(prediction: Any, y: Any, /, factor: float = 1.0) -> Any:
+        return stretched(prediction, y, factor=factor)
+
+    def several(*data: Any, factor: float = 1.0) -> Any:
+        return stretched(*data, factor=factor)
+
+    for loss in (placed, several):
+        model.problem(Y, 0.1, loss, factor=2.0)
+        with pytest.raises(TypeError, match="has no option 'factr'; did you mean 'factor'"):
+            model.problem(Y, 0.1, loss, factr=2.0)
     with pytest.raises(TypeError, match="loss stretched has no option 'factr'; did you mean 'factor'"):
         model.problem(Y, 0.1, stretched, factr=2.0)

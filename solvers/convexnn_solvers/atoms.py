@@ -223,6 +223,8 @@ class pattern_slack(_Patterned):
 def _features(X: Any) -> Float64Array:
     if sp.issparse(X) or isinstance(X, cp.Expression):
         raise TypeError("X must be a dense NumPy array (n, d); convert it with X.toarray() or X.value.")
+    if np.ma.is_masked(X):
+        raise ValueError("X has masked entries; fill or drop them, e.g. X.filled(0.0).")
     array = np.asarray(X)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"X must hold real numbers, not {array.dtype}.")
