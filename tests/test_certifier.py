@@ -104,6 +104,18 @@ def test_a_perfect_fit_is_optimal_up_to_the_rounding_of_its_targets(
     assert certificate(shifted).rounding == 0.0
 
 
+@pytest.mark.parametrize(("off", "perfect"), [(6e-16, True), (1e-14, False)])
+def test_a_target_of_zero_is_fitted_to_the_rounding_of_terms_that_cancel(off: float, perfect: bool) -> None:
+    """Its own rounding is none, but that of the two ones whose difference it asks for to be zero is."""
+    x = cp.Variable(2, name="x")
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(np.array([[1.0, 0.0], [1.0, -1.0]]) @ x - [1.0, 0.0])))
+    x.value = np.array([1.0, 1.0 + off])
+    found = certificate(problem)
+    assert found.primal > 0.0
+    assert (found.relative_gap == 0.0) == perfect
+    assert (found.rounding >= found.primal) == perfect
+
+
 @pytest.mark.parametrize(
     ("error", "note", "bounded"),
     [

@@ -81,3 +81,33 @@ def test_targets_whose_squares_underflow_are_not_called_optimal(unit: float, sol
     else:
         assert problem.status == cp.OPTIMAL
         assert gap <= 1e-4
+
+
+_TWO = cp.Variable(2, name="two")
+_U, _V = cp.Variable(3, name="u"), cp.Variable(3, name="v")
+_A = np.array([1.0, 2.0, 3.0])
+
+
+@pytest.mark.parametrize("solver", [Auto, AugmentedLagrangian])
+@pytest.mark.parametrize(
+    ("objective", "small", "target"),
+    [
+        (cp.sum_squares(_TWO - np.array([1e10, 1e-6])), _TWO[1], 1e-6),
+        (cp.norm1(_TWO - np.array([1e10, 1e-6])), _TWO[1], 1e-6),
+        (1e8 * cp.norm1(_U - _A) + cp.norm1(_V - 1e-8 * _A), _V, 1e-8 * _A),
+        (1e16 * cp.sum_squares(_U - _A) + cp.sum_squares(_V - 1e-8 * _A), _V, 1e-8 * _A),
+    ],
+    ids=["samples", "absolute samples", "losses", "squared losses"],
+)
+def test_small_targets_are_no_rounding_of_large_ones(
+    objective: Any, small: Any, target: Any, solver: Any
+) -> None:
+    """The optimum is zero and the small target costs less than what the large one is rounded by."""
+    problem: Any = cp.Problem(cp.Minimize(objective))
+    _TWO.value, _U.value, _V.value = np.array([1e10, 0.0]), _A, np.zeros(3)
+    found = certificate(problem)
+    assert found.relative_gap == 1.0
+    assert found.rounding == 0.0
+    problem.solve(solver=solver(max_iter=2000))
+    assert problem.status == cp.OPTIMAL
+    np.testing.assert_allclose(small.value, target, rtol=1e-6)

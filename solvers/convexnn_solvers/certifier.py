@@ -20,7 +20,7 @@ from convexnn_solvers.dual_bounds import Bound, bounds_for
 from convexnn_solvers.free_variables import Arrays
 from convexnn_solvers.gaps import relative_gap
 from convexnn_solvers.known_images import images_of
-from convexnn_solvers.row_sizes import row_sizes
+from convexnn_solvers.row_sizes import row_sizes, term_sizes
 
 # A violation up to this, in the units of its row (see :func:`_allowances`), still counts as feasible.
 _FEASIBLE = 1e-6
@@ -38,7 +38,8 @@ class Certificate:
     (from below for Minimize, from above for Maximize), ``gap = |primal - dual|``, and
     ``relative_gap = gap / max(|primal|, |dual|)`` (at least 1 where underflow may be all of both, and 0 where
     neither is larger than ``rounding``: the value that the losses of a perfect fit have because its
-    predictions and targets are rounded; 0 at points that cost any penalty); the last three are None when
+    predictions and targets are rounded; 0 at points that cost any penalty, or miss any target by more than
+    what it is itself rounded by); the last three are None when
     nothing is proved, and ``note`` says why. ``max_violation``: the largest violation of
     a constraint by the point as held; ``repaired``: whether ``primal`` belongs to a repaired copy, whose
     violations, each over what may pass as rounding in its row, are at most ``excess``: feasible up to 1.
@@ -166,7 +167,8 @@ class Certifier:
         """The value at which a point has no other than rounding, so that gaps cannot be relative to it.
 
         Where losses are all that the objective has, how much it moves with targets (the offsets of the affine
-        outputs) that differ by rounding; 0 elsewhere.
+        outputs) that differ by rounding; 0 elsewhere, and where an entry costs anything that is off by more
+        than its own terms are rounded by: a target of 1e-6 is no rounding of another one of 1e10.
         """
         composite = self.composite
         if composite.constant != 0.0 or penalty != 0.0:
@@ -177,7 +179,11 @@ class Certifier:
         for side in (_ROUNDED, -_ROUNDED):
             shifted = tuple(q + side * np.abs(b) for q, b in zip(outputs, composite.offsets(), strict=True))
             moved = max(moved, abs(float(composite.smooth_value(x, shifted)) - here))
-        return moved if np.isfinite(moved) else 0.0
+        if not 0.0 < moved < np.inf or abs(here) > moved:
+            return 0.0
+        sizes = term_sizes(composite, x)
+        off = tuple(np.where(np.abs(q) <= _ROUNDED * s, 0.0, q) for q, s in zip(outputs, sizes, strict=True))
+        return moved if float(composite.smooth_value(x, off)) == 0.0 else 0.0
 
     def _certificate(
         self,
