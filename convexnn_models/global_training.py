@@ -122,11 +122,11 @@ def train_to_global_optimum(
     """
     wanted = _arrays.positive(gap, "gap")
     seconds = _arrays.not_negative(time_limit, "time_limit", finite=False)
-    start = _arrays.count(seed, "seed", least=0)
+    first_seed = _arrays.count(seed, "seed", least=0)
     if _arrays.numbers(y, "y").shape[1:] not in ((), (1,)):
         raise ValueError("y must have one column: train one network per output.")
     task = TrainingTask.of(X, y, reg, outputs=1, bias=bias, output_bias=output_bias, loss=loss, **options)
-    state = _Training(task, wanted, seconds, solver, start, verbose)
+    state = _Training(task, wanted, seconds, solver, first_seed, verbose)
     status = state.run()
     network = as_network(task, state.best)
     upper = task.network_objective(network)

@@ -52,7 +52,12 @@ _RECOVERY = (
 
 #: Module -> what is responsible for it in ``tests/``, the quick ones first. All of the suite would see more.
 TARGETS: dict[str, tuple[str, ...]] = {
-    f"{SOLVERS}/certifier.py": ("test_certifier.py", "test_kink_duals.py", *_CERTIFICATES),
+    f"{SOLVERS}/certifier.py": (
+        "test_certifier.py",
+        "test_certifier_feasibility.py",
+        "test_kink_duals.py",
+        *_CERTIFICATES,
+    ),
     f"{SOLVERS}/dual_bounds.py": ("test_dual_rays.py", *_BOUNDS, *_CERTIFICATES),
     f"{SOLVERS}/dual_norms.py": ("test_dual_norms.py", "test_dual_norms_cones.py", *_CERTIFICATES),
     f"{SOLVERS}/cone_columns.py": ("test_cone_columns.py", "test_dual_norms_cones.py", *_CERTIFICATES),

@@ -14,9 +14,10 @@ from convexnn_solvers import cones, dual_newton, newton_system
 from convexnn_solvers.cones import PatternCones
 from convexnn_solvers.dual_newton import DualNewton
 from convexnn_solvers.gated_program import GatedProgram, block_norms, scaled
-from convexnn_solvers.newton_blocks import ConeProx, PlainProx, cone_bytes, jacobian
+from convexnn_solvers.newton_blocks import ConeProx, PlainProx, cone_bytes
 from convexnn_solvers.newton_duals import best_multiple, warm_multiple
 from convexnn_solvers.newton_fits import SquaredFit
+from convexnn_solvers.newton_jacobian import jacobian
 from convexnn_solvers.newton_operator import newton_operator
 from convexnn_solvers.newton_pairs import pair_operator, pair_step
 from convexnn_solvers.newton_start import NewtonPolicy, NewtonStart

@@ -19,7 +19,8 @@ from scipy.linalg import blas
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.block_features import BlockFeatures, GatedFeatures, StoredFeatures
 from convexnn_solvers.gated_program import GatedProgram
-from convexnn_solvers.newton_blocks import ActiveBlocks, Jacobian, jacobian, unpacked_blocks
+from convexnn_solvers.newton_blocks import ActiveBlocks, unpacked_blocks
+from convexnn_solvers.newton_jacobian import Jacobian, jacobian
 from convexnn_solvers.packing import Arrays, Held, below, part
 
 
