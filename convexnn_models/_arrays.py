@@ -11,6 +11,7 @@ import operator
 from collections.abc import Iterable
 from typing import Any
 
+import cvxpy as cp
 import numpy as np
 from numpy.typing import NDArray
 
@@ -146,6 +147,11 @@ def _shown(value: Any) -> str:
 
 
 def _as_array(values: Any, name: str) -> NDArray[Any]:
+    if isinstance(values, cp.Expression):
+        raise TypeError(
+            f"{name} must be numbers, not a CVXPY {type(values).__name__}: pass {name}.value, or write the "
+            "cp.Problem with model.prediction, model.penalty and model.constraints."
+        )
     if hasattr(values, "toarray"):
         raise TypeError(f"{name} must be dense; convert the sparse matrix with {name}.toarray().")
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):

@@ -147,6 +147,12 @@ REFUSALS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: MODEL.problem(Y, np.nan), ValueError, "reg must be finite"),
     (lambda: MODEL.problem(Y, "big"), TypeError, "reg must be a real number"),
     (lambda: MODEL.problem(Y, [0.1, 0.2]), TypeError, "reg must be a real number"),
+    (
+        lambda: MODEL.problem(cp.Parameter(8), 0.1),
+        TypeError,
+        "y must be numbers, not a CVXPY Parameter: pass",
+    ),
+    (lambda: cnn.relu(cp.Variable((8, 3)), GATES), TypeError, "X must be numbers, not a CVXPY Variable"),
     (lambda: MODEL.problem(Y, cp.Parameter()), ValueError, r"reg must be a scalar, non-negative Parameter"),
     (lambda: MODEL.problem(Y, cp.Parameter(2, nonneg=True)), ValueError, "reg must be a scalar"),
     (lambda: MODEL.problem(Y, cp.Variable(nonneg=True)), TypeError, "reg must be a number or a cp.Parameter"),

@@ -17,6 +17,7 @@ from convexnn_models import datasets, plotting
 from convexnn_models.convolutional_network import ConvolutionalNetwork
 from convexnn_models.deep_network import DeepNetwork
 from convexnn_models.polynomial_network import PolynomialNetwork
+from convexnn_solvers.distributed import GateParallel
 from convexnn_solvers.named_options import checked_options, parameter_names
 
 X = np.random.default_rng(0).standard_normal((8, 3))
@@ -36,6 +37,7 @@ FUNCTIONS |= {
 }
 ATOMS_AND_SOLVERS = ("gated", "pattern_slack", "Auto", "RFISTA", "ADMM", "BlockDescent", "SemismoothNewton")
 CALLS = FUNCTIONS | {name: getattr(convexnn_solvers, name) for name in ATOMS_AND_SOLVERS}
+CALLS["GateParallel"] = GateParallel
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -82,6 +84,8 @@ def test_what_goes_by_name_is_refused_by_position() -> None:
         cnn.recover(cnn.relu(X, GATES), True, True)  # type: ignore[call-overload]
     with pytest.raises(TypeError, match="stationarity takes network, X, y, reg by position; the others"):
         cnn.stationarity(None, X, Y, 0.1, "huber")  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"takes model, y, loss by position; the others go by name\.$"):
+        cnn.lambda_max(cnn.relu(X, GATES), Y, "huber", 0.5)  # type: ignore[call-arg]
 
 
 def test_the_options_of_a_loss_are_known_where_it_is_used() -> None:

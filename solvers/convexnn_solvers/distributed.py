@@ -28,6 +28,7 @@ from convexnn_solvers.compiler import compile_problem
 from convexnn_solvers.composite import AffineMap, Composite, Point
 from convexnn_solvers.interface import CompositeSolver, Solved
 from convexnn_solvers.iterate import Candidate, Limits
+from convexnn_solvers.named_options import parameter_names, refuse_unknown
 from convexnn_solvers.options import Options
 from convexnn_solvers.problem_state import starts
 from convexnn_solvers.ranks import RankLost as RankLost
@@ -64,6 +65,7 @@ class GateParallel(CompositeSolver):
     """
 
     def __init__(self, *, timeout: float = 300.0, **options: Any) -> None:
+        refuse_unknown(type(self).__name__, options, ["timeout", *parameter_names(CompositeSolver.__init__)])
         super().__init__(**options)
         if not timeout > 0.0:
             raise ValueError(f"timeout must be seconds > 0, not {timeout!r}.")

@@ -56,10 +56,11 @@ def checked_options(function: Callable[P, R]) -> Callable[P, R]:
         if not open_ended:
             refuse_unknown(owner, given, known)
         if len(args) > len(placed):
-            named = ", ".join(name for name in known if name not in placed)
+            others = [name for name in known if name not in placed]
             taken = ", ".join(name for name in placed if name != "self") or "nothing"
-            others = f"; the others go by name: {named}." if named else "."
-            raise TypeError(f"{owner} takes {taken} by position{others}")
+            remedy = "; the others go by name" if others or open_ended else ""
+            listed = f": {', '.join(others)}" if others else ""
+            raise TypeError(f"{owner} takes {taken} by position{remedy}{listed}.")
         values = dict(zip(placed, args, strict=False)) | given
         for name in switches:
             if not isinstance(values.get(name, False), bool | np.bool_):
