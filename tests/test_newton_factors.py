@@ -14,7 +14,7 @@ from convexnn_solvers import SemismoothNewton, newton_system
 from convexnn_solvers.block_features import StoredFeatures
 from convexnn_solvers.gated_program import GatedProgram
 from convexnn_solvers.newton_blocks import PlainProx
-from convexnn_solvers.newton_factors import mean_gates
+from convexnn_solvers.newton_factors import apart, mean_gates
 from convexnn_solvers.newton_fits import SquaredFit
 from convexnn_solvers.newton_operator import NewtonOperator, newton_operator
 from convexnn_solvers.newton_system import NewtonSystems, SystemLimits
@@ -147,3 +147,11 @@ def test_paths_of_many_gates_do_mostly_without_exact_factors(monkeypatch: pytest
         assert all(point.status == cp.OPTIMAL for point in path)
         factors.append(made[0])
     assert factors[0] <= 0.6 * factors[1]
+
+
+def test_a_factor_that_has_lost_the_offset_to_rounding_still_solves_among_sums_of_zero() -> None:
+    """Features that are all ones beside an offset, at a regularisation of rounding: a division by zero."""
+    lost = apart(program(centred=True), [lambda right: right - right.mean(axis=0)])
+    solved = lost(np.random.default_rng(5).standard_normal((N, 1)))
+    assert np.abs(solved.sum()) <= 1e-10
+    assert np.linalg.norm(solved) > 1.0

@@ -121,7 +121,7 @@ def apart(program: GatedProgram, solves: list[Solve]) -> Solve:
     fit, ones = program.fit, np.ones((program.fit.shape[0], 1))
     offset = ones if fit.scales is None else fit.scales  # what one adds to predictions
     if fit.centred:
-        corrections = [solve(offset)[:, 0] for solve in solves]
+        corrections = [_correction(solve, offset) for solve in solves]
 
     def solve(right: Float64Array) -> Float64Array:
         if len(solves) == 1:
@@ -134,3 +134,9 @@ def apart(program: GatedProgram, solves: list[Solve]) -> Solve:
         return x
 
     return solve
+
+
+def _correction(solve: Solve, offset: Float64Array) -> Float64Array:
+    """What is added to a solution so that it sums to zero, (n,); the offset where a factor has lost that."""
+    found = solve(offset)[:, 0]
+    return found if float(offset[:, 0] @ found) > 0.0 else offset[:, 0]
