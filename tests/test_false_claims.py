@@ -43,6 +43,18 @@ def test_a_descent_from_no_feasible_point_is_infeasible() -> None:
     assert problem.status == cp.INFEASIBLE
 
 
+@pytest.mark.parametrize("solver", [AugmentedLagrangian(max_iter=300), Auto(max_iter=300)], ids=repr)
+@pytest.mark.parametrize("objective", [cp.sum_squares, cp.norm_inf])
+def test_a_budget_of_norms_below_zero_is_infeasible(objective: Any, solver: Any) -> None:
+    """Its multipliers grow in the budget alone, beside those of the norms that the loss asks for."""
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((12, 3)), rng.standard_normal(12)
+    model = cnn.gated_relu(X, cnn.sample_gates(X, 4, seed=0))
+    problem: Any = cp.Problem(cp.Minimize(objective(model.prediction - y)), [model.penalty <= -1.0])
+    problem.solve(solver=solver)
+    assert problem.status == cp.INFEASIBLE
+
+
 @pytest.mark.parametrize("solver", [AugmentedLagrangian(), Auto()], ids=repr)
 @pytest.mark.parametrize("unit", [1.0, 1e-4, 1e-8, 1e-12])
 @pytest.mark.parametrize("objective", [cp.abs, cp.square])

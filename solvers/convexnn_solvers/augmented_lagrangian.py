@@ -45,7 +45,7 @@ from convexnn_solvers.envelope import Envelope
 from convexnn_solvers.iterate import Candidate
 from convexnn_solvers.output_selection import selected
 from convexnn_solvers.proximal import ConeProjector, ProximalMap, projectable_cones, proximal_map
-from convexnn_solvers.recession import excludes_every_point
+from convexnn_solvers.recession import excludes_every_point, settled
 from convexnn_solvers.rfista import nonsmooth_losses
 from convexnn_solvers.split_terms import SplitTerm, row_hessian, split_terms
 from convexnn_solvers.status import Status
@@ -237,17 +237,17 @@ class AugmentedLagrangianMethod:
     def _excluded(self, state: Outer, updated: Multipliers) -> Multipliers:
         """Multipliers of size one that prove that no point satisfies the constraints, or nothing.
 
-        Tried are the multipliers and their last change.
+        Tried are the multipliers and their last change, both also without their smallest entries.
         """
-        backend = self.problem.backend
-        rays: list[list[Array | None]] = [[], []]
-        for split, new, old in zip(self.splits, updated, state.multipliers, strict=True):
-            for ray, mu in zip(rays, (new - old, new), strict=True):
-                if split.constraint:
-                    cone = self.problem.constraints[split.position].cone
-                    ray.append(backend.asarray(cone.nearest_dual(backend.to_numpy(split.rows * mu))))
-                else:  # losses are finite everywhere and exclude nothing
-                    ray.append(None)
+        backend, rays = self.problem.backend, list[list[Array | None]]()
+        changes = tuple(new - old for new, old in zip(updated, state.multipliers, strict=True))
+        # Losses are finite everywhere and exclude nothing.
+        kept = [self.problem.constraints[s.position].cone if s.constraint else None for s in self.splits]
+        for held in (changes, updated):
+            given = [backend.to_numpy(s.rows * mu) for s, mu in zip(self.splits, held, strict=True)]
+            for tried in (given, settled(given)):
+                pairs = zip(kept, tried, strict=True)
+                rays.append([None if c is None else backend.asarray(c.nearest_dual(mu)) for c, mu in pairs])
         cones = {k: block.cone.columns for k, block in enumerate(self.prox.blocks) if block.cone is not None}
         for ray in rays:
             sizes = [float(backend.xp.max(backend.xp.abs(mu))) for mu in ray if mu is not None]

@@ -61,6 +61,16 @@ def _stays(composite: Composite, slopes: Sequence[Float64Array]) -> bool:
     return not any(bool(np.any(t.cone.violations(slope) > _TILT * size)) for t, slope, size in terms)
 
 
+def settled(multipliers: Sequence[Float64Array]) -> list[Float64Array]:
+    """Multipliers without the entries that are negligible beside the largest of all.
+
+    Those of ``sum ||x_g|| <= -1`` grow for ever in its right-hand side alone. The others stay as large as the
+    losses' gradients, which nothing cancels.
+    """
+    size = max((float(np.max(np.abs(mu), initial=0.0)) for mu in multipliers), default=0.0)
+    return [np.where(np.abs(mu) > _NEGLIGIBLE * size, mu, 0.0) for mu in multipliers]
+
+
 def excludes_every_point(
     composite: Composite, multipliers: Sequence[Array | None], x: Point, cones: Mapping[int, ConeColumns]
 ) -> bool:
