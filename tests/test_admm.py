@@ -323,3 +323,15 @@ def test_few_gates_suffice_when_few_are_active() -> None:
     problem.solve(solver=ADMM(tol=1e-6))
     value = method.structure.scale * engine.bounds.primal * method.scaling.targets**2
     assert value == pytest.approx(problem.value, rel=2e-6)
+
+
+@pytest.mark.parametrize("reg", [0.1, 1e-3])
+def test_features_that_the_offset_explains_are_no_error(reg: float) -> None:
+    """Without their mean nothing is left of them but rounding, and its root was the first penalty."""
+    targets = np.random.default_rng(0).standard_normal((25, 2))
+    ones = np.ones((25, 2))
+    model = cnn.gated_relu(ones, cnn.sample_gates(ones, 2, seed=1), outputs=2, output_bias=True)
+    problem = model.problem(targets, reg)
+    problem.solve(solver=ADMM())
+    assert problem.status == cp.OPTIMAL
+    assert problem.value == pytest.approx(np.sum((targets - targets.mean(axis=0)) ** 2) / 50, rel=1e-5)

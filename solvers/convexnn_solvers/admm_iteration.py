@@ -124,7 +124,9 @@ class AdmmIteration:
         """
         fit, problem = self._fit, self.problem
         size = float(np.linalg.norm(fit.Y)) if isinstance(fit, SquaredFit) else float(np.sqrt(fit.shape[0]))
-        explained = np.sqrt(problem.taus.shape[1] * self._factor.mean)
+        # Of features that the offset explains rounding is left, of any sign: no group explains anything.
+        mean = self._factor.mean if self._factor.mean > 0.0 else 1.0
+        explained = np.sqrt(problem.taus.shape[1] * mean)
         typical = float(np.mean(problem.taus)) * explained / max(size, 1e-30)
         return float(max(self.policy.first * typical, 1e-30))
 
