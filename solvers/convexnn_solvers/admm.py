@@ -84,10 +84,15 @@ class AdmmMethod:
         return AdmmState(engine, _MARGIN * self.tol)
 
     def step(self, state: AdmmState) -> AdmmState:
-        """One iteration; if the goal was reached and did not do, towards a smaller one."""
+        """One iteration; if the goal was reached and did not do, towards a smaller one.
+
+        Then from bounds found anew: one of single precision that is none would stand in the way of true ones.
+        """
         goal, refusals, engine = state.goal, state.refusals, state.engine
         if engine.gap <= goal:
             goal, refusals = goal * _SHRINK, refusals + 1
+            engine = engine.copied()
+            engine.look_again()
         if not engine.gap <= goal:
             engine = engine.copied()
             engine.step(goal)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from convexnn_solvers.backends import Array, Backend, Float64Array
 from convexnn_solvers.gated_program import GatedProgram, Indices
@@ -85,9 +86,9 @@ class AdmmProblem:
         )
         return factor
 
-    def norms(self, U: Array) -> Array:
-        """The norms of the groups of (c, d, m) blocks, (g, m)."""
-        xp = self.backend.xp
+    def norms(self, U: Array, xp: Any = None) -> Array:
+        """The norms of the groups of (c, d, m) blocks, (g, m); ``xp``: of an array that is elsewhere."""
+        xp = self.backend.xp if xp is None else xp
         axes = (0, 1) if len(self.taus) == 1 else (1,)
         return xp.reshape(xp.sqrt(xp.sum(U * U, axis=axes)), (len(self.taus), -1))
 

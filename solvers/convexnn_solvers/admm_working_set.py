@@ -154,6 +154,20 @@ class AdmmEngine:
         if self._in_round > 0 and not self.failed:
             self._offer(self._iteration.peek())
 
+    def look_again(self) -> None:
+        """Find the best bounds anew in float64 on the host, and forget those that these do not prove."""
+        problem, program = self.problem, self.problem.program
+        prediction = program.forward(self.point)
+        fitted = program.fit.at(prediction)
+        primal = fitted.value + float(np.sum(problem.taus * problem.norms(self.point, np)))
+        W = self._best.dual_point if self._best.dual_point.size else -fitted.xi
+        W = W - W.mean(axis=0) if program.fit.centred else W
+        norms = problem.norms(program.by_block(program.adjoint(W)), np)
+        value, scale = problem.best_dual(W, float(np.max(norms / problem.taus, initial=0.0)))
+        self._best = Bounds(primal, value, scale * W, fitted.offset)
+        self._inner = self._best if self._whole else _NOTHING
+        self._best_gap, self._improved = self._inner_gap, self.iterations
+
     def _look(self, tol: float) -> None:
         found = self._iteration.look()
         pause = max(_LOOK, min(int(_LOOK_SHARE * self._in_round), _LATEST_LOOK))

@@ -20,7 +20,7 @@ from convexnn_solvers.gated_maps import refusal
 from convexnn_solvers.gated_method import GatedMethod, ProgramSolver
 from convexnn_solvers.gated_program import GatedProgram, Indices, block_norms, next_working_set
 from convexnn_solvers.gated_structure import GatedStructure
-from convexnn_solvers.newton_duals import best_multiple
+from convexnn_solvers.newton_duals import best_multiple, bounds_anew
 from convexnn_solvers.newton_fits import SquaredFit
 from convexnn_solvers.packing import Arrays, Held, below, packed_attributes, part, restore_attributes
 
@@ -126,6 +126,14 @@ class BlockDescent:
         self._take_over(self._inner)
         if not self._inner.gap > goal or self._cycles >= self.policy.cycles or self.stalled:
             self._begin_round()
+
+    def look_again(self) -> None:
+        """Find the best bounds anew, and the next set, whose residuals do not go on from the last one's."""
+        found = bounds_anew(self.program, self.point, self.dual_point, None)
+        self.primal, self.offset, best = found.primal, found.offset, found.dual
+        self.dual, self.dual_point = best.value, best.scale * self.dual_point
+        self._best_gap, self._best_sweep = self.gap, self.sweeps
+        self._begin_round()
 
     @property
     def _blocks(self) -> Indices:

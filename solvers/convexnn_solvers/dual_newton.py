@@ -30,7 +30,7 @@ from convexnn_solvers.newton_blocks import (
     unpacked_rows,
 )
 from convexnn_solvers.newton_copies import residual_copy
-from convexnn_solvers.newton_duals import best_multiple, warm_multiple
+from convexnn_solvers.newton_duals import best_multiple, bounds_anew, warm_multiple
 from convexnn_solvers.newton_factors import Solve
 from convexnn_solvers.newton_fits import balanced, step_length, summed
 from convexnn_solvers.newton_operator import NewtonOperator, newton_operator
@@ -199,6 +199,15 @@ class DualNewton:
             here, _ = self._look(tol)
         if not self.gap <= tol:
             self._newton_step(here)
+
+    def look_again(self) -> None:
+        """Find the best bounds anew, and go on with products that are: theirs add up over many steps."""
+        found = bounds_anew(self.program, self.point, self.dual_point, self._cones)
+        self.primal, self.offset, best = found.primal, found.offset, found.dual
+        self.dual, self.dual_point, self.dual_rows = best.value, best.scale * self.dual_point, best.rows
+        self._set_products(self.features.adjoint(self._xi))
+        self._offer_dual()
+        self._best_gap, self._best_step = self.gap, self.newton_steps
 
     @property
     def split(self) -> SplittingStart:

@@ -20,7 +20,7 @@ from convexnn_solvers.dual_newton import DualNewton
 from convexnn_solvers.gaps import relative_gap
 from convexnn_solvers.gated_program import GatedProgram, Indices, block_norms, next_working_set
 from convexnn_solvers.newton_blocks import packed_rows, unpacked_rows
-from convexnn_solvers.newton_duals import best_multiple
+from convexnn_solvers.newton_duals import best_multiple, bounds_anew
 from convexnn_solvers.newton_start import (
     NewtonPolicy,
     NewtonStart,
@@ -140,6 +140,14 @@ class WorkingSetNewton:
         if not self._inner.gap > goal or self._inner.stalled:
             self._take_over()
             self._begin_round()
+
+    def look_again(self) -> None:
+        """Find the best bounds anew, and the next set."""
+        found = bounds_anew(self.program, self._U, self.dual_point, self._cones)
+        self.primal, self.offset, best = found.primal, found.offset, found.dual
+        self.dual, self.dual_point, self.dual_rows = best.value, best.scale * self.dual_point, best.rows
+        self._best_gap, self._best_step = self.gap, self.newton_steps
+        self._begin_round()
 
     def _take_over(self) -> None:
         """The inner method's point, in the numbering of all gates."""

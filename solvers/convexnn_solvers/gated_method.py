@@ -61,6 +61,10 @@ class ProgramSolver(Protocol):
         """One step towards a gap of ``tol``; none if it is reached."""
         ...
 
+    def look_again(self) -> None:
+        """Find both bounds anew from the best points, and forget those that these do not prove."""
+        ...
+
     def packed(self) -> Arrays:
         """Everything that the next steps depend on, copied."""
         ...
@@ -126,13 +130,19 @@ class GatedMethod:
         return GatedState(solvers, scalings, _MARGIN * self.tol)
 
     def step(self, state: GatedState) -> GatedState:
-        """One step; if all programs were done, towards a smaller gap than before."""
-        solver = state.working
-        if solver is None:
-            state.goal *= _SHRINK
-            state.failed = state.goal < _LEAST_GOAL
-            solver = state.working
+        """One step; if all programs were done, towards a smaller gap than before.
+
+        Then a certificate was not content, and what the solvers take for bounds is found anew: a bound that
+        is none would stand in the way of all true ones.
+        """
         try:
+            solver = state.working
+            if solver is None:
+                state.goal *= _SHRINK
+                state.failed = state.goal < _LEAST_GOAL
+                for each in state.solvers:
+                    each.look_again()
+                solver = state.working
             if solver is not None:
                 solver.step(state.goal)
         except (FloatingPointError, np.linalg.LinAlgError):

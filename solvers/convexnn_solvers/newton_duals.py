@@ -59,6 +59,28 @@ def best_multiple(
     return DualMultiple(-program.fit.conjugate(scale * xi), scale, ratios, rows)
 
 
+@dataclass(frozen=True, eq=False)
+class ProgramBounds:
+    """Both bounds of a program: the value of a point with its ``offset`` (c,), and of a dual point."""
+
+    primal: float
+    offset: Float64Array
+    dual: DualMultiple
+
+
+def bounds_anew(
+    program: GatedProgram, U: Float64Array, W: Float64Array, cones: ConeProx | None
+) -> ProgramBounds:
+    """What a point (c, d, B) and a dual point (n, c) prove, from products that are made for nothing else.
+
+    Whatever led there, products that somebody gave or that many steps added up, is not in them.
+    """
+    fitted = program.fit.at(program.forward(U))
+    primal = fitted.value + float(program.weights @ block_norms(U))
+    dual = best_multiple(program, -W, program.by_block(program.adjoint(-W)), cones)
+    return ProgramBounds(primal, fitted.offset, dual)
+
+
 def _scaled(active: ActiveRows, scale: float) -> ActiveRows:
     return ActiveRows(active.rows, scale * active.multipliers)
 

@@ -161,6 +161,10 @@ class SplittingNewton:
             if self._newton.short_steps >= self._enough(tol) and self.turns < self.splitting.most:
                 self._begin_turn()
 
+    def look_again(self) -> None:
+        """Find the best bounds anew."""
+        self._newton.look_again()
+
     def _enough(self, tol: float) -> int:
         """How many short steps give the turn to ADMM."""
         policy = self.splitting
