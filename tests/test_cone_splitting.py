@@ -235,8 +235,8 @@ def test_which_programs_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
         replace(data, cones=False, signs=(1.0,), weights=data.weights[:10]),
     ]
     assert [can_split(each) for each in (data, *others)] == [True, False, False, False]
-    assert isinstance(newton_engine(data, NewtonPolicy(), NewtonStart()), DualNewton)
+    assert type(newton_engine(data, NewtonPolicy(), NewtonStart())) is DualNewton
     monkeypatch.setattr(gate_working_set, "_SPLIT_FROM", 40)
     assert all(can_split(each) for each in KINKED.values())
     assert isinstance(newton_engine(data, NewtonPolicy(), NewtonStart()), SplittingNewton)
-    assert all(isinstance(newton_engine(p, None, NewtonStart()), DualNewton) for p in others)
+    assert all(type(newton_engine(p, None, NewtonStart())) is DualNewton for p in others)

@@ -213,9 +213,7 @@ def _many(program: GatedProgram) -> bool:
     return program.gates > (_CONES_FROM if program.cones else _PLAIN_FROM)
 
 
-def whole_engine(
-    program: GatedProgram, policy: NewtonPolicy | None, start: NewtonStart
-) -> DualNewton | SplittingNewton:
+def whole_engine(program: GatedProgram, policy: NewtonPolicy | None, start: NewtonStart) -> DualNewton:
     """The method on all gates of a program, with ADMM to go ahead where its steps are worth saving."""
     return (SplittingNewton if splits(program, program.gates) else DualNewton)(program, policy, start)
 
@@ -228,7 +226,7 @@ def splits(program: GatedProgram, gates: int) -> bool:
 
 def newton_engine(
     program: GatedProgram, policy: NewtonPolicy | None, start: NewtonStart
-) -> DualNewton | SplittingNewton | WorkingSetNewton:
+) -> DualNewton | WorkingSetNewton:
     """The method on all gates, or on a working set where that pays or memory asks for it."""
     if _must_be_few(program):
         return WorkingSetNewton(program, policy, start)

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from convexnn_solvers.active_sets import ActiveRows
-from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.cone_splitting import ConeSplitting, SplittingStart, cold_start
 from convexnn_solvers.dual_newton import DualNewton
 from convexnn_solvers.gated_program import GatedProgram
@@ -22,7 +20,7 @@ from convexnn_solvers.newton_start import NewtonPolicy, NewtonStart
 from convexnn_solvers.nonsmooth_fits import NonsmoothFit
 from convexnn_solvers.packing import Arrays, Held, below, packed_attributes, part, restore_attributes
 
-_STATE = ("turns", "iterations", "_splits", "_goal", "_best_gap", "_best_at")
+_STATE = ("turns", "iterations", "_splits", "_goal", "_turn_gap", "_best_at")
 
 
 @dataclass(frozen=True)
@@ -59,11 +57,8 @@ def usual_splitting(fit: Fit) -> SplittingPolicy:
     return SplittingPolicy()
 
 
-class SplittingNewton:
-    """The method; from outside like :class:`DualNewton`.
-
-    ``turns``: how often ADMM took over, and for how many ``iterations`` in all.
-    """
+class SplittingNewton(DualNewton):
+    """The method. ``turns``: how often ADMM took over, and for how many ``iterations`` in all."""
 
     def __init__(
         self,
@@ -72,15 +67,13 @@ class SplittingNewton:
         start: NewtonStart | None = None,
         splitting: SplittingPolicy | None = None,
     ) -> None:
-        self.program, self.splitting = program, splitting or usual_splitting(program.fit)
-        self._newton = DualNewton(program, policy, start)
+        self.splitting = splitting or usual_splitting(program.fit)
         self.turns = self.iterations = self._best_at = 0
-        self._splits, self._goal, self._best_gap = False, 0.0, np.inf
+        self._splits, self._goal, self._turn_gap = False, 0.0, np.inf
         self._admm: ConeSplitting | None = None
         first = start or NewtonStart()
-        if first.held is not None:
-            self._restore(first.held)
-        elif first.xi is None and self._weak:
+        super().__init__(program, policy, first)
+        if first.held is None and first.xi is None and self._weak:
             self._begin_turn(cold_start(program))
 
     @property
@@ -89,66 +82,16 @@ class SplittingNewton:
         return float(np.max(self.program.null_norms() / self.program.weights)) >= self.splitting.small
 
     def _restore(self, held: Held) -> None:
+        super()._restore(held)
         restore_attributes(self, _STATE, part("turns", held))
         admm = part("admm", held)
         if admm:
-            features, prox = self._newton.features, self._newton.prox
-            self._admm = ConeSplitting(self.program, features, prox, held=admm)
+            self._admm = ConeSplitting(self.program, self.features, self.prox, held=admm)
 
     def packed(self) -> Arrays:
         """The state as arrays."""
-        arrays = self._newton.packed() | below("turns", packed_attributes(self, _STATE))
+        arrays = super().packed() | below("turns", packed_attributes(self, _STATE))
         return arrays if self._admm is None else arrays | below("admm", self._admm.packed())
-
-    @property
-    def gap(self) -> float:
-        """The relative gap of the best bounds; NaN when something was not finite."""
-        return self._newton.gap
-
-    @property
-    def primal(self) -> float:
-        """The best upper bound, in the program's own units."""
-        return self._newton.primal
-
-    @property
-    def dual(self) -> float:
-        """The best lower bound, in the program's own units."""
-        return self._newton.dual
-
-    @property
-    def xi(self) -> Float64Array:
-        """The current dual variable (n, c), any sign and scale."""
-        return self._newton.xi
-
-    @property
-    def newton_steps(self) -> int:
-        """How many Newton steps there were."""
-        return self._newton.newton_steps
-
-    @property
-    def stalled(self) -> bool:
-        """Whether Newton's steps have brought no smaller gap for a long time."""
-        return self._newton.stalled
-
-    @property
-    def point(self) -> Float64Array:
-        """The best point so far (c, d, B)."""
-        return self._newton.point
-
-    @property
-    def offset(self) -> Float64Array:
-        """The offset (c,) that goes with the point."""
-        return self._newton.offset
-
-    @property
-    def dual_point(self) -> Float64Array:
-        """The best feasible W (n, c) so far."""
-        return self._newton.dual_point
-
-    @property
-    def dual_rows(self) -> tuple[ActiveRows, ...]:
-        """For each output, multipliers that prove the dual point feasible."""
-        return self._newton.dual_rows
 
     def step(self, tol: float) -> None:
         """One Newton step, or some iterations of ADMM; none if gap <= tol."""
@@ -157,13 +100,9 @@ class SplittingNewton:
         if self._splits:
             self._split(tol)
         else:
-            self._newton.step(tol)
-            if self._newton.short_steps >= self._enough(tol) and self.turns < self.splitting.most:
+            super().step(tol)
+            if self.short_steps >= self._enough(tol) and self.turns < self.splitting.most:
                 self._begin_turn()
-
-    def look_again(self) -> None:
-        """Find the best bounds anew."""
-        self._newton.look_again()
 
     def _enough(self, tol: float) -> int:
         """How many short steps give the turn to ADMM."""
@@ -173,25 +112,25 @@ class SplittingNewton:
         return 1 if self.gap > policy.far_again * tol else policy.many
 
     def _begin_turn(self, start: SplittingStart | None = None) -> None:
-        newton, policy = self._newton, self.splitting
+        policy = self.splitting
         if self._admm is None:
-            self._admm = ConeSplitting(self.program, newton.features, newton.prox, start or newton.split)
+            self._admm = ConeSplitting(self.program, self.features, self.prox, start or self.split)
         self._goal = policy.later * self.gap if self.turns else min(policy.first, policy.later * self.gap)
         self.turns += 1
         self._splits = True
-        self._best_gap, self._best_at = self.gap, self.iterations
+        self._turn_gap, self._best_at = self.gap, self.iterations
 
     def _split(self, tol: float) -> None:
         """Some iterations; at the end of the turn, on to Newton's method."""
-        newton, policy, admm = self._newton, self.splitting, self._admm
+        policy, admm = self.splitting, self._admm
         assert admm is not None
         rho, count = admm.rho, int(np.clip(self.iterations // 2, 5, policy.iterations))
         admm.run(count)
         self.iterations += count
-        newton.move(admm.Z, admm.xi, admm.products, 1.0 / rho, admm.prediction)
-        if not self.gap >= 0.9 * self._best_gap:
-            self._best_gap, self._best_at = self.gap, self.iterations
+        self.move(admm.Z, admm.xi, admm.products, 1.0 / rho, admm.prediction)
+        if not self.gap >= 0.9 * self._turn_gap:
+            self._turn_gap, self._best_at = self.gap, self.iterations
         if self.gap <= max(self._goal, tol) or self.iterations - self._best_at >= policy.patience:
-            newton.move(admm.Z, admm.xi, admm.products, policy.growth / rho, admm.prediction)
+            self.move(admm.Z, admm.xi, admm.products, policy.growth / rho, admm.prediction)
             admm.rest()
             self._splits = False
