@@ -24,7 +24,6 @@ from convexnn_solvers import (
 )
 from convexnn_solvers.admm import admm_method
 from convexnn_solvers.admm_iteration import AdmmIteration
-from convexnn_solvers.admm_problem import AdmmPolicy
 from convexnn_solvers.admm_working_set import AdmmEngine
 from convexnn_solvers.backends import Backend, numpy_backend, select_backend
 from convexnn_solvers.compiler import compile_problem
@@ -276,7 +275,7 @@ def test_a_growing_set_of_gates_finds_the_optimum_over_all(outputs: int, shared:
     exact = compile_problem(problem, numpy_backend()).composite()
     method = admm_method(exact, gated_structure(exact), 1e-8)
     start = np.concatenate(method.structure.blocks(exact.zeros()))
-    engine = AdmmEngine(method.problem, start, AdmmPolicy(), 60, first=8)
+    engine = AdmmEngine(method.problem, start, 60, first=8)
     for _ in range(20_000):
         if engine.gap <= 1e-6 or engine.stalled:
             break
@@ -302,7 +301,7 @@ def test_a_round_gives_its_matrix_back_before_the_next_is_made(monkeypatch: pyte
     exact = compile_problem(problem, numpy_backend()).composite()
     method = admm_method(exact, gated_structure(exact), 1e-6)
     start = np.concatenate(method.structure.blocks(exact.zeros()))
-    engine = AdmmEngine(method.problem, start, AdmmPolicy(), 60, first=4)
+    engine = AdmmEngine(method.problem, start, 60, first=4)
     while engine.gap > 1e-6 and not engine.stalled:
         engine.step(1e-6)
     assert len(factors) == engine.rounds > 1
@@ -315,7 +314,7 @@ def test_few_gates_suffice_when_few_are_active() -> None:
     exact = compile_problem(problem, numpy_backend()).composite()
     method = admm_method(exact, gated_structure(exact), 1e-6)
     start = np.concatenate(method.structure.blocks(exact.zeros()))
-    engine = AdmmEngine(method.problem, start, AdmmPolicy(), 400, first=10)
+    engine = AdmmEngine(method.problem, start, 400, first=10)
     while engine.gap > 1e-6 and not engine.stalled:
         engine.step(1e-6)
     assert engine.gap <= 1e-6

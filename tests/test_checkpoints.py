@@ -28,7 +28,6 @@ from convexnn_solvers import (
 )
 from convexnn_solvers.active_sets import machine_code
 from convexnn_solvers.admm import AdmmState, admm_method
-from convexnn_solvers.admm_problem import AdmmPolicy
 from convexnn_solvers.admm_working_set import AdmmEngine
 from convexnn_solvers.backends import numpy_backend
 from convexnn_solvers.compiler import compile_problem
@@ -140,7 +139,7 @@ def test_admm_goes_on_with_its_set_of_gates() -> None:
     exact = compile_problem(three_outputs(), numpy_backend()).composite()
     method = admm_method(exact, gated_structure(exact), 1e-8)
     start = np.concatenate(method.structure.blocks(exact.zeros()))
-    engine = AdmmEngine(method.problem, start, AdmmPolicy(), 12, first=3)
+    engine = AdmmEngine(method.problem, start, 12, first=3)
     for _ in range(60):
         engine.step(1e-8)
     assert engine.rounds > 1

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convexnn_solvers.admm_problem import AdmmPolicy, AdmmProblem, forget_matrix
+from convexnn_solvers.admm_problem import AdmmProblem, forget_matrix
 from convexnn_solvers.admm_working_set import AdmmEngine
 from convexnn_solvers.affine import UnsupportedProblem
 from convexnn_solvers.backends import Backend, Float64Array, numpy_backend
@@ -57,7 +57,6 @@ class AdmmMethod:
     scaling: Scaling
     most: int
     tol: float
-    policy: AdmmPolicy
     warm: DualPoint | None = None
     name: str = "ADMM"
     judges_itself: bool = True
@@ -80,7 +79,7 @@ class AdmmMethod:
         blocks = np.concatenate(self.structure.blocks(held)) / self.scaling.point
         parts = None if self.warm is None else self.structure.directions(self.warm)
         dual = None if parts is None else np.hstack(parts) / self.scaling.dual
-        engine = AdmmEngine(self.problem, blocks, self.policy, self.most, dual=dual)
+        engine = AdmmEngine(self.problem, blocks, self.most, dual=dual)
         return AdmmState(engine, _MARGIN * self.tol)
 
     def step(self, state: AdmmState) -> AdmmState:
@@ -132,7 +131,7 @@ class AdmmMethod:
     def unpacked(self, arrays: Mapping[str, NDArray[Any]]) -> AdmmState:
         """The state that was packed."""
         held = {name.removeprefix("engine."): a for name, a in arrays.items() if name != "goal"}
-        engine = AdmmEngine(self.problem, held["point"], self.policy, self.most, held=held)
+        engine = AdmmEngine(self.problem, held["point"], self.most, held=held)
         goal, refusals = (float(value) for value in arrays["goal"])
         return AdmmState(engine, goal, int(refusals))
 
@@ -142,7 +141,6 @@ def admm_method(
     structure: GatedStructure,
     tol: float,
     memory: float | None = None,
-    policy: AdmmPolicy | None = None,
     single: bool = False,
     warm: DualPoint | None = None,
 ) -> AdmmMethod:
@@ -182,7 +180,7 @@ def admm_method(
     plan, most = _plan_beside_kept(inside, backend, memory)
     taus = np.stack([program.weights for program in programs]) / scaling.features / scaling.targets
     problem = AdmmProblem(inside, taus, backend, plan, backend.asarray(inside.X), keeps=True)
-    return AdmmMethod(structure, problem, scaling, most, tol, policy or AdmmPolicy(), warm)
+    return AdmmMethod(structure, problem, scaling, most, tol, warm)
 
 
 def _joined(fits: list[Fit]) -> Fit:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convexnn_solvers.admm_problem import AdmmPolicy, AdmmProblem, Bounds
+from convexnn_solvers.admm_problem import AdmmProblem, Bounds
 from convexnn_solvers.backends import Array, Float64Array
 from convexnn_solvers.checkpoint import Arrays
 from convexnn_solvers.gram_factor import GramFactor
@@ -30,7 +30,9 @@ from convexnn_solvers.newton_fits import SquaredFit
 from convexnn_solvers.operators import GatedOperator
 from convexnn_solvers.prediction_prox import prediction_prox
 
-#: What the next steps and looks depend on, besides the problem and the penalty.
+# Over-relaxation; how far the residuals may be out of balance, and the most by which rho then changes.
+_RELAX, _UNBALANCED, _MOST_CHANGE = 1.6, 1.6, 10.0
+# What the next steps and looks depend on, besides the problem and the penalty.
 _STATE = ("Z", "V", "_S", "_products", "_before", "_rest", "_p", "_q")
 
 
@@ -47,12 +49,11 @@ class AdmmIteration:
         self,
         problem: AdmmProblem,
         point: Float64Array,
-        policy: AdmmPolicy | None = None,
         rho: float | None = None,
         dual: Float64Array | None = None,
         held: Mapping[str, NDArray[Any]] | None = None,
     ) -> None:
-        self.problem, self.policy = problem, policy or AdmmPolicy()
+        self.problem = problem
         program, backend = problem.program, problem.backend
         self._xp, self._fit = backend.xp, program.fit
         gates = problem.load()
@@ -114,7 +115,7 @@ class AdmmIteration:
     def _started_penalty(self) -> float:
         """That of the factor which an earlier solve left, unless it is far from what we would begin with."""
         first, left = self._first_penalty(), self._weight * (self._factor.shift or 0.0)
-        near = left > 0.0 and max(left / first, first / left) <= self.policy.change
+        near = left > 0.0 and max(left / first, first / left) <= _MOST_CHANGE
         return left if near else first
 
     def _first_penalty(self) -> float:
@@ -128,24 +129,24 @@ class AdmmIteration:
         mean = self._factor.mean if self._factor.mean > 0.0 else 1.0
         explained = np.sqrt(problem.taus.shape[1] * mean)
         typical = float(np.mean(problem.taus)) * explained / max(size, 1e-30)
-        return float(max(self.policy.first * typical, 1e-30))
+        return float(max(typical, 1e-30))
 
     def step(self) -> None:
         """One iteration."""
-        rest, alpha, target = self.Z - self.V, self.policy.relax, self._aim()
+        rest, target = self.Z - self.V, self._aim()
         self._factor.factor(self._shift)  # done already, unless another solve shares it
         self._S = self._factor.solve(self._centred(target - self._forward(rest)))
         self._products = self._adjoint(self._S)
-        moved = alpha * self._products
+        moved = _RELAX * self._products
         moved += self.Z
-        moved += (1.0 - alpha) * self.V
+        moved += (1.0 - _RELAX) * self.V
         self._before, self._rest = self.Z, rest
         self.Z = self._shrunk(moved)
         moved -= self.Z
         self.V = moved
         if self._prox is not None:
             image = target - self._shift * self._S
-            h = alpha * image + (1.0 - alpha) * self._p + self._q
+            h = _RELAX * image + (1.0 - _RELAX) * self._p + self._q
             self._p = self._prox(h)
             self._q = h - self._p
         self._since += self._work
@@ -191,9 +192,10 @@ class AdmmIteration:
         if not (np.isfinite(sizes).all() and np.all(sizes > 0.0)):
             return
         apart, moved, point, multiplier = (float(value) for value in sizes)
-        limit = self.policy.change
-        factor = float(np.clip(np.sqrt((apart / point) / (moved / multiplier)), 1.0 / limit, limit))
-        if max(factor, 1.0 / factor) > self.policy.unbalanced and self._since >= self.policy.worth:
+        factor = float(np.sqrt((apart / point) / (moved / multiplier)))
+        factor = float(np.clip(factor, 1.0 / _MOST_CHANGE, _MOST_CHANGE))
+        # A new factor only once the steps with the last one took as much work.
+        if max(factor, 1.0 / factor) > _UNBALANCED and self._since >= 1.0:
             before = self.rho
             self._refactor(self.rho * factor)
             self.V = self.V * (before / self.rho)

@@ -1,4 +1,4 @@
-"""What ADMM works on: a gated program on a backend, its matrix, and the numbers that steer the method."""
+"""What ADMM works on: a gated program on a backend, and its matrix."""
 
 from __future__ import annotations
 
@@ -11,26 +11,6 @@ from convexnn_solvers.gram_factor import GramFactor, gram_factor
 from convexnn_solvers.memory_plan import Plan, matrix_bytes
 from convexnn_solvers.newton_fits import excess
 from convexnn_solvers.operators import GateArrays
-
-
-@dataclass(frozen=True)
-class AdmmPolicy:
-    """The numbers that steer the method.
-
-    ``relax``: over-relaxation alpha. ``first``: the first penalty rho, relative to what would balance point
-    and multiplier if all groups were in use. rho then follows the balance of the residuals whenever that is
-    off by more than ``unbalanced``, by at most a factor ``change``, and only once the iterations since the
-    last factorisation were worth ``worth`` factorisations. ``patience``: so many iterations without a better
-    gap, and half of all of them, are a stall.
-    """
-
-    relax: float = 1.6
-    first: float = 1.0
-    unbalanced: float = 1.6
-    change: float = 10.0
-    worth: float = 1.0
-    patience: int = 300
-
 
 # The name under which a program keeps its matrix.
 _KEPT = "gram"

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convexnn_solvers.admm_iteration import AdmmIteration
-from convexnn_solvers.admm_problem import AdmmPolicy, AdmmProblem, Bounds
+from convexnn_solvers.admm_problem import AdmmProblem, Bounds
 from convexnn_solvers.backends import Array, Float64Array
 from convexnn_solvers.checkpoint import Arrays
 from convexnn_solvers.gaps import relative_gap
@@ -32,8 +32,8 @@ _MOST_ITERATIONS = 25
 _FIRST, _GROWTH, _SHARE = 200, 2.0, 0.2
 # Looks come after so many iterations, then as a share of all iterations of the round, up to a number.
 _LOOK, _LOOK_SHARE, _LATEST_LOOK = 5, 0.1, 50
-# So many rounds in a row without a better gap are a stall.
-_IDLE_ROUNDS = 6
+# So many rounds in a row without a better gap are a stall, or so many iterations and half of all of them.
+_IDLE_ROUNDS, _PATIENCE = 6, 300
 # A round that leaves more than this share of the gap had too few gates.
 _SLOW = 0.5
 _NOTHING = Bounds(np.inf, -np.inf, np.zeros((0, 0)), np.zeros(0))
@@ -53,13 +53,12 @@ class AdmmEngine:
         self,
         problem: AdmmProblem,
         point: Float64Array,
-        policy: AdmmPolicy,
         most: int,
         first: int | None = None,
         dual: Float64Array | None = None,
         held: Mapping[str, NDArray[Any]] | None = None,
     ) -> None:
-        self.problem, self.policy = problem, policy
+        self.problem = problem
         self.iterations = self.rounds = 0
         self.failed = False
         self._best = self._inner = _NOTHING
@@ -107,7 +106,7 @@ class AdmmEngine:
         self._point, self._gates, self._W = held["point"], held["gates"], held.get("W")
         inside = self.problem if self._whole else self.problem.restricted(self._gates)
         iteration = {name.removeprefix("iteration."): a for name, a in held.items() if "iteration." in name}
-        self._iteration = AdmmIteration(inside, self._point, self.policy, held=iteration)
+        self._iteration = AdmmIteration(inside, self._point, held=iteration)
 
     @property
     def gap(self) -> float:
@@ -117,7 +116,7 @@ class AdmmEngine:
     @property
     def stalled(self) -> bool:
         """Whether neither iterations nor rounds bring the gap down, or a matrix could not be factored."""
-        waited = self.iterations - self._improved > max(self.policy.patience, self.iterations // 2)
+        waited = self.iterations - self._improved > max(_PATIENCE, self.iterations // 2)
         return self.failed or waited or self._idle > _IDLE_ROUNDS
 
     @property
@@ -217,7 +216,7 @@ class AdmmEngine:
         point = self.point[:, :, self.problem.program.blocks_of(self._gates)]
         if self.rounds > 0:
             self._iteration.release()  # its matrix first
-        self._iteration = AdmmIteration(inside, point, self.policy, rho, self._W)
+        self._iteration = AdmmIteration(inside, point, rho, self._W)
         self._in_round, self._next_look = 0, _LOOK
         self.rounds += 1
         if self.rounds == 1:

@@ -10,7 +10,7 @@ import numpy as np
 
 from convexnn_solvers.admm import admm_method
 from convexnn_solvers.backends import Float64Array
-from convexnn_solvers.block_descent import DescentPolicy, block_descent_method
+from convexnn_solvers.block_descent import block_descent_method
 from convexnn_solvers.compiler import UnsupportedProblem
 from convexnn_solvers.composite import Composite, DualPoint
 from convexnn_solvers.cone_descent import constrained_method
@@ -181,7 +181,7 @@ def _guess(case: _Case) -> Engine | None:
 def _newton(case: _Case) -> Engine:
     """Newton's method."""
     check_newton(case.structure, case.options.memory)
-    newton = semismooth_newton_method(case.structure, case.options.tol, warm=case.multipliers)
+    newton = semismooth_newton_method(case.structure, case.options.tol, case.multipliers)
     further = ", and it goes on from the last dual point" if case.warm else ""
     reason = f"the problem is a gated program of a size that Newton's method can take{further}"
     return Engine("SemismoothNewton", reason, lambda: newton)
@@ -191,7 +191,7 @@ def _descent(case: _Case) -> Engine:
     """Block descent, its machine code loaded."""
     check_descent(case.structure, case.options.memory)
     sweeps = _MOST_SWEEPS if len(case.structure.programs) == 1 else _MOST_OF_EACH
-    descent = block_descent_method(case.structure, case.options.tol, DescentPolicy(most_sweeps=sweeps))
+    descent = block_descent_method(case.structure, case.options.tol, sweeps)
     return Engine("BlockDescent", case.strength_text, lambda: descent)
 
 

@@ -8,8 +8,6 @@ after Bertrand and Massias (2021), working sets after Massias, Gramfort and Salm
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from convexnn_solvers.backends import Float64Array
@@ -24,6 +22,11 @@ from convexnn_solvers.newton_duals import best_multiple, bounds_anew
 from convexnn_solvers.newton_fits import SquaredFit
 from convexnn_solvers.packing import Arrays, Held, below, packed_attributes, part, restore_attributes
 
+# Gates to begin with; then at least so many times the active ones.
+_FIRST, _GROWTH = 10, 1.5
+# A round on a working set ends at this share of the gap that the whole program had before it, or after so
+# many cycles. So many sweeps without a better gap are a stall.
+_SHARE, _MOST_CYCLES, _PATIENCE = 0.3, 50, 3000
 # Samples x features x gates from which loading machine code pays.
 _COMPILED_FROM = 100_000
 # What a checkpoint keeps, besides the sweeps on a working set.
@@ -33,26 +36,10 @@ _STATE = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class DescentPolicy:
-    """The numbers that steer the method.
-
-    ``first`` gates to begin with, then at least ``growth`` times the active ones. A round on a working set
-    ends at ``share`` of the gap that the whole program had before it, or after ``cycles``. ``patience``: so
-    many sweeps without a better gap are a stall, and so are ``most_sweeps`` altogether.
-    """
-
-    first: int = 10
-    growth: float = 1.5
-    share: float = 0.3
-    cycles: int = 50
-    patience: int = 3000
-    most_sweeps: float = np.inf
-
-
 class BlockDescent:
     """The method on one program; ``primal`` and ``dual`` are the best bounds so far, in its own units.
 
+    ``most_sweeps`` altogether are a stall.
     ``dual_point`` is the feasible W = -xi that goes with ``dual``; ``offset`` goes with ``point`` (c, d, B).
     ``held`` is what :meth:`packed` gave: then everything is taken from there.
     """
@@ -67,12 +54,11 @@ class BlockDescent:
     def __init__(
         self,
         program: GatedProgram,
-        policy: DescentPolicy | None = None,
         start: Float64Array | None = None,
         held: Held | None = None,
+        most_sweeps: float = np.inf,
     ) -> None:
-        self.program = program
-        self.policy = policy or DescentPolicy()
+        self.program, self._most_sweeps = program, most_sweeps
         self.sweeps = self.rounds = 0
         self.dual, self.dual_point = -np.inf, np.zeros(program.fit.shape)
         self._bases: dict[int, GateBasis] = {}
@@ -112,7 +98,7 @@ class BlockDescent:
     @property
     def stalled(self) -> bool:
         """Whether the gap has not become smaller for a long time, or all sweeps are used up."""
-        return self.sweeps - self._best_sweep > self.policy.patience or self.sweeps >= self.policy.most_sweeps
+        return self.sweeps - self._best_sweep > _PATIENCE or self.sweeps >= self._most_sweeps
 
     def step(self, tol: float) -> None:
         """Some sweeps on the working set, and the next set if it is solved; none if gap <= tol."""
@@ -120,11 +106,11 @@ class BlockDescent:
             return
         if self._inner is None:
             self._inner = self._prepared()
-        goal = max(self.policy.share * self._gap_before, 0.5 * tol)
+        goal = max(_SHARE * self._gap_before, 0.5 * tol)
         self.sweeps += self._inner.cycle()
         self._cycles += 1
         self._take_over(self._inner)
-        if not self._inner.gap > goal or self._cycles >= self.policy.cycles or self.stalled:
+        if not self._inner.gap > goal or self._cycles >= _MOST_CYCLES or self.stalled:
             self._begin_round()
 
     def look_again(self) -> None:
@@ -177,16 +163,14 @@ class BlockDescent:
         """The gates in use and those of the largest ratios; more of them when the last set gained little."""
         used = self.program.used_gates(self.point)
         size = max(
-            self.policy.first,
-            int(self.policy.growth * used.sum()),
+            _FIRST,
+            int(_GROWTH * used.sum()),
             2 * self.working_set.size if slow and self.rounds > 1 else 0,
         )
         return next_working_set(used, ratios.reshape(-1, used.size).max(axis=0), size)
 
 
-def block_descent_method(
-    structure: GatedStructure, tol: float, policy: DescentPolicy | None = None
-) -> GatedMethod:
+def block_descent_method(structure: GatedStructure, tol: float, most_sweeps: float = np.inf) -> GatedMethod:
     """The method for gated programs of squared and Huber losses without cones; refuses others by name.
 
     One step of the loop is one cycle of sweeps of one program. Machine code is loaded here.
@@ -201,10 +185,10 @@ def block_descent_method(
         dual: Float64Array | None,
         products: Float64Array | None,
     ) -> ProgramSolver:
-        return BlockDescent(program, policy, point)
+        return BlockDescent(program, point, most_sweeps=most_sweeps)
 
     def resume(program: GatedProgram, held: Held) -> ProgramSolver:
-        return BlockDescent(program, policy, held=held)
+        return BlockDescent(program, held=held, most_sweeps=most_sweeps)
 
     return GatedMethod(structure, tol, begin, resume, "block descent")
 

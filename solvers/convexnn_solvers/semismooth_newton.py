@@ -8,15 +8,12 @@ from convexnn_solvers.gate_working_set import newton_engine
 from convexnn_solvers.gated_method import GatedMethod, ProgramSolver
 from convexnn_solvers.gated_program import GatedProgram
 from convexnn_solvers.gated_structure import GatedStructure
-from convexnn_solvers.newton_start import NewtonPolicy, NewtonStart
+from convexnn_solvers.newton_start import NewtonStart
 from convexnn_solvers.packing import Held
 
 
 def semismooth_newton_method(
-    structure: GatedStructure,
-    tol: float,
-    policy: NewtonPolicy | None = None,
-    warm: DualPoint | None = None,
+    structure: GatedStructure, tol: float, warm: DualPoint | None = None
 ) -> GatedMethod:
     """The method for gated programs; one step of the loop is one Newton step of one program.
 
@@ -30,9 +27,9 @@ def semismooth_newton_method(
         products: Float64Array | None,
     ) -> ProgramSolver:
         start = NewtonStart(point, None if dual is None else -dual, None if products is None else -products)
-        return newton_engine(program, policy, start)
+        return newton_engine(program, None, start)
 
     def resume(program: GatedProgram, held: Held) -> ProgramSolver:
-        return newton_engine(program, policy, NewtonStart(held=held))
+        return newton_engine(program, None, NewtonStart(held=held))
 
     return GatedMethod(structure, tol, begin, resume, "semismooth Newton", warm)

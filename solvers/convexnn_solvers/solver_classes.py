@@ -126,7 +126,7 @@ class SemismoothNewton(CompositeSolver):
 
         structure = gated_structure(composite)
         check_newton(structure, options.memory)
-        return semismooth_newton_method(structure, options.tol, warm=multipliers)
+        return semismooth_newton_method(structure, options.tol, multipliers)
 
 
 class BlockDescent(CompositeSolver):
