@@ -53,9 +53,12 @@ class ActiveRows:
 
 
 def shortest_multiple(z: Float64Array, polar: Float64Array) -> Float64Array:
-    """The factors ``a >= 0`` (m,) of the shortest columns ``z + a polar``; 0 where ``polar`` vanishes."""
-    squared = np.einsum("ib,ib->b", polar, polar)
-    along = np.minimum(np.einsum("ib,ib->b", z, polar), 0.0)
+    """The factors ``a >= 0`` (..., m) of the shortest columns ``z + a polar`` of arrays (..., d, m).
+
+    They are 0 where ``polar`` vanishes.
+    """
+    squared = np.einsum("...ib,...ib->...b", polar, polar)
+    along = np.minimum(np.einsum("...ib,...ib->...b", z, polar), 0.0)
     return np.asarray(-along / np.where(squared > 0.0, squared, 1.0))
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from convexnn_solvers.active_sets import Indices
+from convexnn_solvers.active_sets import Indices, shortest_multiple
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.composite import ConstraintTerm
 from convexnn_solvers.cone_memory import ConeMemory
@@ -104,9 +104,7 @@ class GateCones:
     def _ruled(self, Z: Float64Array, chosen: Indices, limits: Float64Array) -> _Ruling:
         groups = limits.shape[0]
         w = self._memory.polar[self._blocks(chosen)].transpose(0, 2, 1)
-        size = _squares(w)
-        along = np.minimum(np.einsum("kib,kib->kb", Z, w), 0.0)
-        rest = Z - (along / np.where(size > 0.0, size, 1.0))[:, None, :] * w
+        rest = Z + shortest_multiple(Z, w)[:, None, :] * w
         bounds = _grouped(_squares(rest), groups)
         long = _grouped(_squares(Z), groups) > limits**2
         return _Ruling(long & (bounds > limits**2), np.sqrt(bounds))

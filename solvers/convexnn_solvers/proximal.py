@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convexnn_solvers.active_sets import Indices
+from convexnn_solvers.active_sets import Indices, shortest_multiple
 from convexnn_solvers.affine import UnsupportedProblem
 from convexnn_solvers.backends import Array, Backend, Float64Array
 from convexnn_solvers.composite import Composite, ConstraintTerm, PenaltyTerm, Point, VariableBlock
@@ -72,9 +72,7 @@ class ConeProjector:
         limit = limits.ravel() ** 2
         long = (np.bincount(groups, squares, limit.size) > limit)[groups]
         w = self._memory.polar.T
-        size = np.einsum("db,db->b", w, w)
-        size[size == 0.0] = 1.0
-        multiples = np.maximum(-np.einsum("db,db->b", columns, w) / size, 0.0)
+        multiples = shortest_multiple(columns, w)
         rest = columns + multiples * w
         kept = (np.bincount(groups, np.einsum("db,db->b", rest, rest), limit.size) > limit)[groups]
         return long & kept, np.where(long & ~kept, multiples, none)
