@@ -30,6 +30,7 @@ from convexnn_models.coordinates import FLAT, Coordinates, unit_rows
 from convexnn_models.coordinates import count_patterns as count_patterns
 from convexnn_models.gates import Gates
 from convexnn_solvers.named_options import checked_options
+from convexnn_solvers.row_blocks import row_blocks
 
 Bits = NDArray[np.bool_]
 
@@ -171,7 +172,7 @@ def _steps(points: Float64Array, rows: Float64Array, row: Float64Array, length: 
     """How far to leave the hyperplane of ``row`` for the largest smallest distance from it and ``rows``."""
     slopes = np.abs(rows @ row) / length + length
     steps = np.empty(len(points))
-    for part in _parts(len(points), len(rows)):
+    for part in row_blocks(len(points), len(rows), _CHUNK_ENTRIES):
         steps[part] = np.min(np.abs(points[part] @ rows.T) / slopes, axis=1)
     return steps
 
@@ -211,7 +212,7 @@ def _proved(X: Float64Array, live: Bits, vectors: Float64Array, bits: Bits) -> t
     """The vectors whose products with the live rows have the signs ``bits`` beyond rounding; the patterns."""
     d = X.shape[1]
     certain = np.empty(len(vectors), dtype=np.bool_)
-    for part in _parts(len(vectors), X.shape[0]):
+    for part in row_blocks(len(vectors), X.shape[0], _CHUNK_ENTRIES):
         products = vectors[part] @ X[live].T
         rounding = 2.0 * d * _EPS * (np.abs(vectors[part]) @ np.abs(X[live]).T)
         certain[part] = np.all(np.where(bits[part], products, -products) > rounding, axis=1)
@@ -231,7 +232,7 @@ def _refuse_too_many(rows: Float64Array, limit: int) -> None:
     seen = np.zeros(0, dtype=np.uint64)
     while True:
         keys = [seen]
-        for part in _parts(draws, m):
+        for part in row_blocks(draws, m, _CHUNK_ENTRIES):
             size = part.stop - part.start
             keys.append((rng.standard_normal((size, r)) @ rows.T > 0.0) @ weights)
         distinct = np.unique(np.concatenate(keys))
@@ -267,9 +268,3 @@ def _counted(items: Iterable[int], name: str, progress: bool) -> Iterable[int]:
         raise ImportError("progress=True needs tqdm; pip install tqdm") from error
     bar: Iterable[int] = tqdm.tqdm(items, desc=name)
     return bar
-
-
-def _parts(count: int, width: int) -> Iterable[slice]:
-    """Slices of ``range(count)`` with a bounded number of entries when each has ``width``."""
-    step = max(1, _CHUNK_ENTRIES // max(width, 1))
-    return (slice(start, min(start + step, count)) for start in range(0, count, step))

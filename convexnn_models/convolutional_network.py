@@ -11,6 +11,7 @@ import numpy as np
 from convexnn_models import _arrays, losses
 from convexnn_models._arrays import Float64Array
 from convexnn_models.patches import Cells, checked_cells, checked_patches, with_constant
+from convexnn_solvers.row_blocks import row_blocks
 
 _ENTRIES = 4_000_000  # of the responses of a block of samples in `predict`
 
@@ -113,9 +114,7 @@ class ConvolutionalNetwork:
             )
         samples = with_constant(samples, self.bias)
         scores = np.zeros((samples.shape[0], self.outputs))
-        step = max(1, _ENTRIES // max(1, self.patches * self.width))
-        for start in range(0, samples.shape[0], step):
-            rows = slice(start, start + step)
+        for rows in row_blocks(samples.shape[0], self.patches * self.width, _ENTRIES):
             for m, cell in enumerate(self.cells):
                 scores[rows] += self._pooled(samples[rows][:, list(cell)]) @ self.output[:, m]
         if self.output_bias is not None:

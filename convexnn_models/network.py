@@ -18,6 +18,7 @@ import numpy as np
 from convexnn_models import _arrays, losses
 from convexnn_models._arrays import Float64Array
 from convexnn_models.onnx_export import onnx_graph
+from convexnn_solvers.row_blocks import slices
 
 _ROWS = 4096  # samples per block of `predict`
 
@@ -131,8 +132,7 @@ class Network:
         if samples.shape[1] != self.W1.shape[0]:
             raise ValueError(f"X must have {self.W1.shape[0]} columns, like W1 rows, not {samples.shape[1]}.")
         scores = np.empty((samples.shape[0], self.outputs))
-        for start in range(0, samples.shape[0], _ROWS):
-            rows = slice(start, start + _ROWS)
+        for rows in slices(samples.shape[0], _ROWS):
             scores[rows] = self._hidden(samples[rows]) @ self.W2
         if self.b2 is not None:
             scores += self.b2

@@ -11,6 +11,7 @@ from convexnn_models import _arrays, losses
 from convexnn_models._arrays import Float64Array
 from convexnn_models.patches import Cells, checked_cells, checked_patches, with_constant
 from convexnn_models.polynomial_features import QuadraticActivation
+from convexnn_solvers.row_blocks import row_blocks
 
 _ENTRIES = 4_000_000  # of the responses of a block of samples in `predict`
 
@@ -92,11 +93,8 @@ class PolynomialNetwork:
     def predict(self, X: Any) -> Float64Array:
         """The scores of samples (n, d), or of patches (n, K, h): (n,) for one output, (n, c) for several."""
         patches = self._patches(X)
-        n = patches.shape[0]
-        scores = np.zeros((n, self.outputs))
-        step = max(1, _ENTRIES // max(1, self.patches * self.width))
-        for start in range(0, n, step):
-            rows = slice(start, start + step)
+        scores = np.zeros((patches.shape[0], self.outputs))
+        for rows in row_blocks(patches.shape[0], self.patches * self.width, _ENTRIES):
             responses = self.activation(patches[rows] @ self.hidden)
             for m, cell in enumerate(self.cells):
                 scores[rows] += responses[:, list(cell)].mean(axis=1) @ self.output[:, m]

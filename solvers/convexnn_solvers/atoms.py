@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.named_options import checked_options
-from convexnn_solvers.row_blocks import first_not_finite, none_negative
+from convexnn_solvers.row_blocks import first_not_finite, none_negative, slices
 from convexnn_solvers.stuffing_limit import refuse_too_large
 
 _ROWS = 1024  # rows per block of `numeric`, so that no n x P intermediate is formed
@@ -139,7 +139,7 @@ class gated(_Patterned):
             block = weights[k * d : (k + 1) * d]
             used = np.flatnonzero(block.any(axis=0))  # of a solution few
             block = block[:, used]
-            for rows in _row_blocks(n):
+            for rows in slices(n, _ROWS):
                 # Bits as numbers: products of both kinds take five times as long.
                 mask = self.patterns[rows][:, used].astype(np.float64)
                 active = np.einsum("ij,ij->i", self.X[rows] @ block, mask)
@@ -268,10 +268,6 @@ def _check_weights(name: str, shape: tuple[int, ...], X: Float64Array, patterns:
 
 def _sizes(X: Float64Array, patterns: NDArray[np.bool_]) -> str:
     return f"X {X.shape[0]}x{X.shape[1]}, {patterns.shape[1]} patterns"
-
-
-def _row_blocks(n: int) -> list[slice]:
-    return [slice(start, min(start + _ROWS, n)) for start in range(0, n, _ROWS)]
 
 
 def _dense(value: Any) -> Float64Array:

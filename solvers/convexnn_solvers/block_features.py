@@ -14,6 +14,7 @@ from scipy.linalg import blas
 
 from convexnn_solvers.active_sets import Indices
 from convexnn_solvers.backends import Float64Array
+from convexnn_solvers.row_blocks import row_blocks
 
 _CHUNK_ENTRIES = 4_000_000  # of a work array
 
@@ -92,74 +93,60 @@ class GatedFeatures:
 
     @property
     def width(self) -> int:
-        """See :class:`BlockFeatures`, here and below."""
         return int(self.X.shape[1])
 
     @property
     def count(self) -> int:
-        """As there."""
         return int(self.slopes.shape[1])
 
     @property
     def work(self) -> float:
-        """As there."""
         return 2.0 * float(self.X.size * self.count)
 
     @property
     def gram_work(self) -> float:
-        """As there."""
         return 2.0 * float(self.X.shape[0] ** 2 * self.count)
 
     @property
     def part(self) -> Float64Array:
-        """As there."""
         return self.slopes
 
     def select(self, blocks: Indices) -> GatedFeatures:
-        """As there."""
         return GatedFeatures(self.X, self.slopes[:, blocks])
 
     def forward(self, U: Float64Array) -> Float64Array:
-        """As there."""
         out = np.empty((self.X.shape[0], U.shape[0]))
         for k, weights in enumerate(U):
             out[:, k] = np.einsum("ij,ij->i", self.X, self.slopes @ weights.T)
         return out
 
     def adjoint(self, r: Float64Array) -> Float64Array:
-        """As there."""
         out = np.empty((r.shape[1], self.width, self.count))
         for k, column in enumerate(r.T):  # scaled samples are smaller than scaled slopes
             out[k] = (self.X * column[:, None]).T @ self.slopes
         return out
 
     def times(self, columns: Float64Array, owners: Indices | None = None) -> Float64Array:
-        """As there."""
         out = columns.T @ self.X.T  # the slopes of a block, and the result's columns, are contiguous
         out *= self.slopes.T if owners is None else self.slopes.T[owners]
         return np.asarray(out.T)
 
     def stacked(self, weights: Float64Array) -> Float64Array:
-        """As there."""
         W = self.X[:, :, None] * (self.slopes * weights)[:, None, :]
         return np.asfortranarray(W.reshape(self.X.shape[0], -1))
 
     def base(self) -> Float64Array:
-        """As there."""
         return np.asfortranarray(self.X @ self.X.T)
 
     def gram(self, weights: Float64Array, base: Float64Array | None) -> Float64Array:
-        """As there."""
         H = outer(self.slopes * np.sqrt(weights))
         H *= self.base() if base is None else base
         return H
 
     def squares(self, weights: Float64Array) -> Float64Array:
-        """As there."""
         return np.asarray(np.einsum("ij,ij->i", self.X, self.X) * (self.slopes**2 @ weights))
 
     def mean(self, shares: Float64Array) -> Float64Array:
-        """As there."""
         return np.asarray(self.X * (self.slopes @ shares)[:, None])
 
 
@@ -171,69 +158,53 @@ class StoredFeatures:
 
     @property
     def width(self) -> int:
-        """See :class:`BlockFeatures`, here and below."""
         return int(self.blocks.shape[1])
 
     @property
     def count(self) -> int:
-        """As there."""
         return int(self.blocks.shape[2])
 
     @property
     def work(self) -> float:
-        """As there."""
         return 2.0 * float(self.blocks.size)
 
     @property
     def gram_work(self) -> float:
-        """As there."""
         return float(self.blocks.size) * float(self.blocks.shape[0])
 
     @property
     def part(self) -> Float64Array:
-        """As there."""
         return self.blocks
 
     def select(self, blocks: Indices) -> StoredFeatures:
-        """As there."""
         return StoredFeatures(self.blocks[:, :, blocks])
 
     def forward(self, U: Float64Array) -> Float64Array:
-        """As there."""
         return np.asarray(self._flat @ U.reshape(U.shape[0], -1).T)
 
     def adjoint(self, r: Float64Array) -> Float64Array:
-        """As there."""
         return np.asarray(r.T @ self._flat).reshape(r.shape[1], self.width, self.count)
 
     def times(self, columns: Float64Array, owners: Indices | None = None) -> Float64Array:
-        """As there."""
         out = np.empty((self.blocks.shape[0], columns.shape[1]))
-        size = max(1, _CHUNK_ENTRIES // max(self.blocks.shape[0] * self.width, 1))
-        for start in range(0, columns.shape[1], size):
-            part = slice(start, min(start + size, columns.shape[1]))
+        for part in row_blocks(columns.shape[1], self.blocks.shape[0] * self.width, _CHUNK_ENTRIES):
             blocks = self.blocks[:, :, part] if owners is None else self.blocks[:, :, owners[part]]
             out[:, part] = np.einsum("ndm,dm->nm", blocks, columns[:, part])
         return out
 
     def stacked(self, weights: Float64Array) -> Float64Array:
-        """As there."""
         return np.asfortranarray((self.blocks * weights).reshape(self.blocks.shape[0], -1))
 
     def base(self) -> None:
-        """Nothing."""
         return
 
     def gram(self, weights: Float64Array, base: Float64Array | None) -> Float64Array:
-        """As there."""
         return outer(self.stacked(np.sqrt(weights)))
 
     def squares(self, weights: Float64Array) -> Float64Array:
-        """As there."""
         return np.asarray(np.einsum("ndm,ndm->nm", self.blocks, self.blocks) @ weights)
 
     def mean(self, shares: Float64Array) -> Float64Array:
-        """As there."""
         return np.asarray(self.blocks @ shares)
 
     @property

@@ -26,6 +26,7 @@ from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.block_features import BlockFeatures, GatedFeatures, StoredFeatures
 from convexnn_solvers.kept import Kept
 from convexnn_solvers.newton_fits import Fit, LogisticFit, SquaredFit
+from convexnn_solvers.row_blocks import slices
 
 _CHUNK_ENTRIES = 4_000_000  # of an n x gates work array
 
@@ -126,9 +127,7 @@ class GatedProgram:
 
     def gate_slices(self) -> Iterator[slice]:
         """Consecutive gates, few enough that an (n, gates) array stays small."""
-        size = self.gates_at_a_time
-        for start in range(0, self.gates, size):
-            yield slice(start, min(start + size, self.gates))
+        return slices(self.gates, self.gates_at_a_time)
 
     def adjoint(self, r: Float64Array) -> Float64Array:
         """``X^T S_j r_k`` for every output and gate, (c, d, P), from a few gates' features at a time."""
@@ -142,8 +141,8 @@ class GatedProgram:
         """The prediction (n, c) of ``U`` (c, d, B), without the offset; zero blocks cost nothing."""
         active = np.flatnonzero(np.any(U != 0.0, axis=(0, 1)))
         total = np.zeros(self.fit.shape)
-        for start in range(0, active.size, self.gates_at_a_time):
-            blocks = active[start : start + self.gates_at_a_time]
+        for part in slices(active.size, self.gates_at_a_time):
+            blocks = active[part]
             signed = U[:, :, blocks] * self.block_signs(blocks)
             total += self.features(self.block_gates(blocks)).forward(signed)
         return total

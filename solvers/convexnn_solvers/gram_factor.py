@@ -6,7 +6,6 @@ n x n matrix from two products, whatever the number of features times gates, and
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +14,7 @@ from scipy.linalg import lapack
 
 from convexnn_solvers.backends import Array
 from convexnn_solvers.operators import GateArrays
+from convexnn_solvers.row_blocks import slices
 
 # Gates whose patterns are held in floating point at a time, fewer if that takes more bytes than the last, and
 # rows of the matrix that are made at a time.
@@ -83,11 +83,10 @@ class PackedFactor:
             self.largest = float(np.linalg.norm(x))
 
     def factor(self, shift: float) -> None:
-        """See :class:`GramFactor`."""
         if shift == self.shift:
             return
         array, n, self.shift = self._array, len(self._array), None
-        for rows in _slices(n, _LEAST_ROWS):
+        for rows in slices(n, _LEAST_ROWS):
             array[rows, : rows.start] = array[: rows.start, rows].T
             upper = np.triu(array[rows, rows], 1)
             array[rows, rows] = upper + upper.T
@@ -99,7 +98,6 @@ class PackedFactor:
         self.shift = shift
 
     def solve(self, rhs: Array) -> Array:
-        """See :class:`GramFactor`."""
         return self._potrs(self._array.T, rhs, lower=0)[0]
 
 
@@ -118,7 +116,6 @@ class SeparateFactor:
         self.largest, self.mean = float(largest), float(self._xp.mean(self._diagonal))
 
     def factor(self, shift: float) -> None:
-        """See :class:`GramFactor`."""
         if shift == self.shift:
             return
         self._lower = self.shift = None  # its memory first
@@ -129,7 +126,6 @@ class SeparateFactor:
         self.shift = shift
 
     def solve(self, rhs: Array) -> Array:
-        """See :class:`GramFactor`."""
         return self._xp.cholesky_solve(rhs, self._lower)
 
 
@@ -141,10 +137,10 @@ def _hadamard(gates: GateArrays, slope: float, copies: int) -> Array:
     column = X.dtype.itemsize * n
     height = max(_LEAST_ROWS, gates.block_bytes // column)
     gates_at_once = min(_GATES, max(_LEAST_GATES, _PART_BYTES // column))
-    for rows in _slices(n, height):
+    for rows in slices(n, height):
         before = slice(0, rows.stop)
         counts: Array = 0.0
-        for part in _slices(width, gates_at_once):
+        for part in slices(width, gates_at_once):
             S = _diagonals(gates, before, part, slope)
             if part.start == 0:
                 counts = S[rows] @ S.T
@@ -168,11 +164,6 @@ def _centre(matrix: Array, gates: GateArrays) -> None:
     """``C M C`` in place, for ``C = I - 1 1^T / n``."""
     means = gates.backend.xp.mean(matrix, axis=0)
     overall = gates.backend.xp.mean(means)
-    for rows in _slices(int(matrix.shape[0]), _LEAST_ROWS):
+    for rows in slices(int(matrix.shape[0]), _LEAST_ROWS):
         matrix[rows] -= means
         matrix[rows] -= means[rows, None] - overall
-
-
-def _slices(size: int, step: int) -> Iterator[slice]:
-    for start in range(0, size, step):
-        yield slice(start, min(start + step, size))

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convexnn_solvers.backends import Array, Backend, Float64Array
+from convexnn_solvers.row_blocks import slices
 
 _MIN_ROWS = 128  # below this the call overhead of small products shows
 _MIN_ADJOINT_ROWS = 256  # below this the accumulation of the result, not the product, takes the time
@@ -58,11 +59,8 @@ class GateArrays:
 
     def blocks(self, columns: int, minimum: int = _MIN_ROWS) -> Iterator[slice]:
         """Row slices whose intermediates with ``columns`` columns fill one block of memory."""
-        n = int(self.X.shape[0])
-        itemsize = self.X.dtype.itemsize
-        rows = max(minimum, self.block_bytes // (itemsize * max(columns, 1)))
-        for start in range(0, n, rows):
-            yield slice(start, min(start + rows, n))
+        rows = max(minimum, self.block_bytes // (self.X.dtype.itemsize * max(columns, 1)))
+        return slices(int(self.X.shape[0]), rows)
 
     def mask(self, rows: slice, columns: Array | None = None) -> Array:
         """The patterns of some rows as zeros and ones of the backend's type; of all gates, or of some."""

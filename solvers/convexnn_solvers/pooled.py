@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from convexnn_solvers.backends import Array, Backend, Float64Array
 from convexnn_solvers.operators import GateArrays
+from convexnn_solvers.row_blocks import row_blocks
 
 # Below so many rows per pooled row, storing the blocks gains nothing.
 _LEAST_ROWS = 2
@@ -48,9 +49,7 @@ class Pooling:
         m, k = self.rows.shape
         d, P = X.shape[1], patterns.shape[1]
         result = np.empty((m, d, P), dtype=dtype)
-        step = max(1, _ENTRIES // (k * max(d, P)))
-        for start in range(0, m, step):
-            part = slice(start, start + step)
+        for part in row_blocks(m, k * max(d, P), _ENTRIES):
             rows = self.rows[part]
             features = (X[rows] * self.weights[part, :, None]).transpose(0, 2, 1)
             pooled = np.matmul(features, patterns[rows].astype(np.float64))

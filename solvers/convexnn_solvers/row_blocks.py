@@ -15,10 +15,14 @@ from numpy.typing import NDArray
 _ENTRIES = 2**20  # of one block
 
 
+def slices(size: int, step: int) -> Iterator[slice]:
+    """Consecutive slices of ``range(size)``, each of ``step`` numbers but the last."""
+    return (slice(start, min(start + step, size)) for start in range(0, size, step))
+
+
 def row_blocks(rows: int, columns: int, entries: int = _ENTRIES) -> Iterator[slice]:
     """Consecutive slices of ``rows`` rows with about ``entries`` entries of ``columns`` columns each."""
-    step = max(1, entries // max(1, columns))
-    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+    return slices(rows, max(1, entries // max(1, columns)))
 
 
 def blocks_of(array: NDArray[Any]) -> Iterator[slice]:
