@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 from convexnn_models._arrays import Float64Array
 from convexnn_models.convolutional import ConvolutionalModel
 from convexnn_models.convolutional_network import ConvolutionalNetwork, Pooling, gated_pool
-from convexnn_models.fitting import held_bias, held_value
-from convexnn_models.negligible import needed
-from convexnn_models.pruning import pruning_factors
+from convexnn_models.fitting import held_bias, held_value, pruned
 from convexnn_solvers.cones import PatternCones
 
 
@@ -70,7 +68,9 @@ def recover_convolutional(model: ConvolutionalModel, prune: bool = True) -> Conv
     )
     found = found.scaled((found.cost > 0.0).astype(np.float64))
     if prune and found.sign.size:
-        found = _pruned(model, found)
+        rows = np.zeros((found.sign.size, model.outputs))
+        rows[np.arange(found.sign.size), found.output] = found.sign
+        found = found.scaled(pruned(model, _values(model, found), rows, found.cost))
     return _network(model, found)
 
 
@@ -84,24 +84,6 @@ def _projected(
     live = np.flatnonzero(columns.any(axis=0))
     result[:, live] = cones.project(columns[:, live], gate[live]).points
     return result
-
-
-def _pruned(model: ConvolutionalModel, found: _Filters) -> _Filters:
-    values = _values(model, found)
-    rows = np.zeros((found.sign.size, model.outputs))
-    rows[np.arange(found.sign.size), found.output] = found.sign
-    cost, bias, training = found.cost, held_bias(model), model.training
-    keep = np.ones(cost.size, dtype=np.bool_)
-    if training is not None:
-
-        def objective(kept: NDArray[np.bool_]) -> float:
-            scores = values[:, kept] @ rows[kept]
-            total = float(cost[kept].sum())
-            return training.objective((scores[:, 0] if model.outputs == 1 else scores) + bias, total)
-
-        keep = needed(cost, objective)
-    kept = found.scaled(keep.astype(np.float64))
-    return kept.scaled(pruning_factors(values[:, keep], rows[keep], kept.cost))
 
 
 def _values(model: ConvolutionalModel, found: _Filters) -> Float64Array:

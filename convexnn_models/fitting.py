@@ -1,14 +1,17 @@
-"""What solvers and certificates of whole models ask first: values, a problem, the squared loss."""
+"""What whole models share behind the solve: held values, the problem, fewer neurons, a certificate."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from convexnn_models import _arrays, losses
 from convexnn_models._arrays import Float64Array
 from convexnn_models.model import ConvexModel, Training
+from convexnn_models.negligible import needed
+from convexnn_models.pruning import pruning_factors
 from convexnn_solvers.certificate import Certificate
 from convexnn_solvers.composite import DualPoint
 from convexnn_solvers.gaps import relative_gap
@@ -62,6 +65,29 @@ def matching(thetas: Any, y: Float64Array) -> list[Float64Array]:
         if array.size != y.size:
             raise ValueError(f"thetas must hold arrays of shape {y.shape}, not {array.shape}.")
     return [array.reshape(y.shape) for array in arrays]
+
+
+def pruned(
+    model: ConvexModel, values: Float64Array, outputs: Float64Array, cost: Float64Array
+) -> Float64Array:
+    """Factors (m,) of neurons with these ``values`` (n, m), output weights (m, c) and penalties (m,).
+
+    They are zero for those that the objective, where it is known, does not need, and for as many as depend
+    linearly on others on the samples.
+    """
+    training, bias = model.training, held_bias(model)
+    keep = np.ones(cost.size, dtype=np.bool_)
+    if training is not None:
+
+        def objective(kept: NDArray[np.bool_]) -> float:
+            scores = values[:, kept] @ outputs[kept]
+            total = float(cost[kept].sum())
+            return training.objective((scores[:, 0] if model.outputs == 1 else scores) + bias, total)
+
+        keep = needed(cost, objective)
+    factors = np.zeros(cost.size)
+    factors[keep] = pruning_factors(values[:, keep], outputs[keep], cost[keep])
+    return factors
 
 
 def certified(

@@ -8,13 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convexnn_models._arrays import Float64Array
-from convexnn_models.fitting import held_bias
-from convexnn_models.negligible import needed
+from convexnn_models.fitting import held_bias, pruned
 from convexnn_models.neural_decomposition import even_neurons, neurons
 from convexnn_models.polynomial import PolynomialModel
 from convexnn_models.polynomial_certificate import feasible_pairs
 from convexnn_models.polynomial_network import PolynomialNetwork
-from convexnn_models.pruning import pruning_factors
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,9 @@ def recover_polynomial(model: PolynomialModel, prune: bool = True) -> Polynomial
         np.concatenate([p.weight for p in parts]),
     )
     if prune and found.weight.size:
-        found = _pruned(model, found)
+        rows = np.zeros((found.weight.size, model.outputs))
+        rows[np.arange(found.weight.size), found.output] = found.weight
+        found = found.scaled(pruned(model, _values(model, found), rows, np.abs(found.weight)))
     output = np.zeros((found.weight.size, len(model.cells), model.outputs))
     output[np.arange(found.weight.size), found.cell, found.output] = found.weight
     offset = None if model.output_bias is None else np.reshape(held_bias(model), model.outputs)
@@ -71,28 +71,11 @@ def recover_polynomial(model: PolynomialModel, prune: bool = True) -> Polynomial
     )
 
 
-def _pruned(model: PolynomialModel, found: _Neurons) -> _Neurons:
+def _values(model: PolynomialModel, found: _Neurons) -> Float64Array:
+    """What every neuron, averaged over its cell, contributes to its output: (n, N)."""
     values = np.empty((model.patches.shape[0], found.weight.size))
     for m, cell in enumerate(model.cells):
         members = np.flatnonzero(found.cell == m)
         responses = model.activation(model.patches[:, list(cell)] @ found.hidden[:, members])
         values[:, members] = responses.mean(axis=1)
-    rows = np.zeros((found.weight.size, model.outputs))
-    rows[np.arange(found.weight.size), found.output] = found.weight
-    large = _not_negligible(model, values, rows)
-    kept = found.scaled(large.astype(np.float64))
-    return kept.scaled(pruning_factors(values[:, large], rows[large], np.abs(kept.weight)))
-
-
-def _not_negligible(model: PolynomialModel, values: Float64Array, rows: Float64Array) -> NDArray[np.bool_]:
-    """All but as many of the smallest neurons as leave the objective unchanged."""
-    training = model.training
-    if training is None:
-        return np.ones(rows.shape[0], dtype=np.bool_)
-    cost, bias = np.abs(rows).sum(axis=1), held_bias(model)
-
-    def objective(keep: NDArray[np.bool_]) -> float:
-        scores = values[:, keep] @ rows[keep]
-        return training.objective((scores[:, 0] if model.outputs == 1 else scores) + bias, cost[keep].sum())
-
-    return needed(cost, objective)
+    return values

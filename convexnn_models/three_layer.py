@@ -13,11 +13,9 @@ from numpy.typing import NDArray
 from convexnn_models import _arrays
 from convexnn_models._arrays import Float64Array
 from convexnn_models.deep_network import DeepNetwork, Layers
-from convexnn_models.fitting import held_value
+from convexnn_models.fitting import held_value, pruned
 from convexnn_models.gates import Gates, checked
 from convexnn_models.model import ConvexModel
-from convexnn_models.negligible import needed
-from convexnn_models.pruning import pruning_factors
 from convexnn_solvers.atoms import pattern_slack
 from convexnn_solvers.named_options import checked_options
 
@@ -124,15 +122,7 @@ def recover_three_layer(model: ThreeLayerModel, prune: bool = True) -> DeepNetwo
         X = model.X[:, :-1] if model.bias else model.X
         values = np.column_stack([_network(model, [branch]).predict(X) for branch in branches])
         cost = np.array([_network(model, [branch]).penalty for branch in branches])
-        training = model.training
-        keep = np.ones(cost.size, dtype=np.bool_)
-        if training is not None:
-            keep = needed(
-                cost, lambda kept: training.objective(values[:, kept].sum(axis=1), float(cost[kept].sum()))
-            )
-        factors = np.zeros(cost.size)
-        factors[keep] = pruning_factors(values[:, keep], np.ones((int(keep.sum()), 1)), cost[keep])
-        roots = factors ** (1.0 / 3.0)
+        roots = pruned(model, values, np.ones((cost.size, 1)), cost) ** (1.0 / 3.0)
         branches = [
             tuple(root * layer for layer in branch)
             for branch, root in zip(branches, roots, strict=True)
