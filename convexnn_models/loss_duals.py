@@ -12,8 +12,7 @@ from convexnn_models._arrays import Float64Array
 from convexnn_models.model import Training
 from convexnn_solvers.backends import numpy_backend
 from convexnn_solvers.compiler import UnsupportedProblem, compile_problem
-
-_GOLDEN = (5.0**0.5 - 1.0) / 2.0
+from convexnn_solvers.concave_search import maximise
 
 
 def residual_bound(
@@ -49,22 +48,5 @@ def residual_bound(
 
     largest = gauge(theta)
     most = min(limit / largest, 2.0) if largest > 0.0 else 2.0
-    s = max((0.0, min(1.0, most), most, _argmax(bound, most)), key=bound)
+    s = maximise(bound, 0.0, most)
     return bound(s), s * theta
-
-
-def _argmax(concave: Callable[[float], float], high: float) -> float:
-    """Golden-section search on [0, high] for a concave function that is finite at 0 (-inf further on)."""
-    low = 0.0
-    left, right = high - _GOLDEN * high, _GOLDEN * high
-    at_left, at_right = concave(left), concave(right)
-    for _ in range(60):
-        if at_left >= at_right:  # also where both are -inf: the finite part is on the left
-            high, right, at_right = right, left, at_left
-            left = high - _GOLDEN * (high - low)
-            at_left = concave(left)
-        else:
-            low, left, at_left = left, right, at_right
-            right = low + _GOLDEN * (high - low)
-            at_right = concave(right)
-    return 0.5 * (low + high)

@@ -19,6 +19,7 @@ import scipy.optimize
 from convexnn_models import _arrays, losses
 from convexnn_models._arrays import Float64Array
 from convexnn_models.network import Network
+from convexnn_solvers.concave_search import maximise
 from convexnn_solvers.losses import Huber, Loss, Softplus, SumSquares
 
 _EPS = float(np.finfo(np.float64).eps)
@@ -106,8 +107,7 @@ class TrainingTask:
             conjugate = self.loss.conjugate(s * v, self.weight)
             return s * (linear - rounding) - conjugate - theta.size * _EPS * abs(conjugate)
 
-        scales = [0.0, self._best_scale(v, linear, limit, bound)]
-        return max(bound(s) for s in ([*scales, limit] if isinstance(self.loss, Softplus) else scales))
+        return max(bound(0.0), bound(self._best_scale(v, linear, limit, bound)))
 
     def allowed_price(self, theta: Float64Array, primal: float, gap: float) -> float:
         """The largest price whose bound is within the relative ``gap`` of ``primal``; 0 if there is none."""
@@ -171,10 +171,7 @@ class TrainingTask:
         if limit == 0.0 or squared == 0.0:
             return 0.0
         if isinstance(self.loss, Softplus):
-            found = scipy.optimize.minimize_scalar(
-                lambda s: -bound(s), bounds=(0.0, limit), method="bounded", options={"xatol": 1e-12 * limit}
-            )
-            return float(found.x)
+            return maximise(bound, 0.0, limit)
         return min(max(2.0 * self.weight * linear / squared, 0.0), limit)
 
 
