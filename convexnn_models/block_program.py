@@ -118,7 +118,7 @@ def solve_blocks(
     best = block_solution(task, blocks, offset)
     if len(blocks) == 0:
         return block_solution(task, blocks, float(task.best_offsets(best.scores)[0]))
-    program = _Program(task, blocks, offset)
+    program = BlockProgram(task, blocks, offset)
     if solver is not None or task.X.size * len(blocks) > _LARGE:
         program.solve(Auto(tol=max(tol, 1e-7)) if solver is None else solver, None)
         return min(program.repaired()[0], best, key=lambda solution: solution.objective)
@@ -160,30 +160,38 @@ def _tight_rows(X: Float64Array, blocks: Blocks) -> list[Rows]:
     return [np.flatnonzero(column) for column in tight.T]
 
 
-class _Program:
-    """The variables of one program, and its solution with all or some of the cone constraints."""
+class BlockProgram:
+    """One program, whose variables hold the weights of the blocks until it is solved."""
 
     def __init__(self, task: TrainingTask, blocks: Blocks, offset: float) -> None:
         self._task, self._blocks = task, blocks
         self._cones = PatternCones(task.X, blocks.patterns)
-        self._offset: Any = cp.Variable(value=offset) if task.output_bias else None
+        self._offset: Any = cp.Variable(name="output_bias", value=offset) if task.output_bias else None
         self._parts: list[_Part] = []
-        prediction: Any = 0.0 if self._offset is None else self._offset
+        prediction: Any = np.zeros(task.X.shape[0])
         penalty: Any = 0.0
-        for sign in (1.0, -1.0):
+        for sign, name in ((1.0, "V"), (-1.0, "W")):
             chosen = np.flatnonzero(blocks.signs == sign)
             if chosen.size:
-                weights = cp.Variable((task.X.shape[1], chosen.size), value=blocks.weights[:, chosen])
+                weights = cp.Variable(
+                    (task.X.shape[1], chosen.size), name=name, value=blocks.weights[:, chosen]
+                )
                 patterns = np.ascontiguousarray(blocks.patterns[:, chosen])
                 self._parts.append(_Part(task.X, patterns, chosen, weights))
                 prediction = prediction + sign * gated(task.X, patterns, weights)
                 penalty = penalty + cp.sum(cp.norm(weights, 2, axis=0))
+        if self._offset is not None:
+            prediction = prediction + self._offset
         self._objective = cp.Minimize(task.expression(prediction) + task.reg * penalty)
 
-    def solve(self, solver: Any, rows: list[Rows] | None, **options: float) -> float:
-        """Solve with the constraints ``rows[j]`` of block j (None: all of them); the optimal value."""
+    def problem(self, rows: list[Rows] | None) -> Any:
+        """With the constraints ``rows[j]`` of block j (None: all of them)."""
         constraints = [constraint for part in self._parts for constraint in part.constraints(rows)]
-        problem: Any = cp.Problem(self._objective, constraints)
+        return cp.Problem(self._objective, constraints)
+
+    def solve(self, solver: Any, rows: list[Rows] | None, **options: float) -> float:
+        """Solve :meth:`problem`; the optimal value."""
+        problem = self.problem(rows)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # an inaccurate solution is judged by us
             problem.solve(solver=solver, **options)

@@ -13,16 +13,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import cvxpy as cp
 import numpy as np
 
 from convexnn_models._arrays import Float64Array
-from convexnn_models.block_program import Blocks
+from convexnn_models.block_program import BlockProgram, Blocks
 from convexnn_models.global_bounds import as_relu_network, balance, own_blocks, relative_gradient
 from convexnn_models.losses import takes_loss_options
 from convexnn_models.network import Network
 from convexnn_models.training_task import TrainingTask
-from convexnn_solvers.atoms import gated, pattern_slack
 from convexnn_solvers.certificate import Certificate, certificate
 from convexnn_solvers.cones import PatternCones
 
@@ -103,7 +101,8 @@ def stationarity(
     balanced = balance(given)
     blocks = own_blocks(task, balanced)
     offset = 0.0 if balanced.b2 is None else float(balanced.b2[0])
-    problem, both_problem = (_program(task, b, offset) for b in (blocks, blocks.with_both_signs()))
+    both = blocks.with_both_signs()
+    problem, both_problem = (BlockProgram(task, b, offset).problem(None) for b in (blocks, both))
     samples = task.X[:, :-1] if task.bias else task.X
     theta = task.residual(balanced.predict(samples)[:, None])[:, 0]
     missing = np.array([key not in blocks.keys for key in _mirrored(blocks).keys], dtype=np.bool_)
@@ -122,25 +121,6 @@ def stationarity(
 
 def _mirrored(blocks: Blocks) -> Blocks:
     return Blocks(blocks.patterns, -blocks.signs, np.zeros_like(blocks.weights))
-
-
-def _program(task: TrainingTask, blocks: Blocks, offset: float) -> Any:
-    """The convex program of the blocks as a plain problem whose variables hold their weights."""
-    prediction: Any = np.zeros(task.X.shape[0])
-    penalty: Any = 0.0
-    constraints: list[Any] = []
-    for sign, name in ((1.0, "V"), (-1.0, "W")):
-        chosen = np.flatnonzero(blocks.signs == sign)
-        if chosen.size:
-            patterns = np.ascontiguousarray(blocks.patterns[:, chosen])
-            weights = cp.Variable((task.X.shape[1], chosen.size), name=name)
-            weights.value = blocks.weights[:, chosen]
-            prediction = prediction + sign * gated(task.X, patterns, weights)
-            penalty = penalty + cp.sum(cp.norm(weights, 2, axis=0))
-            constraints.append(pattern_slack(task.X, patterns, weights) >= 0)
-    if task.output_bias:
-        prediction = prediction + cp.Variable(value=offset, name="output_bias")
-    return cp.Problem(cp.Minimize(task.expression(prediction) + task.reg * penalty), constraints)
 
 
 def _prices(task: TrainingTask, blocks: Blocks, theta: Float64Array) -> Float64Array:
