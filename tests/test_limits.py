@@ -14,7 +14,17 @@ import pytest
 from planted import Planted, plant
 
 import convexnn_models as cnn
-from convexnn_solvers import RFISTA, AugmentedLagrangian, Auto, Progress, Status, certificate
+from convexnn_solvers import (
+    ADMM,
+    RFISTA,
+    AugmentedLagrangian,
+    Auto,
+    BlockDescent,
+    Progress,
+    SemismoothNewton,
+    Status,
+    certificate,
+)
 from convexnn_solvers.accelerated import Descent
 from convexnn_solvers.augmented_lagrangian import augmented_lagrangian_method
 from convexnn_solvers.certifier import Certifier
@@ -24,13 +34,15 @@ from convexnn_solvers.result import Result
 from convexnn_solvers.rfista import AcceleratedGradient, rfista_method
 
 SOLVERS = pytest.mark.parametrize("solver", [RFISTA, AugmentedLagrangian])
+# Those that know their gap at every step.
+GATED = pytest.mark.parametrize("solver", [ADMM, BlockDescent, SemismoothNewton])
 
 
-def problem_for(solver: Any) -> Any:
+def problem_for(solver: Any, reg: float = 0.02) -> Any:
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal((30, 4)), rng.standard_normal(30)
-    formulation = cnn.relu if solver is AugmentedLagrangian else cnn.gated_relu
-    return formulation(X, cnn.sample_gates(X, 10, seed=0)).problem(y, reg=0.02)
+    formulation = cnn.relu if solver in (AugmentedLagrangian, SemismoothNewton) else cnn.gated_relu
+    return formulation(X, cnn.sample_gates(X, 10, seed=0)).problem(y, reg=reg)
 
 
 def solve(problem: Any, **options: Any) -> Any:
@@ -78,6 +90,29 @@ def test_every_end_hands_back_the_best_certified_point(solver: Any, end: str) ->
     assert judged.max_violation <= 1e-12
     assert judged.relative_gap <= own.relative_gap * (1 + 1e-6) + 1e-12
     assert own.primal <= min(row["primal"] for row in extra["history"]) * (1 + 1e-12)
+
+
+@GATED
+@pytest.mark.parametrize(
+    ("option", "status"),
+    [({"max_iter": 3}, Status.ITERATION_LIMIT), ({"time_limit": 0.0}, Status.TIME_LIMIT)],
+)
+def test_limits_of_gated_programs_hand_back_the_best_certified_point(
+    solver: Any, option: dict[str, float], status: Status
+) -> None:
+    problem = problem_for(solver, reg=0.001)
+    extra = solve(problem, solver=solver(tol=1e-9, **option)).extra_stats
+    assert (problem.status, extra["status"]) == (cp.USER_LIMIT, status)
+    assert extra["certificate"].relative_gap > 1e-9
+    assert problem.value == pytest.approx(extra["certificate"].primal)
+
+
+@GATED
+def test_an_unreachable_tolerance_stalls_instead_of_running_on(solver: Any) -> None:
+    problem = problem_for(solver, reg=0.05)
+    extra = solve(problem, solver=solver(tol=0.0)).extra_stats
+    assert extra["status"] in (Status.STALLED, Status.OPTIMAL)
+    assert extra["certificate"].relative_gap <= 1e-11
 
 
 @pytest.mark.parametrize("solver", [Auto, AugmentedLagrangian])
