@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import cvxpy as cp
 import numpy as np
 from numpy.typing import NDArray
 
@@ -54,6 +55,8 @@ class _ConvexNN(BaseEstimator):  # type: ignore[misc]
         bias: bool = True,
         solver: Any = None,
         tol: float = 1e-3,
+        time_limit: float | None = None,
+        solver_options: Mapping[str, Any] | None = None,
         random_state: Any = 0,
     ) -> None:
         self.n_gates = n_gates
@@ -62,6 +65,8 @@ class _ConvexNN(BaseEstimator):  # type: ignore[misc]
         self.bias = bias
         self.solver = solver
         self.tol = tol
+        self.time_limit = time_limit
+        self.solver_options = solver_options
         self.random_state = random_state
 
     def _train(
@@ -84,7 +89,7 @@ class _ConvexNN(BaseEstimator):  # type: ignore[misc]
             X, gates, outputs=outputs, grouping="per-output", bias=bias, output_bias=bias
         )
         problem = model.problem(targets, self.reg, loss)
-        problem.solve(solver=Auto(tol=tol) if self.solver is None else self.solver)
+        problem.solve(solver=self._solver(float(model.reg.value), tol), **self._options())
         # The dual point and the network's report have the size of the training data: not in every pickle.
         self.certificate_ = replace(certificate(problem), dual_point=None)
         self.network_ = replace(recover_two_layer(model), info=None)
@@ -97,6 +102,22 @@ class _ConvexNN(BaseEstimator):  # type: ignore[misc]
                 ConvergenceWarning,
                 stacklevel=3,
             )
+
+    def _solver(self, reg: float, tol: float) -> Any:
+        """Auto, which stops at a proved gap; without regularisation there is rarely one."""
+        if self.solver is not None:
+            return self.solver
+        return Auto(tol=tol) if reg > 0.0 else cp.CLARABEL
+
+    def _options(self) -> dict[str, Any]:
+        """What ``problem.solve`` gets besides the solver."""
+        options = {} if self.solver_options is None else self.solver_options
+        if not isinstance(options, Mapping):
+            kind = type(options).__name__
+            raise TypeError(f"solver_options must be a dictionary of what problem.solve takes, not {kind}.")
+        if self.time_limit is None:
+            return dict(options)
+        return {"time_limit": _arrays.number(self.time_limit, "time_limit"), **options}
 
     def _scores(self, X: Any) -> Float64Array:
         check_is_fitted(self)
@@ -124,9 +145,15 @@ class ConvexNNRegressor(MultiOutputMixin, RegressorMixin, _ConvexNN):  # type: i
         "squared", "huber" (threshold 1), or any ``(prediction, y) -> convex CVXPY expression``, such as
         ``functools.partial(convexnn_models.losses.huber, threshold=0.1)``.
     solver : CVXPY solver or None
-        Anything that ``problem.solve(solver=...)`` takes; None for ``Auto(tol=tol)``.
+        Anything that ``problem.solve(solver=...)`` takes; None for ``Auto(tol=tol)``, and for ``cp.CLARABEL``
+        where ``reg`` is 0: there is rarely a bound there at whose gap Auto could stop.
     tol : float
         The relative certified gap, ``(primal - dual) / primal``, above which ``fit`` warns.
+    time_limit : float or None
+        Seconds after which ``fit`` ends with the best network so far: the option of that name of our solvers
+        and of Clarabel.
+    solver_options : dict or None
+        Further arguments of ``problem.solve``, such as ``{"max_iter": 50}``.
     random_state : int, RandomState or None
         An int is the ``seed`` of ``sample_gates``.
 
@@ -151,6 +178,8 @@ class ConvexNNRegressor(MultiOutputMixin, RegressorMixin, _ConvexNN):  # type: i
         loss: str | losses.LossFunction = "squared",
         solver: Any = None,
         tol: float = 1e-3,
+        time_limit: float | None = None,
+        solver_options: Mapping[str, Any] | None = None,
         random_state: Any = 0,
     ) -> None:
         super().__init__(
@@ -160,6 +189,8 @@ class ConvexNNRegressor(MultiOutputMixin, RegressorMixin, _ConvexNN):  # type: i
             bias=bias,
             solver=solver,
             tol=tol,
+            time_limit=time_limit,
+            solver_options=solver_options,
             random_state=random_state,
         )
         self.loss = loss
@@ -193,7 +224,7 @@ class ConvexNNClassifier(ClassifierMixin, _ConvexNN):  # type: ignore[misc]
 
     Parameters
     ----------
-    n_gates, reg, activation, bias, solver, tol, random_state
+    n_gates, reg, activation, bias, solver, tol, time_limit, solver_options, random_state
         As for :class:`ConvexNNRegressor`.
 
     Attributes

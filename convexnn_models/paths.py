@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from convexnn_models.recovery import recover_two_layer
 from convexnn_solvers import Auto, Certificate, DualPoint, certificate
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PathPoint:
     """One regularisation of a path: what the solver said, what is proved, and the network."""
 
@@ -28,8 +29,14 @@ class PathPoint:
     network: Network
     seconds: float
 
+    def __repr__(self) -> str:
+        return f"PathPoint(reg={self.reg:.4g}, {self.status}, {self.network!r})"
 
-@dataclass(frozen=True, eq=False)
+    def __str__(self) -> str:
+        return f"{_HEADINGS}\n{_row(self)}"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class RegularizationPath(Sequence[PathPoint]):
     """The points of a path, from the largest regularisation to the smallest."""
 
@@ -49,16 +56,24 @@ class RegularizationPath(Sequence[PathPoint]):
         """The regularisations, falling."""
         return np.array([point.reg for point in self.points])
 
+    def __repr__(self) -> str:
+        return f"RegularizationPath({len(self)} points, reg from {self.regs[0]:.4g} to {self.regs[-1]:.4g})"
+
     def __str__(self) -> str:
-        lines = [f"{'reg':>11} {'objective':>13} {'rel. gap':>9} {'width':>6} {'seconds':>8}  status"]
-        for point in self.points:
-            gap = point.certificate.relative_gap
-            shown = "-" if gap is None else f"{gap:.1e}"
-            lines.append(
-                f"{point.reg:11.4e} {point.certificate.primal:13.7g} {shown:>9} {point.network.width:6d} "
-                f"{point.seconds:8.2f}  {point.status}"
-            )
-        return "\n".join(lines)
+        return "\n".join([_HEADINGS, *map(_row, self.points)])
+
+
+_HEADINGS = f"{'reg':>11} {'objective':>13} {'rel. gap':>9} {'width':>6} {'seconds':>8}  status"
+
+
+def _row(point: PathPoint) -> str:
+    """A point below ``_HEADINGS``."""
+    gap = point.certificate.relative_gap
+    shown = "-" if gap is None else f"{gap:.1e}"
+    return (
+        f"{point.reg:11.4e} {point.certificate.primal:13.7g} {shown:>9} {point.network.width:6d} "
+        f"{point.seconds:8.2f}  {point.status}"
+    )
 
 
 @losses.takes_loss_options
@@ -79,7 +94,8 @@ def regularization_path(
     Parameters
     ----------
     model : ConvexModel
-        A ``relu``, ``gated_relu`` or ``piecewise_linear`` model; its variables end at the last solution.
+        A ``relu``, ``gated_relu`` or ``piecewise_linear`` model. It is left as it was: the values of its
+        variables, ``model.reg`` and what ``recover`` says of it are those of before.
     y : array (n,) or (n, c)
         As in ``model.problem``.
     n_regs : int
@@ -103,21 +119,38 @@ def regularization_path(
     ValueError or TypeError for bad arguments.
     """
     values = falling_regs(model, y, n_regs, ratio, regs, loss, options)
-    chosen = Auto(tol=tol) if solver is None else solver
-    problem = model.problem(y, float(values[0]), loss, **options)
-    points = []
+    with _left_as_it_was(model):
+        problem = model.problem(y, float(values[0]), loss, **options)
+        return RegularizationPath(
+            tuple(_walk(model, problem, values, Auto(tol=tol) if solver is None else solver))
+        )
+
+
+@contextmanager
+def _left_as_it_was(model: ConvexModel) -> Generator[None]:
+    """Put back what the variables held and what the model was last fitted to, however a path ends."""
+    training, values = model.training, [variable.value for variable in model.variables]
+    try:
+        yield
+    finally:
+        model.training = training
+        for variable, value in zip(model.variables, values, strict=True):
+            variable.save_value(value)
+
+
+def _walk(model: ConvexModel, problem: Any, values: Float64Array, solver: Any) -> Iterator[PathPoint]:
+    """Solve at one regularisation after the other."""
     ends: list[_End] = []
     for reg in values:
         started = time.perf_counter()
         model.reg.value = float(reg)
         if len(ends) == 2:
             _extrapolate(model, problem, ends[0], ends[1], float(reg))
-        problem.solve(solver=chosen, warm_start=True)
+        problem.solve(solver=solver, warm_start=True)
         seconds = time.perf_counter() - started
         ends = [*ends[-1:], *_ended(model, problem, float(reg))]
         network, proof = recover_two_layer(model), _proof(problem)
-        points.append(PathPoint(float(reg), str(problem.status), proof, network, seconds))
-    return RegularizationPath(tuple(points))
+        yield PathPoint(float(reg), str(problem.status), proof, network, seconds)
 
 
 @dataclass(frozen=True, eq=False)

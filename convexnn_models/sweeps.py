@@ -29,7 +29,7 @@ Formulation = Callable[[Any, Gates], ConvexModel]
 _Rows = NDArray[np.intp]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SweepPoint:
     """One training: what was asked, what is proved about it, and its mean loss on the samples left out."""
 
@@ -42,8 +42,14 @@ class SweepPoint:
     network: Network
     seconds: float
 
+    def __repr__(self) -> str:
+        return (
+            f"SweepPoint(seed={self.seed}, fold={self.fold}, reg={self.reg:.4g}, {self.status}, "
+            f"held_out={self.held_out:.4g})"
+        )
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Sweep(Sequence[SweepPoint]):
     """The points of a sweep: seed by seed, fold by fold, regularisations falling."""
 
@@ -73,6 +79,9 @@ class Sweep(Sequence[SweepPoint]):
     def best_reg(self) -> float:
         """The regularisation with the smallest such average."""
         return float(self.regs[int(np.argmin(self.held_out))])
+
+    def __repr__(self) -> str:
+        return f"Sweep({len(self)} trainings, best reg {self.best_reg:.4g})"
 
     def __str__(self) -> str:
         lines = [f"{'reg':>11} {'held-out loss':>13} {'spread':>9} {'worst gap':>9} {'width':>7}"]

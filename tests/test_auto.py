@@ -287,6 +287,18 @@ def test_a_stuck_engine_hands_its_point_to_the_next() -> None:
     assert min(objectives) == objectives[-1]
 
 
+@pytest.mark.parametrize("make", [cnn.gated_relu, cnn.relu])
+@pytest.mark.filterwarnings("ignore:Solution may be inaccurate")
+def test_a_gap_of_rounding_is_the_end(make: Any) -> None:
+    """With ``tol=0`` the first engine gets as far as float64 does: others would run for nothing."""
+    X = np.random.default_rng(0).standard_normal((30, 3))
+    problem = make(X, cnn.sample_gates(X, 8)).problem(np.abs(X[:, 0]), 0.01)
+    problem.solve(solver=Auto(tol=0.0))
+    (engine,) = problem.solver_stats.extra_stats["engines"]
+    assert (engine["engine"], engine["status"]) == ("SemismoothNewton", "STALLED")
+    assert abs(certificate(problem).relative_gap or 0.0) <= 1e-12
+
+
 def test_the_order_ends_with_a_method_that_takes_everything() -> None:
     composite = compile_problem(_relu(), numpy_backend()).composite()
     names = [engine.name for engine in engines(composite, composite, DualPoint(()), Options())]

@@ -224,6 +224,29 @@ def test_a_missed_tolerance_is_said(solver: Any) -> None:
     assert relative_gap(estimator) > 1e-9
 
 
+@pytest.mark.parametrize(
+    "options", [{"time_limit": 0.0}, {"solver_options": {"max_iter": 0}}], ids=["time_limit", "max_iter"]
+)
+@pytest.mark.filterwarnings("ignore:Solution may be inaccurate")
+def test_limits_end_a_fit_with_the_best_network_so_far(options: dict[str, Any]) -> None:
+    fitted: Any = clone(ConvexNNRegressor(n_gates=6, tol=1e-9, **options))
+    with pytest.warns(ConvergenceWarning, match="solver status: user_limit"):
+        fitted.fit(_X, _Y[:, 0])
+    objective = fitted.network_.objective(_X, _Y[:, 0], 0.01)
+    assert objective == pytest.approx(fitted.certificate_.primal, rel=1e-6)
+
+
+@pytest.mark.parametrize("activation", ["relu", "gated_relu"])
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_without_regularisation_the_fit_ends(activation: str) -> None:
+    """Where weights are free a bound is rarely better than zero, and first-order steps never reach a gap."""
+    scores = [
+        ConvexNNRegressor(n_gates=3, reg=reg, activation=activation).fit(_X, _Y[:, 0]).score(_X, _Y[:, 0])
+        for reg in (0.01, 0.0)
+    ]
+    assert scores[0] < scores[1]
+
+
 def test_an_objective_without_a_bound_is_said() -> None:
     def cubic(prediction: Any, y: Any) -> Any:
         return cp.sum(cp.power(cp.abs(prediction - y), 3)) / float(y.shape[0])
@@ -244,6 +267,10 @@ def test_an_objective_without_a_bound_is_said() -> None:
         ({"loss": "hinge"}, ValueError, "loss must be 'squared', 'huber' or a function"),
         ({"tol": "small"}, TypeError, "tol must be a real number"),
         ({"tol": -1.0}, ValueError, "tol must be a number >= 0"),
+        ({"time_limit": "long"}, TypeError, "time_limit must be a real number"),
+        ({"time_limit": -1.0}, ValueError, "time_limit must be seconds >= 0"),
+        ({"solver_options": 3}, TypeError, "solver_options must be a dictionary"),
+        ({"solver_options": {"max_iters": 3}}, TypeError, "did you mean 'max_iter'"),
         ({"random_state": "x"}, ValueError, "cannot be used to seed"),
     ],
 )

@@ -43,7 +43,9 @@ def test_every_point_is_certified_and_no_worse_than_alone(formulation: Any, loss
 def test_points_keep_their_dual_points_without_an_array_of_samples_by_gates() -> None:
     model = cnn.relu(_X, _GATES)
     path = cnn.regularization_path(model, _Y, 3, ratio=0.05)
-    problem = model.problem(_Y, model.reg)
+    problem = model.problem(_Y, path[0].reg)
+    for variable in model.variables:
+        variable.value = np.zeros(variable.shape)  # the bound of a dual point needs no other point
     for point in path:
         dual = point.certificate.dual_point
         assert dual is not None
@@ -53,6 +55,35 @@ def test_points_keep_their_dual_points_without_an_array_of_samples_by_gates() ->
         again = certificate(problem, dual).dual
         assert again is not None
         assert again >= point.certificate.dual * (1.0 - 1e-9)
+
+
+def test_a_path_leaves_the_model_as_it_was() -> None:
+    """A program of the user's own goes on from its own solution, at its own reg, also after a failed path."""
+    model, fresh = cnn.relu(_X, _GATES), cnn.relu(_X, _GATES)
+    problem = model.problem(_Y, 0.05)
+    problem.solve(solver=SemismoothNewton())
+    training, reg, network = model.training, model.reg, cnn.recover(model)
+    held = [variable.value.copy() for variable in model.variables]
+    cnn.regularization_path(model, 2.0 * _Y, 3, loss="huber")
+    with pytest.raises(cp.SolverError):
+        cnn.regularization_path(model, _Y, regs=[0.1], solver="a solver that nobody has")
+    assert (model.training, model.reg) == (training, reg)
+    assert reg.value == 0.05
+    for variable, value in zip(model.variables, held, strict=True):
+        np.testing.assert_array_equal(variable.value, value)
+    np.testing.assert_array_equal(cnn.recover(model).predict(_X), network.predict(_X))
+    cnn.regularization_path(fresh, _Y, 2)
+    assert fresh.training is None
+    assert all(variable.value is None for variable in fresh.variables)
+
+
+def test_points_and_paths_read_well() -> None:
+    path = cnn.regularization_path(cnn.gated_relu(_X, _GATES), _Y, regs=[1000.0, 2000.0])
+    heading, *rows = str(path).splitlines()
+    assert len(rows) == 2
+    assert str(path[0]) == f"{heading}\n{rows[0]}"
+    assert repr(path) == "RegularizationPath(2 points, reg from 2000 to 1000)"
+    assert repr(path[0]) == "PathPoint(reg=2000, optimal, Network(gated: 4 inputs, 0 neurons, 1 output))"
 
 
 @pytest.mark.parametrize("formulation", [cnn.gated_relu, cnn.relu])

@@ -67,6 +67,10 @@ def test_a_sweep_has_the_same_numbers_wherever_it_runs(place: Any, serial: Sweep
 
 def test_every_point_is_certified(serial: Sweep) -> None:
     assert len(serial) == 2 * 2 * 3
+    assert repr(serial) == f"Sweep(12 trainings, best reg {serial.best_reg:.4g})"
+    assert repr(serial[0]).startswith(
+        f"SweepPoint(seed=0, fold=0, reg={serial.regs[0]:.4g}, optimal, held_out="
+    )
     for point in serial:
         assert point.certificate.relative_gap is not None
         assert point.certificate.relative_gap <= 1e-3

@@ -15,6 +15,8 @@ from convexnn_solvers.watch import Judge
 
 # How a solve ends when another engine may get further from the same point.
 _STUCK = (Status.STALLED, Status.NOT_FINITE)
+# A relative gap that nobody gets below: it is rounding.
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ def run_engines(
 ) -> tuple[Result, list[dict[str, str]]]:
     """Run engine after engine, each from the best point so far, until one ends without being stuck.
 
+    One that is stuck at a gap of rounding is the last one, too: nobody else could do better.
+
     Returns the result (iterations and history of all engines together) and who ran, why, and how it ended.
     A ``keeper`` that found a checkpoint goes on with the engine that wrote it.
     """
@@ -54,7 +58,8 @@ def run_engines(
         result = iterate(engine.make(), composite, judge, starts, limits, keeper, again=joined is not None)
         log.append({"engine": engine.name, "reason": engine.reason, "status": result.status.name})
         joined = _joined(iterations, history, result)
-        if result.status not in _STUCK:
+        gap = result.certificate.relative_gap
+        if result.status not in _STUCK or (gap is not None and abs(gap) <= _ROUNDING):
             break
         iterations, history = joined.iterations, joined.history
         dual = result.certificate.dual_point
