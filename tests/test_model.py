@@ -251,6 +251,52 @@ def test_lambda_max_of_nothing_to_explain_is_zero() -> None:
     assert cnn.lambda_max(build(CASES[0], X), 0.0 * y) == 0.0
 
 
+FORMULATIONS: dict[str, Any] = {
+    "gated": cnn.gated_relu,
+    "relu": cnn.relu,
+    "leaky": lambda X, gates, **options: cnn.piecewise_linear(X, gates, 0.3, **options),
+}
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1.0, 1e10])
+@pytest.mark.parametrize("loss", ["squared", "huber", "logistic", "softmax"])
+@pytest.mark.parametrize("kind", FORMULATIONS)
+def test_what_the_output_bias_explains_is_no_correlation(kind: str, loss: str, scale: float) -> None:
+    """Columns of ones had one of 1e-17, from which paths began; a small feature beside them still counts."""
+    rng = np.random.default_rng(0)
+    raw = 1e6 + rng.standard_normal(25) if loss in ("squared", "huber") else rng.standard_normal(25)
+    y: Any = {"logistic": np.sign(raw), "softmax": (raw > 0.0).astype(int)}.get(loss, raw)
+    shapes: Any = {"outputs": 2 if loss == "softmax" else 1, "output_bias": True}
+    ones, make = np.full((25, 2), scale), FORMULATIONS[kind]
+    model = make(ones, cnn.gates_from_vectors(ones, np.ones((2, 1))), **shapes)
+    assert cnn.lambda_max(model, y, loss) == 0.0
+    with pytest.raises(ValueError, match="leaves nothing to fit"):
+        cnn.regularization_path(model, y, 3, loss=loss)
+    feature = 1e-9 * scale * rng.uniform(0.5, 1.0, size=25)
+    both = np.column_stack([ones[:, 0], feature])
+    # Beside the ones every sign of the feature's weight lies in the cone, up to a billionth.
+    positive = cnn.gates_from_vectors(feature[:, None], np.ones((1, 1)))
+    alone = cnn.gated_relu(feature[:, None], positive, **shapes)
+    model = make(both, cnn.gates_from_vectors(both, np.array([[1.0], [0.0]])), **shapes)
+    assert cnn.lambda_max(alone, y, loss) > 0.0
+    assert cnn.lambda_max(model, y, loss) == pytest.approx(cnn.lambda_max(alone, y, loss), rel=1e-5)
+
+
+def test_a_large_sample_hides_no_correlation_of_gates_without_it() -> None:
+    rng = np.random.default_rng(1)
+    X, y = rng.standard_normal((30, 2)), rng.standard_normal(30)
+    X[0] *= 1e18
+    gates = cnn.sample_gates(X, 8, seed=0)
+    for make in FORMULATIONS.values():
+        without = gates.patterns[:, ~gates.patterns[0]]
+        model = make(X, gates)
+        assert model.gates is not None
+        found = cnn.lambda_max(model, np.where(np.arange(30) == 0, 0.0, y))
+        assert without.shape[1] > 0
+        small = make(X[1:], cnn.sample_gates(X[1:], 40, seed=0))
+        assert found >= 0.1 * cnn.lambda_max(small, y[1:]) * 29 / 30
+
+
 @pytest.mark.parametrize("unit", [2.0**-300, 2.0**-400, 2.0**300])
 @pytest.mark.parametrize("formulation", [cnn.gated_relu, cnn.relu])
 def test_lambda_max_has_no_units_in_which_it_vanishes(formulation: Any, unit: float) -> None:
