@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from convexnn_solvers.composite import PatternCone, PenaltyTerm
 from convexnn_solvers.cone_columns import ConeColumns
+from convexnn_solvers.cones import PatternCones, Projection
 from convexnn_solvers.dual_norms import column_groups
 from convexnn_solvers.penalties import AbsoluteValue, GroupNorm, Penalty
 
@@ -47,6 +48,17 @@ def test_projection_keeps_what_is_inside_bit_by_bit() -> None:
     tiny = np.array([[-16.0 * EPS, 0.5], [1.0, 1.0]])  # outside by rounding, and outside
     np.testing.assert_array_equal(columns.project(tiny), [[-16.0 * EPS, 0.0], [1.0, 1.0]])
     assert columns.project(np.array([[-128.0 * EPS, 0.0], [1.0, 1.0]]))[0, 0] == 0.0
+
+
+def test_multipliers_that_are_negative_prove_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """(3, 0) lies in its cone, so that no rho >= 0 makes it shorter; -1.5 on the row (2, 0) would."""
+    columns = ConeColumns(PatternCone(np.array([[2.0, 0.0]]), np.array([[True]]), 1, 0))
+    z = np.array([[3.0], [0.0]])
+    lie = Projection(np.array([[0]]), np.array([[-1.5]]), z)
+    monkeypatch.setattr(PatternCones, "project", lambda *_, **__: lie)
+    points, _ = columns.dual_points(z, np.array([0]))
+    np.testing.assert_array_equal(points, z)
+    np.testing.assert_array_equal(columns.remembered(z)[0], z)
 
 
 def test_the_rounding_of_a_dual_point_is_bounded_by_its_terms() -> None:

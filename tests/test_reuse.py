@@ -11,7 +11,15 @@ from interior_point import optimum
 from numpy.typing import NDArray
 
 import convexnn_models as cnn
-from convexnn_solvers import RFISTA, AugmentedLagrangian, Auto, certificate, compiler
+from convexnn_solvers import (
+    ADMM,
+    RFISTA,
+    AugmentedLagrangian,
+    Auto,
+    SemismoothNewton,
+    certificate,
+    compiler,
+)
 
 Float = NDArray[np.float64]
 RNG = np.random.default_rng(5)
@@ -47,6 +55,40 @@ def test_the_second_solve_compiles_nothing(solver: Any, compilations: list[Any])
         problem.solve(solver=solver)
         assert problem.status == cp.OPTIMAL
     assert len(compilations) == first
+
+
+@pytest.mark.parametrize("change", ["other rows", "other units", "one entry"])
+@pytest.mark.parametrize(
+    ("formulation", "solver", "backend"),
+    [
+        (cnn.gated_relu, SemismoothNewton, "numpy"),
+        (cnn.gated_relu, ADMM, "numpy"),
+        (cnn.gated_relu, ADMM, "torch"),
+        (cnn.relu, Auto, "numpy"),
+        (cnn.relu, SemismoothNewton, "numpy"),
+        (cnn.relu, AugmentedLagrangian, "torch"),
+    ],
+)
+def test_features_that_were_written_into_are_read_again(
+    formulation: Any, solver: Any, backend: str, change: str
+) -> None:
+    """They are held by reference: what is kept for the next solve was that of the old ones."""
+    pytest.importorskip("array_api_compat" if backend == "torch" else "numpy")
+    own = X.copy()
+    model = formulation(own, cnn.sample_gates(own, 8, seed=0))
+    problem = model.problem(Y, reg=0.05)
+    chosen = solver(tol=1e-5, backend=backend) if backend == "torch" else solver(tol=1e-5)
+    problem.solve(solver=chosen)
+    if change == "other rows":
+        own[:] = own[::-1].copy()
+    elif change == "other units":
+        own *= np.array([0.5, 2.0, 3.0])
+    else:
+        own[3, 1] += 2.0
+    problem.solve(solver=chosen)
+    assert problem.status == cp.OPTIMAL
+    found = certificate(problem).primal
+    assert found == pytest.approx(optimum(cp.Problem(problem.objective, problem.constraints)), rel=1e-4)
 
 
 def test_parameters_wherever_the_rules_allow_them(compilations: list[Any]) -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from convexnn_solvers.affine import Tape, TapeMap, shortened
 from convexnn_solvers.affine import UnsupportedProblem as UnsupportedProblem
-from convexnn_solvers.atoms import gated
+from convexnn_solvers.atoms import gated, pattern_slack
 from convexnn_solvers.backends import Array, Backend, Float64Array
 from convexnn_solvers.composite import Composite, ConstraintTerm, LossTerm, PenaltyTerm, VariableBlock
 from convexnn_solvers.constraints import read_constraints
@@ -266,6 +266,12 @@ def _scope(problem: cp.Problem) -> str:
         if isinstance(atom, gated):
             found[atom.scope or f"for the {atom.patterns.shape[1]} given gates"] = None
     return "; ".join(found)
+
+
+def features_of(problem: cp.Problem) -> list[Float64Array]:
+    """The features that the atoms of a problem hold by reference, each array once; CVXPY copies constants."""
+    held = {id(a.X): a.X for a in subexpressions(problem) if isinstance(a, gated | pattern_slack)}
+    return list(held.values())
 
 
 def subexpressions(problem: cp.Problem) -> list[Any]:

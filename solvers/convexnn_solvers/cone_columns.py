@@ -123,7 +123,9 @@ class ConeColumns:
         return np.asarray(2.0 * _EPS * np.sqrt(rows + self.features) * size)
 
     def _projected(self, z: Float64Array, index: Indices) -> ActiveRows:
-        found = self.cones.project(z, self.gates[index], warm=self._dual.take(index))
+        projected = self.cones.project(z, self.gates[index], warm=self._dual.take(index))
+        # Whoever found them, a bound holds for multipliers that are not negative, and for no others.
+        found = ActiveRows(projected.rows, np.clip(projected.multipliers, 0.0, None))
         self._dual = self._dual.replaced(index, found)
         return found
 

@@ -21,6 +21,22 @@ class _Kept:
 
     def __init__(self) -> None:
         self.compiled: dict[tuple[Backend, float | None], Compiled] = {}
+        self._features: list[Float64Array] | None = None
+        self._sums: list[Float64Array] = []
+
+    def forget_other_features(self, problem: Any) -> None:
+        """Drop everything where somebody wrote into the features, which atoms hold by reference."""
+        from convexnn_solvers.compiler import features_of
+
+        if self._features is None:
+            self._features = features_of(problem)
+        with np.errstate(over="ignore", invalid="ignore"):
+            sums = [np.asarray(X.sum(axis=axis)) for X in self._features for axis in (0, 1)]
+        if self._sums and any(
+            not np.array_equal(a, b, equal_nan=True) for a, b in zip(sums, self._sums, strict=True)
+        ):
+            self.compiled.clear()
+        self._sums = sums
 
     def __deepcopy__(self, memo: Any) -> _Kept:
         return _Kept()
@@ -35,6 +51,7 @@ def compiled(problem: Any, backend: Backend, memory: float | None = None) -> Com
     from convexnn_solvers.operator_memory import plan_operators
 
     kept = problem.__dict__.setdefault(_ON_PROBLEM, _Kept())
+    kept.forget_other_features(problem)
     key = (backend, memory)
     if key not in kept.compiled:
         kept.compiled[key] = compile_problem(problem, backend, plan_operators(problem, backend, memory))
