@@ -28,6 +28,15 @@ REFUSED: dict[str, tuple[Callable[[Any, Any, Any], cp.Problem], str]] = {
     "other norm": (lambda U, v, b: problem_of(cp.pnorm(v, 3)), "p = 1, 2, inf"),
     "largest eigenvalue": (lambda U, v, b: problem_of(cp.lambda_max(U[:, :3])), "lambda_max is neither"),
     "loss of a convex argument": (lambda U, v, b: problem_of(cp.sum_squares(cp.exp(v))), "quad_over_lin"),
+    "largest entries": (lambda U, v, b: problem_of(cp.sum_largest(v, 2)), "write k . t.*t = cp.Variable"),
+    "squares beyond an interval that may be empty": (
+        lambda U, v, b: problem_of(cp.sum_squares(cp.pos(cp.abs(v) + 0.1))),
+        "quad_over_lin has an argument that is not affine: maximum.*write a variable t",
+    ),
+    "norm inside of a loss": (
+        lambda U, v, b: problem_of(cp.sum(cp.logistic(v + cp.norm(v)))),
+        "logistic has an argument that is not affine: .*Pnorm.*<= if it is concave",
+    ),
     "other power": (lambda U, v, b: problem_of(cp.sum(cp.power(v, 4))), "[Pp]ower"),
     "exponential cone": (lambda U, v, b: problem_of(b, cp.ExpCone(b, b, b)), "ExpCone.*cp.CLARABEL"),
     "bound on a loss": (lambda U, v, b: problem_of(b, cp.sum(huber(v)) <= b), "bounds huber, whose epigraph"),

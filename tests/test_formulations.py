@@ -33,6 +33,10 @@ def fit(x: Any) -> Any:
     return cp.sum_squares(A @ x - B) / 48
 
 
+def squares_and_tilt(q: Any) -> Any:
+    return (cp.sum_squares(q) - np.arange(24.0) @ q) / 48
+
+
 def fit_matrix(U: Any) -> Any:
     return cp.sum_squares(M @ cp.vec(U, order="C") - TARGET) / 24
 
@@ -96,6 +100,28 @@ OBJECTIVES: dict[str, Callable[[Any, Any, Any], Any]] = {
         - 0.1 * cp.min(A @ x - B)
         + 0.05 * cp.norm1(x)
     ),
+    "beyond an interval": lambda x, U, b: (
+        LABELS**2 @ cp.pos(cp.abs(A @ x - B) - 0.3) / 24
+        + cp.sum(cp.maximum(A @ x - B - 0.2, B - A @ x - 0.1, 0)) / 24
+        + 0.02 * cp.norm1(x)
+    ),
+    "beyond an interval that is empty": lambda x, U, b: (
+        cp.sum(cp.maximum(A @ x - B + 0.2, B - A @ x + 0.1, 0)) / 24 + 0.02 * cp.norm1(x)
+    ),
+    "squares beyond an interval": lambda x, U, b: (
+        (np.abs(B) @ cp.square(cp.pos(cp.abs(A @ x - B) - 0.3)) + cp.sum_squares(cp.pos(cp.abs(x) - 0.1)))
+        / 24
+        + 0.02 * cp.norm1(x)
+    ),
+    "maxima of maxima": lambda x, U, b: (
+        cp.sum(cp.maximum(1 + 2 * cp.maximum(A @ x, -0.5 * (A @ x) - b), cp.abs(A @ x - B))) / 24
+        + cp.sum(cp.pos(-cp.minimum(A @ x, B) - 0.5)) / 24
+        + 0.02 * cp.norm1(x)
+        + 0.1 * cp.square(b)
+    ),
+    "squares and a linear term of the same expression": lambda x, U, b: (
+        squares_and_tilt(A @ x) + 0.05 * cp.norm1(x)
+    ),
     "huber and l1": lambda x, U, b: cp.sum(huber(A @ x - B - b, 0.5)) / 48 + 0.05 * cp.norm1(x),
 }
 
@@ -132,6 +158,18 @@ CONSTRAINED: dict[str, Callable[[Any, Any, Any], tuple[Any, list[Any]]]] = {
     "bounded l1 norm": lambda x, U, b: (lasso(x), [cp.norm1(x) <= 0.3]),
     "bounded sum of absolute values": lambda x, U, b: (lasso(x), [cp.sum(cp.abs(G @ x)) <= 0.3]),
     "bounded hinges": lambda x, U, b: (lasso(x), [cp.sum(cp.pos(G @ x)) <= 0.1]),
+    "bounded hinges beyond an interval": lambda x, U, b: (
+        lasso(x),
+        [cp.sum(cp.pos(cp.abs(G @ x) - 0.1)) <= 0.1],
+    ),
+    "bounds beyond an interval": lambda x, U, b: (
+        lasso(x),
+        [cp.maximum(G @ x - 0.1, -0.2 - G @ x, 0) <= 0.01],
+    ),
+    "bounds on quantile losses": lambda x, U, b: (
+        near(U),
+        [cp.maximum(cp.multiply(LEVELS, U), cp.multiply(LEVELS - 1.0, U)) <= 0.1],
+    ),
     "bounded absolute values": lambda x, U, b: (lasso(x), [cp.abs(x) <= 0.1]),
     "bounded positive parts": lambda x, U, b: (lasso(x), [cp.pos(x) <= b, b <= 0.1]),
     "bounded maximum": lambda x, U, b: (lasso(x), [cp.max(G @ x) <= 0.05]),

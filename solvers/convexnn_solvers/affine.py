@@ -184,5 +184,5 @@ def _no_rule(expr: Any) -> str:
 def shortened(expr: Any, length: int = 80) -> str:
     """A one-line text of an expression for messages."""
     with np.printoptions(threshold=8, edgeitems=1):  # printing data in full takes longer than compiling
-        text = " ".join(str(expr).split())
+        text = " ".join(str(expr).split()).replace("Approx(", "(")  # CVXPY's name of a norm that may be one
     return text if len(text) <= length else text[: length - 3] + "..."

@@ -113,9 +113,10 @@ def _as_cone(
         slopes = np.zeros(output.shape)
         slopes[0], slopes[-1] = 1.0, -1.0
         return SecondOrder(0), output, slopes, None if one_bound else 0
-    if isinstance(loss, PiecewiseLinear) and not one_bound:
-        rows = [gap - cp.multiply(weight * slope, q) for slope in (loss.low, loss.high)]
-        output = cp.vstack([cp.reshape(row, (1, gap.size), order="C") for row in rows])
+    if isinstance(loss, PiecewiseLinear) and not one_bound:  # of as many entries, or of several rows of them
+        scaled = cp.reshape(cp.multiply(weight, q), (q.size // gap.size, gap.size), order="C")
+        repeated = np.ones((scaled.shape[0], 1)) @ cp.reshape(gap, (1, gap.size), order="C")
+        output = cp.vstack([repeated - slope * scaled for slope in (loss.low, loss.high)])
         return NONNEGATIVE, output, np.ones(output.shape), 0
     if isinstance(loss, PiecewiseLinear):
         middle, half = 0.5 * (loss.low + loss.high), 0.5 * (loss.high - loss.low)

@@ -10,21 +10,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.composite import Composite, DualPoint
 from convexnn_solvers.concave_search import maximise
+from convexnn_solvers.dual_directions import Multipliers, checked_arrays, float64_arrays, mixtures
 from convexnn_solvers.dual_norms import DualNorms
 from convexnn_solvers.free_columns import collect_free_variables
 from convexnn_solvers.free_variables import Arrays, FreeVariables, into_domains
 from convexnn_solvers.nonsmooth_losses import Nonsmooth
 from convexnn_solvers.reached_entries import only_weights_differ
 from convexnn_solvers.thin_domains import ThinDomains
-
-Multipliers = tuple[Float64Array | None, ...]
+from convexnn_solvers.tilted import Tilted
 
 _EPS = float(np.finfo(np.float64).eps)
 _BISECTIONS = 60
@@ -86,7 +86,9 @@ class DualBounds:
         except ValueError as error:
             self.obstacle = f"no lower bound: {error}"
         self._linear = tuple(np.asarray(c, dtype=np.float64) for c in composite.linear)
-        self._quadratic = all(term.loss.quadratic for term in composite.losses)
+        # Whether the sum of all conjugates is a quadratic form: that of a tilted square is none.
+        losses = tuple(term.loss for term in composite.losses)
+        self._quadratic = all(loss.quadratic and not isinstance(loss, Tilted) for loss in losses)
         self._smooth = not any(isinstance(term.loss, Nonsmooth) for term in composite.losses)
         # Directions may not be scaled where zero is outside a conjugate's domain (maxima), or c must be met.
         zeros = zip(composite.losses, self._loss_offsets, strict=True)
@@ -110,6 +112,7 @@ class DualBounds:
     def reweighted(self, composite: Composite) -> DualBounds:
         """The bounds of a composite that ``only_weights_differ`` from this one's."""
         other = copy(self)
+        other.__dict__.pop("_anchor", None)
         other.composite, other.norms = composite, self.norms.reweighted(composite)
         if not self._thin.none:
             other._thin = ThinDomains(composite, other.norms, self._loss_offsets)
@@ -128,8 +131,8 @@ class DualBounds:
     def sanitised(self, candidate: DualPoint) -> DualPoint | None:
         """A candidate with negative multipliers clipped; None if a shape is wrong or an entry not finite."""
         count, constraints = len(self._loss_offsets), self.composite.constraints
-        thetas = _arrays(candidate.thetas, self._shapes[:count])
-        given = _arrays(self._completed(tuple(candidate.multipliers)), self._shapes[count:])
+        thetas = checked_arrays(candidate.thetas, self._shapes[:count])
+        given = checked_arrays(self._completed(tuple(candidate.multipliers)), self._shapes[count:])
         if thetas is None or given is None or any(theta is None for theta in thetas):
             return None
         clipped = (
@@ -180,7 +183,10 @@ class DualBounds:
             ):
                 scales = self._feasible_scales(ray)
         if scales is None:
-            return None
+            mixed = self._mixed(prepared)
+            if mixed is None:
+                return None
+            ray, scales = mixed, (1.0, 1.0)
         scale = self._best_scale(ray, *scales)
         value = self._value(ray, scale, safe=True)
         if self._free is not None:
@@ -207,6 +213,22 @@ class DualBounds:
             return None
         return DualPoint(thetas, mu)
 
+    def _mixed(self, direction: DualPoint) -> _Direction | None:
+        """The first feasible mixture with a feasible direction: for where no scale but 1 may do."""
+        for mixture in () if self._anchor is None else mixtures(direction, self._anchor):
+            if self._inside(mixture.thetas, mixture.multipliers):
+                ray = self._image(mixture)
+                if self._feasible_at(ray, 1.0):
+                    return ray
+        return None
+
+    @cached_property
+    def _anchor(self) -> DualPoint | None:
+        """A feasible direction near zero, if there is one."""
+        zeros = tuple(np.zeros(b.shape) for b in self._loss_offsets)
+        found = self._feasible(DualPoint(zeros, self._completed(())))
+        return found if found is not None and self._feasible_at(self._image(found), 1.0) else None
+
     def _oriented(self, direction: DualPoint) -> DualPoint:
         """For quadratic losses a ray along which the bound first falls is better followed backwards."""
         general = any(mu is not None and np.any(mu) for mu in self._general(direction.multipliers))
@@ -218,12 +240,12 @@ class DualBounds:
         adjoint = self.composite.affine.adjoint
         general = self._general(direction.multipliers)
         cotangents = (*direction.thetas, *general)
-        image = _float64(adjoint(cotangents))
+        image = float64_arrays(adjoint(cotangents))
         # The rounding of the adjoint is measured: the same product in other numbers rounds otherwise.
         error, entries = 0.0, sum(int(np.count_nonzero(a)) for a in image)
         several = entries <= max(_FEW, _FEW_PRODUCTS // max(sum(t.size for t in direction.thetas), 1))
         for divisor in _DIVISORS if several else _DIVISORS[:1]:
-            other = _float64(adjoint(tuple(None if v is None else v / divisor for v in cotangents)))
+            other = float64_arrays(adjoint(tuple(None if v is None else v / divisor for v in cotangents)))
             apart = tuple(a - divisor * b for a, b in zip(image, other, strict=True))
             error = max(error, self.norms.unprojected(apart))
         error = 4.0 * error + self._thin.in_image(direction.thetas, image, self._fixed)
@@ -325,26 +347,3 @@ def bounds_for(composite: Composite) -> DualBounds:
     if made.lasting:
         composite.kept["bounds"] = made
     return made
-
-
-def _float64(arrays: Sequence[Any]) -> Arrays:
-    return tuple(np.asarray(a, dtype=np.float64) for a in arrays)
-
-
-def _arrays(values: Sequence[Any], shapes: Sequence[tuple[int, ...]]) -> Multipliers | None:
-    """Finite float64 arrays of the given shapes (None stays None), or None when one is not that."""
-    if len(values) != len(shapes):
-        return None
-    checked: list[Float64Array | None] = []
-    for value, shape in zip(values, shapes, strict=True):
-        if value is None:
-            checked.append(None)
-            continue
-        try:
-            array = np.asarray(value, dtype=np.float64)
-        except (TypeError, ValueError):
-            return None
-        if array.shape != shape or not np.isfinite(array).all():
-            return None
-        checked.append(array)
-    return tuple(checked)

@@ -28,6 +28,7 @@ from convexnn_solvers.nonsmooth_losses import Nonsmooth
 from convexnn_solvers.operators import GateArrays, GatedOperator
 from convexnn_solvers.output_selection import selected
 from convexnn_solvers.penalties import GroupNorm
+from convexnn_solvers.tilted import Tilted
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +141,9 @@ class GateColumns:
     def quadratic(self) -> bool:
         """Whether the loss is a sum of squares and there is nothing else that is smooth."""
         xp = self.whole.backend.xp
-        return self.whole.losses[0].loss.quadratic and not any(xp.any(c != 0.0) for c in self.whole.linear)
+        loss = self.whole.losses[0].loss
+        plain = loss.quadratic and not isinstance(loss, Tilted)
+        return plain and not any(xp.any(c != 0.0) for c in self.whole.linear)
 
     @property
     def count(self) -> int:

@@ -28,6 +28,7 @@ from cvxpy.atoms.norm_nuc import normNuc
 from cvxpy.atoms.pnorm import Pnorm
 from cvxpy.atoms.quad_form import QuadForm
 from cvxpy.atoms.quad_over_lin import quad_over_lin
+from cvxpy.atoms.sum_largest import sum_largest
 from numpy.typing import NDArray
 
 from convexnn_solvers.affine import UnsupportedProblem, shortened, value_of
@@ -43,9 +44,9 @@ from convexnn_solvers.losses import (
     SquaredHinge,
     SumSquares,
 )
+from convexnn_solvers.maxima import affine_pieces, hinge_rows, rows
 from convexnn_solvers.multiples import (
     as_entrywise_multiple,
-    as_hinge,
     as_maximum,
     as_multiple,
     as_selection,
@@ -200,17 +201,18 @@ def _squares(atom: Any) -> LossReading | None:
         base = atom.args[0]
         if is_a(base, Pnorm) and float(base.p) == 2.0:
             return _grouped_squares(atom, base.args[0], base, None)
-        hinge = as_hinge(base)
+        hinge = hinge_rows(base)
         if hinge is not None:
-            return LossReading(atom, hinge, lambda w: (SquaredHinge(), w))
+            argument, copies = hinge
+            return LossReading(atom, argument, lambda w: (SquaredHinge(), copies(w)))
         return LossReading(atom, _without_sign(base), lambda w: _square(w))
     return None
 
 
 def _grouped_squares(atom: Any, argument: Any, reduced: Any, divisor: Any) -> LossReading:
     """The squares of ``argument``, summed as the axis atom ``reduced`` does and divided by a constant."""
-    hinge = as_hinge(argument)
-    inner = _without_sign(argument) if hinge is None else hinge
+    hinge = hinge_rows(argument)
+    inner = _without_sign(argument) if hinge is None else hinge[0]
 
     def make(weight: Float64Array) -> Weighted:
         if divisor is not None:
@@ -218,8 +220,8 @@ def _grouped_squares(atom: Any, argument: Any, reduced: Any, divisor: Any) -> Lo
             if value <= 0.0:
                 raise ValueError(f"{shortened(atom)} divides by {value}; the divisor must be positive.")
             weight = weight / value
-        entries = weight if weight.ndim == 0 else _over_entries(weight, reduced, inner)
-        return (SquaredHinge(), entries) if hinge is not None else _square(entries)
+        entries = weight if weight.ndim == 0 else _over_entries(weight, reduced, argument)
+        return _square(entries) if hinge is None else (SquaredHinge(), hinge[1](entries))
 
     return LossReading(atom, inner, make)
 
@@ -259,22 +261,21 @@ def _piecewise_linear(atom: Any) -> LossReading | None:
     if is_a(atom, absolute, norm1):
         argument = atom.args[0]
         return LossReading(atom, argument, lambda w: (PiecewiseLinear(), _over_entries(w, atom, argument)))
-    hinge = as_hinge(atom)
+    hinge = hinge_rows(atom) if is_a(atom, maximum) else None
     if hinge is not None:
-        return LossReading(atom, hinge, lambda w: (PiecewiseLinear(0.0, 1.0, "hinge"), w))
+        row, copies = hinge
+        return LossReading(atom, row, lambda w: (PiecewiseLinear(0.0, 1.0, "hinge"), copies(w)))
     if is_a(atom, maximum) and len(atom.args) == 2:
         (low, base), (high, other) = (as_multiple(argument) for argument in atom.args)
         if is_same(base, other) and base.shape == atom.shape:
             slopes = min(low, high), max(low, high)
             return LossReading(atom, base, lambda w: (PiecewiseLinear(*slopes, "maximum"), w))
-    if is_a(atom, maximum):
-        rows = [
-            cp.reshape(argument + np.zeros(atom.shape), (1, atom.size), order="C") for argument in atom.args
-        ]
-        return LossReading(
-            atom, cp.vstack(rows), lambda w: (Maximum(0), np.ravel(np.broadcast_to(w, atom.shape)))
-        )
-    return None
+    pieces = affine_pieces(atom) if is_a(atom, maximum) else None
+    if pieces is None:
+        return None
+    return LossReading(
+        atom, rows(pieces, atom.shape), lambda w: (Maximum(0), np.ravel(np.broadcast_to(w, atom.shape)))
+    )
 
 
 def _least(atom: Any) -> LossReading | None:
@@ -325,7 +326,18 @@ def _over_entries(weight: Float64Array, atom: Any, argument: Any) -> Float64Arra
 
 
 def _refusal(atom: Any) -> str:
-    kind, text = type(atom).__name__, shortened(atom)
+    kind, text = type(atom).__name__.removesuffix("Approx"), shortened(atom)
+    if is_a(atom, sum_largest):
+        return (
+            "sum_largest(q, k) is not known: write k * t + cp.sum(cp.pos(q - t)) with t = cp.Variable(), or "
+            f"solve with cp.CLARABEL, instead of {text}."
+        )
+    curved = [argument for argument in atom.args if not argument.is_affine()]
+    if curved:
+        return (
+            f"{kind} has an argument that is not affine: {shortened(curved[0])}; write a variable t in its "
+            "place and the constraint t >= the argument (<= if it is concave), or solve with cp.CLARABEL."
+        )
     if is_a(atom, Pnorm):
         return (
             f"norms are known for p = 1, 2, inf along at most one axis, not {text}; solve with cp.CLARABEL."
