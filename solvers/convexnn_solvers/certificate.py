@@ -13,7 +13,7 @@ from convexnn_solvers.certifier import Certificate as Certificate
 from convexnn_solvers.certifier import Certifier as Certifier
 from convexnn_solvers.compiler import UnsupportedProblem, compile_problem
 from convexnn_solvers.composite import Composite, DualPoint
-from convexnn_solvers.dual_values import held_multiplier
+from convexnn_solvers.dual_values import held_multipliers, left_dual_point
 from convexnn_solvers.free_variables import Arrays
 from convexnn_solvers.kink_duals import kink_duals
 from convexnn_solvers.named_options import checked_options
@@ -95,12 +95,8 @@ def _with_prices(problem: Any, found: Certificate, sign: float) -> Certificate:
 
 def _left_by_solvers(problem: Any, composite: Composite) -> list[DualPoint]:
     """What the last solve left behind: our own solvers' dual point, anybody's constraint dual values."""
-    left: list[DualPoint] = []
-    extra = getattr(problem.solver_stats, "extra_stats", None)
-    if isinstance(extra, dict) and isinstance(extra.get("dual_point"), DualPoint):
-        left.append(extra["dual_point"])
-    values = {constraint.id: constraint.dual_value for constraint in problem.constraints}
-    multipliers = tuple(held_multiplier(term, values.get(term.id)) for term in composite.constraints)
+    ours, multipliers = left_dual_point(problem), held_multipliers(problem, composite)
+    left = [] if ours is None else [ours]
     if any(value is not None for value in multipliers):
         left.append(DualPoint((), multipliers))
     return left

@@ -47,13 +47,26 @@ def dual_values(
     return tuple(values)
 
 
-def held_multiplier(term: ConstraintTerm, value: Any) -> Float64Array | None:
+def _held_multiplier(term: ConstraintTerm, value: Any) -> Float64Array | None:
     """A term's multiplier from the dual value that CVXPY's constraint holds; None if it says too little."""
     if value is None or (isinstance(value, list) and any(part is None for part in value)):
         return None
     known = term.from_dual_value
     array = np.asarray(value, dtype=np.float64) if known is None else known(value)
     return array if array.shape == term.shape and bool(np.isfinite(array).all()) else None
+
+
+def held_multipliers(problem: Any, composite: Composite) -> tuple[Float64Array | None, ...]:
+    """Those of all constraints that CVXPY's problem holds."""
+    values = {constraint.id: constraint.dual_value for constraint in problem.constraints}
+    return tuple(_held_multiplier(term, values.get(term.id)) for term in composite.constraints)
+
+
+def left_dual_point(problem: Any) -> DualPoint | None:
+    """The dual point that our solver left, if it solved last."""
+    extra = getattr(problem.solver_stats, "extra_stats", None)
+    found = extra.get("dual_point") if isinstance(extra, dict) else None
+    return found if isinstance(found, DualPoint) else None
 
 
 def _cone_values(composite: Composite, constraint: ConstraintTerm, z: Float64Array) -> Float64Array:

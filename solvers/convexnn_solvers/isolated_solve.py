@@ -17,6 +17,7 @@ from typing import Any
 import cvxpy as cp
 
 from convexnn_solvers.composite import DualPoint
+from convexnn_solvers.dual_values import left_dual_point
 from convexnn_solvers.interface import CompositeSolver
 from convexnn_solvers.peak_memory import peak_mb
 from convexnn_solvers.swallowed_errors import listening
@@ -91,12 +92,11 @@ def solve(task: Task, send: Send) -> Outcome:
         compile_seconds = _extra(problem).get("compile_seconds", problem.compilation_time)
     seconds = time.perf_counter() - started
     extra = _extra(problem)
-    dual_point = extra.get("dual_point")
     return Outcome(
         status=problem.status,
         values=tuple(variable.value for variable in problem.variables()),
         duals=tuple(tuple(dual.value for dual in c.dual_variables) for c in problem.constraints),
-        dual_point=dual_point if isinstance(dual_point, DualPoint) else None,
+        dual_point=left_dual_point(problem),
         history=tuple(dict(row) for row in extra.get("history", ())),
         iterations=getattr(problem.solver_stats, "num_iters", None),
         compile_seconds=compile_seconds,

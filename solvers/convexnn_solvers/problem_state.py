@@ -61,6 +61,7 @@ def compiled(problem: Any, backend: Backend, memory: float | None = None) -> Com
 
 def starts(problem: Any, composite: Composite, warm_start: bool) -> list[Candidate]:
     """The variables' values with the last solve's dual point, if there are any, and the origin."""
+    from convexnn_solvers.dual_values import left_dual_point
     from convexnn_solvers.iterate import Candidate
 
     zero = Candidate(tuple(np.zeros(block.shape) for block in composite.variables))
@@ -70,9 +71,8 @@ def starts(problem: Any, composite: Composite, warm_start: bool) -> list[Candida
     point = tuple(_usable(values[block.id], block.shape) for block in composite.variables)
     if not any(np.any(value) for value in point):
         return [zero]
-    extra = getattr(problem.solver_stats, "extra_stats", None)
-    dual = extra.get("dual_point") if isinstance(extra, dict) else None
-    return [Candidate(point, (dual,) if isinstance(dual, DualPoint) else ()), zero]
+    dual = left_dual_point(problem)
+    return [Candidate(point, () if dual is None else (dual,)), zero]
 
 
 def _usable(value: Any, shape: tuple[int, ...]) -> Float64Array:
@@ -83,13 +83,10 @@ def _usable(value: Any, shape: tuple[int, ...]) -> Float64Array:
 
 def warm_duals(problem: Any, composite: Composite) -> DualPoint:
     """The constraints' dual values, and what else the last solve left; all of them only starting points."""
-    from convexnn_solvers.dual_values import held_multiplier
+    from convexnn_solvers.dual_values import held_multipliers, left_dual_point
 
-    by_id = {constraint.id: constraint.dual_value for constraint in problem.constraints}
-    held = [held_multiplier(term, by_id.get(term.id)) for term in composite.constraints]
-    extra = getattr(problem.solver_stats, "extra_stats", None)
-    last = extra.get("dual_point") if isinstance(extra, dict) else None
-    if not isinstance(last, DualPoint):
-        return DualPoint((), tuple(held))
+    held, last = held_multipliers(problem, composite), left_dual_point(problem)
+    if last is None:
+        return DualPoint((), held)
     left = (*last.multipliers, *(None for _ in held[len(last.multipliers) :]))
     return DualPoint(last.thetas, tuple(b if a is None else a for a, b in zip(held, left, strict=False)))
