@@ -122,13 +122,13 @@ def listed(values: Any, name: str) -> list[Any]:
     return list(values)
 
 
-def generator(seed: Any, name: str = "seed") -> np.random.Generator:
+def generator(seed: Any) -> np.random.Generator:
     """A random generator: ``seed`` itself, or the one that this seed makes."""
     try:
         return np.random.default_rng(seed)
     except (TypeError, ValueError):
         raise ValueError(
-            f"{name} must be a whole number >= 0, a np.random.Generator, or None for another one each time; "
+            "seed must be a whole number >= 0, a np.random.Generator, or None for another one each time; "
             f"not {_shown(seed)}."
         ) from None
 

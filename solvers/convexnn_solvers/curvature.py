@@ -48,7 +48,7 @@ def largest_curvature(
     backend, rng = composite.backend, np.random.default_rng(0)
 
     def size(v: Sequence[Array]) -> float:
-        own = sum(_sum(scales[k] * v[k] * v[k], composite) for k in variables)
+        own = sum(float(backend.xp.sum(scales[k] * v[k] * v[k])) for k in variables)
         return math.sqrt(composite.across.sum(own))
 
     v = list(composite.zeros())
@@ -71,7 +71,3 @@ def _curved(term: LossTerm, q: Array, xp: Any) -> Array:
     if tuple(getattr(weight, "shape", ())) not in ((), tuple(q.shape)):
         weight = xp.max(weight)
     return term.loss.curvature * weight * q
-
-
-def _sum(array: Array, composite: Composite) -> float:
-    return float(composite.backend.xp.sum(array))
