@@ -11,6 +11,8 @@ import numpy as np
 from convexnn_solvers.admm import admm_method
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.block_descent import block_descent_method
+from convexnn_solvers.budget_search import BudgetSearch
+from convexnn_solvers.budgets import budgets_of
 from convexnn_solvers.compiler import UnsupportedProblem
 from convexnn_solvers.composite import Composite, DualPoint
 from convexnn_solvers.cone_descent import constrained_method
@@ -58,6 +60,10 @@ def engines(
 
     ``exact`` is ``composite`` in float64 with NumPy.
     """
+    if composite is exact:
+        search = _search(exact, multipliers, options)
+        if search is not None:
+            yield search
     try:
         _check_memory(exact)
         case = _Case(composite, exact, gated_structure(exact), multipliers, options)
@@ -71,6 +77,25 @@ def engines(
     else:
         check_first_order("RFISTA", composite, options.memory)
         yield Engine("RFISTA", reason, lambda: gradient_method(composite, exact, options.tol))
+
+
+def _search(exact: Composite, multipliers: DualPoint, options: Options) -> Engine | None:
+    """The search for the price of a budget; None where there is none, or the priced program is not gated."""
+    budgets = budgets_of(exact)
+    if budgets is None or len(budgets.positions) > 1 or budgets.limits[0] < 0.0:
+        return None
+    try:
+        gated_structure(budgets.unit)
+    except UnsupportedProblem:
+        return None
+
+    def at(price: float, gap: float, warm: DualPoint) -> Iterator[Engine]:
+        priced = budgets.priced([price])
+        return engines(priced, priced, warm, replace(options, tol=gap))
+
+    reason = "norms are bounded by a number: programs with a price on them, until one spends the bound"
+    method = BudgetSearch(budgets, at, options.tol, multipliers)
+    return Engine("BudgetSearch", reason, lambda: method)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,9 +14,10 @@ from typing import NamedTuple
 import numpy as np
 
 from convexnn_solvers.backends import Float64Array
+from convexnn_solvers.budget_bounds import verified_bounds
 from convexnn_solvers.composite import Alone, Composite, DualPoint, PatternCone, Point
 from convexnn_solvers.constraint_cones import NONNEGATIVE, ZERO
-from convexnn_solvers.dual_bounds import Bound, bounds_for
+from convexnn_solvers.dual_bounds import Bound
 from convexnn_solvers.free_variables import Arrays
 from convexnn_solvers.gaps import relative_gap
 from convexnn_solvers.known_images import images_of
@@ -102,7 +103,7 @@ class Certifier:
         if composite.backend.name != "numpy" or composite.backend.dtype != np.float64:
             raise ValueError("a Certifier needs a composite on the NumPy backend in float64.")
         self.composite = composite
-        self._bounds = bounds_for(composite)
+        self._bounds = verified_bounds(composite)
         if "allowances" not in composite.kept:
             composite.kept["allowances"] = _allowances(composite)
         self._allowances: list[Float64Array] = composite.kept["allowances"]

@@ -9,8 +9,9 @@ only; :meth:`Compiled.composite` puts in the values of now.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import cvxpy as cp
@@ -23,6 +24,7 @@ from convexnn_solvers.atoms import gated, pattern_slack
 from convexnn_solvers.backends import Array, Backend, Float64Array
 from convexnn_solvers.composite import Composite, ConstraintTerm, LossTerm, PenaltyTerm, VariableBlock
 from convexnn_solvers.constraints import read_constraints
+from convexnn_solvers.convex_constraints import WeightedNorm
 from convexnn_solvers.loading import Loader
 from convexnn_solvers.operators import MemoryPlan
 from convexnn_solvers.penalty_layout import ProximalPenalty, arranged
@@ -83,7 +85,7 @@ class Compiled:
                 self._loss(k, reading, weight, of_argument.get(k))
                 for k, (reading, weight) in enumerate(zip(self._losses, weights, strict=True))
             ),
-            penalties=tuple(self._penalty(penalty, scales) for penalty in self._penalties),
+            penalties=tuple(_weighed(penalty, scales, self.backend) for penalty in self._penalties),
             constraints=self._constraints,
             linear=linear,
             constant=0.0 if offset is None else self.sign * float(self.backend.to_numpy(offset).item()),
@@ -124,22 +126,6 @@ class Compiled:
             known[number] = weights, term
         return term
 
-    def _penalty(self, penalty: _Penalty, scales: Sequence[Array]) -> PenaltyTerm:
-        layout = penalty.layout
-        checked = [
-            _checked_weight(self.backend.to_numpy(scales[k]), reading.atom)
-            for k, reading in zip(penalty.atoms, layout.readings, strict=True)
-        ]
-        groups = checked[0] if len(checked) == 1 and checked[0].ndim == 0 else layout.weigh(checked)
-        return PenaltyTerm(
-            layout.penalty,
-            self.backend.asarray(groups),
-            penalty.variable,
-            penalty.view,
-            penalty.unview,
-            layout.readings[0].text,
-        )
-
 
 def compile_problem(problem: cp.Problem, backend: Backend, plan: MemoryPlan | None = None) -> Compiled:
     """Read a problem for one backend; ``plan`` says what its operators may spend on speed.
@@ -153,7 +139,7 @@ def compile_problem(problem: cp.Problem, backend: Backend, plan: MemoryPlan | No
     for variable in variables:
         read_variable(variable)
     readings = [read_atom(atom) for atom in convex_atoms(objective)]
-    constraints, outputs, bounded = read_constraints(
+    constraints, outputs, bounded, budgets = read_constraints(
         [*problem.constraints, *implied_constraints(variables)], variables
     )
     in_cones = {variables[c.pattern_cone.variable].id for c in constraints if c.pattern_cone is not None}
@@ -161,6 +147,7 @@ def compile_problem(problem: cp.Problem, backend: Backend, plan: MemoryPlan | No
     layouts, split = arranged(norms, in_cones)
     losses = (*(reading for reading in readings if isinstance(reading, LossReading)), *split)
     loader = Loader(backend, plan)
+    constraints = _with_budgets(constraints, budgets, norms, in_cones, variables, loader)
     affine = Tape(loader, variables)
     for loss in losses:
         affine.add_output(loss.argument)
@@ -220,6 +207,53 @@ def _with_views(
         position = next(k for k, other in enumerate(variables) if other is variable)
         numbers = tuple(next(atoms) for _ in layout.readings)
         yield _Penalty(layout, numbers, position, *_views(layout.positions, variable, loader))
+
+
+def _weighed(penalty: _Penalty, scales: Sequence[Array], backend: Backend) -> PenaltyTerm:
+    """A penalty with the weights of its atoms, among those of all."""
+    layout = penalty.layout
+    checked = [
+        _checked_weight(backend.to_numpy(scales[k]), reading.atom)
+        for k, reading in zip(penalty.atoms, layout.readings, strict=True)
+    ]
+    groups = checked[0] if len(checked) == 1 and checked[0].ndim == 0 else layout.weigh(checked)
+    return PenaltyTerm(
+        layout.penalty,
+        backend.asarray(groups),
+        penalty.variable,
+        penalty.view,
+        penalty.unview,
+        layout.readings[0].text,
+    )
+
+
+def _with_budgets(
+    constraints: tuple[ConstraintTerm, ...],
+    budgets: Mapping[int, Sequence[WeightedNorm]],
+    penalised: Sequence[PenaltyReading],
+    in_cones: Collection[int],
+    variables: tuple[Any, ...],
+    loader: Loader,
+) -> tuple[ConstraintTerm, ...]:
+    """The constraints, of which those that bound norms of variables by a number hold these as penalties.
+
+    Unless they bound a variable that has a penalty or another budget too, or that is split from its penalty.
+    """
+    terms = list(constraints)
+    owners = [{reading.variable.id for reading, _ in norms} for norms in budgets.values()]
+    taken = Counter([*(r.variable.id for r in penalised), *itertools.chain(*owners)])
+    for (position, norms), own in zip(budgets.items(), owners, strict=True):
+        weights = {id(reading): weight for reading, weight in norms}
+        layouts, split = arranged([reading for reading, _ in norms], in_cones)
+        if split or any(taken[variable] > 1 for variable in own):
+            continue
+        scales = [weights[id(reading)] for layout in layouts for reading in layout.readings]
+        found = _with_views(layouts, variables, loader)
+        budget = tuple(
+            _weighed(p, [loader.backend.asarray(s) for s in scales], loader.backend) for p in found
+        )
+        terms[position] = replace(terms[position], budget=budget)
+    return tuple(terms)
 
 
 def _views(positions: NDArray[np.int64], variable: Any, loader: Loader) -> tuple[Any, Any]:

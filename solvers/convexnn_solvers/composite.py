@@ -96,7 +96,8 @@ class ConstraintTerm:
     The output is ``b - a`` for CVXPY's ``a <= b`` and ``a == b``, so that multipliers ``mu`` of the
     Lagrangian ``... - <mu, output>`` are CVXPY's dual values, sign and shape included. For other cones
     ``to_dual_value`` makes of them what CVXPY's constraint takes, and ``from_dual_value`` the reverse,
-    where the dual value says enough.
+    where the dual value says enough. ``budget``: the constraint is that these penalties of variables, which
+    nothing else penalises, are together at most the first entry of the output at the origin.
     """
 
     cone: Cone
@@ -106,6 +107,7 @@ class ConstraintTerm:
     pattern_cone: PatternCone | None = None
     to_dual_value: Callable[[Float64Array], Float64Array] | None = None
     from_dual_value: Callable[[Any], Float64Array] | None = None
+    budget: tuple[PenaltyTerm, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

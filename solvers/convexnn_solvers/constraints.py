@@ -21,16 +21,17 @@ from convexnn_solvers.atoms import pattern_slack
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.composite import ConstraintTerm, PatternCone
 from convexnn_solvers.constraint_cones import NONNEGATIVE, ZERO, Cone, SecondOrder, Semidefinite
-from convexnn_solvers.convex_constraints import Epigraph, epigraph
+from convexnn_solvers.convex_constraints import Epigraph, WeightedNorm, epigraph
 from convexnn_solvers.loading import is_sparse
 
 
 def read_constraints(
     constraints: Sequence[Any], variables: tuple[Any, ...]
-) -> tuple[tuple[ConstraintTerm, ...], list[Any], list[Any]]:
+) -> tuple[tuple[ConstraintTerm, ...], list[Any], list[Any], dict[int, tuple[WeightedNorm, ...]]]:
     """The constraints and, for each, the affine expression that has to lie in its cone.
 
-    Last come the convex atoms that count as zero inside these expressions (see ``convex_constraints``).
+    Then the convex atoms that count as zero inside these expressions (see ``convex_constraints``), and last,
+    by their positions, the norms in the constraints that bound norms of variables by a number.
 
     A pattern cone is recorded where the expression is ``pattern_slack`` of a whole variable, or the same
     in plain CVXPY, ``multiply(S, X @ V)`` with S of +-1; but only if the variable has that one cone and
@@ -39,7 +40,8 @@ def read_constraints(
     terms: list[ConstraintTerm] = []
     outputs: list[Any] = []
     atoms: list[Any] = []
-    for constraint in constraints:
+    norms: dict[int, tuple[WeightedNorm, ...]] = {}
+    for position, constraint in enumerate(constraints):
         if isinstance(constraint, SOC | PSD):
             term, output = _conic(constraint)
             terms.append(term)
@@ -51,15 +53,17 @@ def read_constraints(
             terms.append(_bounded_atom(constraint, found))
             outputs.append(found.output)
             atoms.extend(found.atoms)
+            if found.norms:
+                norms[position] = found.norms
             continue
         slack = _as_pattern_slack(output, variables) if cone == NONNEGATIVE else None
         pattern_cone = None
         if slack is not None:
-            output, position = slack
-            pattern_cone = PatternCone(output.X, output.patterns, output.outputs, position)
+            output, variable = slack
+            pattern_cone = PatternCone(output.X, output.patterns, output.outputs, variable)
         terms.append(ConstraintTerm(cone, output.shape, constraint.id, shortened(constraint), pattern_cone))
         outputs.append(output)
-    return _only_single_cones(terms, variables), outputs, atoms
+    return _only_single_cones(terms, variables), outputs, atoms, norms
 
 
 def _conic(constraint: Any) -> tuple[ConstraintTerm, Any]:
@@ -97,7 +101,7 @@ def _bounded_atom(constraint: Any, found: Epigraph) -> ConstraintTerm:
         shortened(constraint),
         None,
         lambda mu: np.reshape(found.dual_value(mu), shape),
-        _unknown,
+        (lambda price: np.asarray(price) * found.slopes) if found.norms else _unknown,
     )
 
 

@@ -19,7 +19,10 @@ from convexnn_solvers.constraint_cones import NONNEGATIVE, Cone, NormSumCone, Se
 from convexnn_solvers.loading import Loader
 from convexnn_solvers.losses import Square, SumSquares
 from convexnn_solvers.nonsmooth_losses import Maximum, Norms, PiecewiseLinear, Supremum
-from convexnn_solvers.terms import LossReading, convex_atoms, read_atom
+from convexnn_solvers.terms import LossReading, PenaltyReading, convex_atoms, read_atom
+
+#: A norm of entries of one variable and the weight with which it stands in a bound.
+WeightedNorm = tuple[PenaltyReading, Float64Array]
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,8 @@ class Epigraph:
     """``output in cone`` is the constraint, where ``atoms`` count as zero inside ``output``.
 
     ``slopes`` are the derivatives of the output with respect to the affine side: the constraint's dual value
-    is the sum of multipliers times slopes, along the first axis (``None``: of everything).
+    is the sum of multipliers times slopes, along the first axis (``None``: of everything). ``norms``: of a
+    bound by a number on norms of variables, these and their weights; nothing of others.
     """
 
     cone: Cone
@@ -35,6 +39,7 @@ class Epigraph:
     atoms: tuple[Any, ...]
     slopes: Float64Array
     axis: int | None
+    norms: tuple[WeightedNorm, ...] = ()
 
     def dual_value(self, mu: Float64Array) -> Float64Array:
         """CVXPY's dual value of the constraint."""
@@ -45,8 +50,9 @@ def epigraph(constraint: Any, gap: Any) -> Epigraph:
     """The constraint ``gap >= 0`` for a concave ``gap``; UnsupportedProblem, naming it, if it is another."""
     atoms = convex_atoms(gap)
     parts: list[tuple[Any, Float64Array, Any]] = []
-    for atom, weight in zip(atoms, _weights(constraint, gap, atoms), strict=True):
-        reading = read_atom(atom)
+    weights, by_number = _weights(constraint, gap, atoms)
+    readings = [read_atom(atom) for atom in atoms]
+    for reading, weight in zip(readings, weights, strict=True):
         loss_reading = reading if isinstance(reading, LossReading) else reading.loss
         loss, scales = loss_reading.make(loss_reading.sign * weight)
         parts.append((loss, np.asarray(scales), loss_reading.argument))
@@ -61,7 +67,10 @@ def epigraph(constraint: Any, gap: Any) -> Epigraph:
         kind = type(atoms[0]).__name__
         raise _refusal(constraint, f"bounds {kind}, whose epigraph has no simple projection")
     cone, output, slopes, axis = found
-    return Epigraph(cone, output, tuple(atoms), np.broadcast_to(slopes, output.shape), axis)
+    norms = tuple((r, w) for r, w in zip(readings, weights, strict=True) if isinstance(r, PenaltyReading))
+    bounded = by_number and gap.ndim == 0 and isinstance(cone, NormSumCone | SecondOrder)
+    norms = norms if bounded and len(norms) == len(atoms) else ()
+    return Epigraph(cone, output, tuple(atoms), np.broadcast_to(slopes, output.shape), axis, norms)
 
 
 def _norms_together(
@@ -83,8 +92,9 @@ def _norms_together(
     return NormSumCone(sizes.pop()), output, np.eye(1, output.size)[0], None
 
 
-def _weights(constraint: Any, gap: Any, atoms: list[Any]) -> list[Float64Array]:
-    """The coefficients with which the atoms stand in ``-gap``, entry by entry or of their sums."""
+def _weights(constraint: Any, gap: Any, atoms: list[Any]) -> tuple[list[Float64Array], bool]:
+    """The coefficients with which the atoms stand in ``-gap``, entry by entry or of their sums; and whether
+    nothing else in it varies."""
     tape = Tape(Loader(numpy_backend()), [*gap.variables(), *atoms])
     tape.add_output(gap)
     if tape.has_parametric_factors:
@@ -92,12 +102,14 @@ def _weights(constraint: Any, gap: Any, atoms: list[Any]) -> list[Float64Array]:
     map_ = tape.with_values()
     rng = np.random.default_rng(0)
     probe = rng.standard_normal(gap.shape) if gap.ndim else np.asarray(1.0)
-    ones, random = (map_.adjoint((np.asarray(v),))[-len(atoms) :] for v in (np.ones(gap.shape), probe))
+    everything, other = (map_.adjoint((np.asarray(v),)) for v in (np.ones(gap.shape), probe))
+    ones, random = everything[-len(atoms) :], other[-len(atoms) :]
+    by_number = not any(np.any(slope) for slope in everything[: -len(atoms)])
     for atom, one, other in zip(atoms, ones, random, strict=True):
         same = atom.shape == gap.shape and np.allclose(other, one * probe, rtol=1e-12, atol=0.0)
         if gap.ndim and not same:
             raise _refusal(constraint, "combines entries of its convex atom; bound every entry on its own")
-    return [np.asarray(-one, dtype=np.float64) for one in ones]
+    return [np.asarray(-one, dtype=np.float64) for one in ones], by_number
 
 
 def _as_cone(

@@ -168,16 +168,16 @@ class DualBounds:
 
     def _bound(self, direction: DualPoint, best: Bound | None, held: Float64Array) -> Bound | None:
         """The best bound along one direction; None when no scale is feasible or none can exceed ``best``."""
-        prepared = self._feasible(direction)
+        prepared = self.feasible(direction)
         if prepared is None:
             return None
-        ray = self._image(self._oriented(prepared))
+        ray = self.image(self._oriented(prepared))
         if best is not None and self._potential(ray) <= best.value:
             return None
         scales = self._feasible_scales(ray)
         if scales is None and self._every is not None:
             thetas, mu = self._every.enter(prepared.thetas, self._general(prepared.multipliers))
-            ray = self._image(DualPoint(thetas, mu))
+            ray = self.image(DualPoint(thetas, mu))
             if np.isfinite(self._conjugates(thetas, 1.0)) and self._every.satisfied(
                 thetas, self._general(mu)
             ):
@@ -198,7 +198,7 @@ class DualBounds:
         multipliers = tuple(None if m is None else scale * m for m in ray.multipliers)
         return Bound(value, DualPoint(thetas, multipliers), tuple(scale * part for part in ray.image))
 
-    def _feasible(self, direction: DualPoint) -> DualPoint | None:
+    def feasible(self, direction: DualPoint) -> DualPoint | None:
         """Satisfy the free variables' condition and enter the conjugates' domain, or give up."""
         thetas, mu = direction.thetas, self._completed(direction.multipliers)
         if self._free is not None:
@@ -217,7 +217,7 @@ class DualBounds:
         """The first feasible mixture with a feasible direction: for where no scale but 1 may do."""
         for mixture in () if self._anchor is None else mixtures(direction, self._anchor):
             if self._inside(mixture.thetas, mixture.multipliers):
-                ray = self._image(mixture)
+                ray = self.image(mixture)
                 if self._feasible_at(ray, 1.0):
                     return ray
         return None
@@ -226,8 +226,8 @@ class DualBounds:
     def _anchor(self) -> DualPoint | None:
         """A feasible direction near zero, if there is one."""
         zeros = tuple(np.zeros(b.shape) for b in self._loss_offsets)
-        found = self._feasible(DualPoint(zeros, self._completed(())))
-        return found if found is not None and self._feasible_at(self._image(found), 1.0) else None
+        found = self.feasible(DualPoint(zeros, self._completed(())))
+        return found if found is not None and self._feasible_at(self.image(found), 1.0) else None
 
     def _oriented(self, direction: DualPoint) -> DualPoint:
         """For quadratic losses a ray along which the bound first falls is better followed backwards."""
@@ -236,7 +236,8 @@ class DualBounds:
             return direction
         return DualPoint(tuple(-theta for theta in direction.thetas), self._completed(()))
 
-    def _image(self, direction: DualPoint) -> _Direction:
+    def image(self, direction: DualPoint) -> _Direction:
+        """With its image on the variables, and how much rounding moves the norms of that."""
         adjoint = self.composite.affine.adjoint
         general = self._general(direction.multipliers)
         cotangents = (*direction.thetas, *general)
@@ -330,8 +331,7 @@ class DualBounds:
         return value
 
     def _completed(self, multipliers: Multipliers) -> Multipliers:
-        missing = len(self.composite.constraints) - len(multipliers)
-        return (*multipliers, *(None for _ in range(missing)))
+        return (*multipliers, *(None for _ in self.composite.constraints[len(multipliers) :]))
 
     def _general(self, multipliers: Multipliers) -> Multipliers:
         """The multipliers that enter linearly: not those of cones that are dualised by projection."""

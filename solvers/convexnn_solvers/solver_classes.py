@@ -180,7 +180,8 @@ class Auto(CompositeSolver):
     there with many samples; ADMM with several outputs, many samples, small regularisation, in float32 or on a
     GPU; semismooth Newton for the others, for ReLU programs, and from the dual point of an earlier solve
     with one output. Where the samples' Gram matrix cannot be factored, and for all other problems, R-FISTA,
-    or the augmented Lagrangian with constraints or losses without a gradient.
+    or the augmented Lagrangian with constraints or losses without a gradient. A bound instead of the penalty
+    (``model.penalty <= 2``) is met by programs with the penalty, at the price that spends it: its dual value.
     ``extra_stats["engines"]`` lists who ran, why, and how it ended. Options as for :class:`RFISTA`.
     """
 
