@@ -69,7 +69,7 @@ def test_bases_are_completed_to_all_of_the_space(active: int, tilt: float) -> No
     rng = np.random.default_rng(active)
     frames = np.stack([np.linalg.qr(np.eye(4) + tilt * rng.standard_normal((4, 4)))[0] for _ in range(3)])
     slots, out = np.array([2, 0]), np.full((2, 4, 4 - active), np.nan)
-    complete_bases(np.ascontiguousarray(frames), slots, out)
+    complete_bases(np.ascontiguousarray(frames), slots, np.full(2, active), out)
     for found, slot in zip(out, slots, strict=True):
         together = np.vstack([frames[slot, :active], found.T])
         np.testing.assert_allclose(together @ together.T, np.eye(4), rtol=0.0, atol=4e-15)
@@ -82,7 +82,7 @@ def test_bases_are_completed_by_a_unit_vector_that_is_not_spanned_yet() -> None:
 
     frame = np.array([[[0.6, 0.8, 0.0, 0.0], [0.0, 0.0, 0.6, -0.8]]])
     out = np.full((1, 4, 2), np.nan)
-    complete_bases(frame, np.array([0]), out)
+    complete_bases(frame, np.array([0]), np.array([2]), out)
     together = np.vstack([frame[0], out[0].T])
     np.testing.assert_allclose(together @ together.T, np.eye(4), rtol=0.0, atol=4e-15)
 
@@ -158,7 +158,31 @@ def test_complements_of_the_latest_rows_are_read_from_the_factors(monkeypatch: p
             found = memory.complements(np.array([k]), given)[0]
             expected = complements(X, given)[0]
             np.testing.assert_allclose(found @ found.T, expected @ expected.T, atol=1e-13)
-            assert asked.pop() == anew
+            assert sum(asked) == anew
+            asked.clear()
+
+
+@pytest.mark.parametrize("compiled", [False, COMPILED])
+@pytest.mark.parametrize("other", [(), (1,), (0, 3), tuple(range(6))])
+def test_complements_of_blocks_with_different_counts_are_padded(
+    compiled: bool, other: tuple[int, ...]
+) -> None:
+    """Whether their rows are those of the latest projection or, for ``other`` blocks, are not."""
+    X, _, memory = remembered(compiled)
+    everything = np.arange(6)
+    memory.project(np.random.default_rng(2).standard_normal((5, 6)), everything)
+    rows = memory.active(everything).rows
+    for k in other:
+        rows[k] = np.where(rows[k] >= 0, (rows[k] + 1) % len(X), -1)
+    counts = np.sum(rows >= 0, axis=1)
+    assert counts.min() < counts.max()
+    bases = memory.complements(everything, rows)
+    assert bases.shape == (6, 5, 5 - counts.min())
+    for found, listed, count in zip(bases, rows, counts, strict=True):
+        basis, padding = found[:, : 5 - count], found[:, 5 - count :]
+        assert not padding.any()
+        np.testing.assert_allclose(basis.T @ basis, np.eye(5 - count), atol=1e-13)
+        np.testing.assert_allclose(X[listed[:count]] @ basis, 0.0, atol=1e-12)
 
 
 @needs_numba

@@ -7,7 +7,7 @@ QR, so that dependent rows are seen and never more rows than features are active
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -62,6 +62,17 @@ def shortest_multiple(z: Float64Array, polar: Float64Array) -> Float64Array:
     return np.asarray(-along / np.where(squared > 0.0, squared, 1.0))
 
 
+def of_blocks(count: int, parts: Sequence[tuple[Indices, ActiveRows]], scale: float) -> ActiveRows:
+    """Those of ``count`` blocks, put together from parts for some of them each, with multipliers ``scale``
+    times as large; the others have none."""
+    width = max((active.rows.shape[1] for _, active in parts), default=0)
+    rows, multipliers = np.full((count, width), -1, dtype=np.intp), np.zeros((count, width))
+    for index, active in parts:
+        own = slice(active.rows.shape[1])
+        rows[index, own], multipliers[index, own] = active.rows, scale * active.multipliers
+    return ActiveRows(rows, multipliers)
+
+
 def no_active_rows(blocks: int) -> ActiveRows:
     """The empty warm start for ``blocks`` blocks."""
     return ActiveRows(np.empty((blocks, 0), dtype=np.intp), np.empty((blocks, 0)))
@@ -92,7 +103,7 @@ def machine_code() -> Kernel | None:
     factors, finished = empty_factors(1, 1, 1, 1), bits[0].copy()
     project_blocks(one, bits, index, one, index, 0.0, 0.0, rows, rho, projected, finished, factors, one[0])
     polar_directions(one, bits, index, index, rows, rho, projected)
-    complete_bases(factors.basis, index, one[:, :, None].copy())
+    complete_bases(factors.basis, index, index, one[:, :, None].copy())
     return Kernel(project_blocks, polar_directions, complete_bases)
 
 

@@ -35,12 +35,13 @@ def polar_directions(
 
 
 @compiled
-def complete_bases(basis: _Floats, slots: _Indices, out: _Floats) -> None:
-    """Orthonormal columns ``out[g]`` (d, q) that complete the first d - q rows of ``basis[slots[g]]``."""
-    d, q = out.shape[1], out.shape[2]
+def complete_bases(basis: _Floats, slots: _Indices, counts: _Indices, out: _Floats) -> None:
+    """Orthonormal columns ``out[g]`` (d, q) that complete the first ``counts[g]`` rows of
+    ``basis[slots[g]]``, as many as are needed; the others stay as they are."""
+    d = out.shape[1]
     left, new = np.empty(d), np.empty(d)
     for g in range(slots.size):
-        rows, columns = basis[slots[g]], out[g]
+        rows, columns, q = basis[slots[g]], out[g], d - counts[g]
         left[:] = 1.0  # squared lengths of what the projection on the complement leaves of unit vectors
         for a in range(d - q):
             for i in range(d):

@@ -79,10 +79,11 @@ class ConeMemory:
 
     def active(self, blocks: Indices) -> ActiveRows:
         """Active rows of the latest projections, and their multipliers."""
-        known = self._active.take(blocks)
-        count = int(np.max(np.sum(known.rows >= 0, axis=1), initial=0))
-        rows = known.rows[:, :count]
-        return ActiveRows(rows, known.rho[:, :count] * known.scale[:, None] / self._cones.unit_norms[rows])
+        known = self._active
+        rows = known.rows[blocks]
+        count = int(np.max(np.count_nonzero(rows >= 0, axis=1), initial=0))
+        rows, rho = rows[:, :count], known.rho[blocks, :count]
+        return ActiveRows(rows, rho * known.scale[blocks, None] / self._cones.unit_norms[rows])
 
     def best_multiples(self, Z: Float64Array, blocks: Indices) -> ActiveRows:
         """``a rho`` for the latest multipliers and the ``a >= 0`` of the shortest ``z + a B^T rho``."""
@@ -91,15 +92,20 @@ class ConeMemory:
 
     def complements(self, blocks: Indices, rows: Indices) -> Float64Array:
         """As :func:`complements`, fast where ``rows`` (g, k) are those of the latest projections."""
-        count = rows.shape[1]
-        bases = np.empty((blocks.size, self._d, self._d - count))
-        known = np.zeros(blocks.size, dtype=np.bool_)
-        if self._factors is not None:
-            slots, latest = blocks % self._factors.block.size, self._active.rows[blocks]
-            known = (self._factors.block[slots] == blocks) & np.all(latest[:, count:] < 0, axis=1)
-            known &= np.all(latest[:, :count] == rows, axis=1)
-            bases[known] = self._cones.complete_bases(self._factors, slots[known], self._d - count)
-        bases[~known] = complements(self._cones.X, rows[~known])
+        if self._factors is None:
+            return complements(self._cones.X, rows)
+        slots, latest, width = blocks % self._factors.block.size, self._active.rows[blocks], rows.shape[1]
+        known = (self._factors.block[slots] == blocks) & np.all(latest[:, width:] < 0, axis=1)
+        known &= np.all(latest[:, :width] == rows, axis=1)
+        counts = np.count_nonzero(rows >= 0, axis=1)
+        if known.all():
+            return self._cones.complete_bases(self._factors, slots, counts)
+        bases = np.zeros((blocks.size, self._d, self._d - int(counts.min())))
+        for some, found in (
+            (known, self._cones.complete_bases(self._factors, slots[known], counts[known])),
+            (~known, complements(self._cones.X, rows[~known])),
+        ):
+            bases[some, :, : found.shape[2]] = found
         return bases
 
     def _batched(self, Z: Float64Array, blocks: Indices) -> Float64Array:
@@ -114,7 +120,15 @@ class ConeMemory:
 
 
 def complements(X: Float64Array, rows: Indices) -> Float64Array:
-    """Orthonormal bases (g, d, d - k) of the null spaces of g times k linearly independent rows of X."""
-    normals = X[np.sort(rows, axis=1)].transpose(0, 2, 1)
-    # Of one layout, whoever asks: sums over another may round differently.
-    return np.ascontiguousarray(np.linalg.qr(normals, mode="complete")[0][:, :, rows.shape[1] :])
+    """Orthonormal bases (g, d, q) of the null spaces of g times up to k linearly independent rows of X.
+
+    ``rows`` (g, k) are padded with -1 at the end; q is what the fewest rows leave, and the bases of other
+    blocks are padded with zeros.
+    """
+    d, counts = X.shape[1], np.count_nonzero(rows >= 0, axis=1)
+    bases = np.zeros((len(rows), d, d - int(np.min(counts, initial=d))))
+    for count in np.unique(counts):
+        some = np.flatnonzero(counts == count)
+        normals = X[np.sort(rows[some, :count], axis=1)].transpose(0, 2, 1)
+        bases[some, :, : d - count] = np.linalg.qr(normals, mode="complete")[0][:, :, count:]
+    return bases

@@ -31,6 +31,8 @@ from convexnn_solvers.row_blocks import row_blocks
 _COMPILED_FROM = 150_000
 # Entries of the largest work array (blocks x rows, or blocks x active rows x features).
 _CHUNK_ENTRIES = 2_000_000
+# Squares of numbers whose sums between these are neither rounded by underflow nor overflow.
+_TINY, _HUGE = 1e-280, 1e300
 # Multipliers of unit rows and unit points that a projection begins with.
 _LARGEST_START = 1e100
 
@@ -162,11 +164,13 @@ class PatternCones:
         points[finished] = (projected * scale[:, None])[finished]
         return finished
 
-    def complete_bases(self, factors: ConeFactors, slots: Indices, free: int) -> Float64Array:
-        """Orthonormal columns (g, d, free) of what the factored active rows leave free at every slot."""
+    def complete_bases(self, factors: ConeFactors, slots: Indices, counts: Indices) -> Float64Array:
+        """Orthonormal columns (g, d, q) of what the factored active rows, so many of every slot, leave free;
+        padded with zeros."""
         assert self._kernel is not None
-        bases = np.empty((slots.size, self.X.shape[1], free))
-        self._kernel.complete_bases(factors.basis, slots, bases)
+        d = self.X.shape[1]
+        bases = np.zeros((slots.size, d, d - int(np.min(counts, initial=d))))
+        self._kernel.complete_bases(factors.basis, slots, counts, bases)
         return bases
 
     def slack_violation(self, U: ArrayLike, gates: ArrayLike) -> Float64Array:
@@ -246,6 +250,9 @@ def machine_code_pays(X: Float64Array, patterns: NDArray[np.bool_], times: float
 
 def _row_norms(rows: Float64Array) -> Float64Array:
     """Euclidean norms of the rows, without overflow or underflow on the way."""
+    squares = np.einsum("ij,ij->i", rows, rows)
+    if squares.size and _TINY < squares.min() and squares.max() < _HUGE:
+        return np.asarray(np.sqrt(squares))
     largest = np.max(np.abs(rows), axis=1, initial=0.0)
     safe = np.where(largest > 0.0, largest, 1.0)
     return np.asarray(safe * np.linalg.norm(rows / safe[:, None], axis=1) * (largest > 0.0))

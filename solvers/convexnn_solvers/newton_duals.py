@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from convexnn_solvers.active_sets import ActiveRows, no_active_rows
+from convexnn_solvers.active_sets import ActiveRows, no_active_rows, of_blocks
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.gated_program import GatedProgram, block_norms
 from convexnn_solvers.newton_blocks import ConeProx
@@ -45,7 +45,9 @@ def best_multiple(
         long = cones.exceeding(-products, program.weights / wanted)
         points, found = cones.project(-products[:, :, long], long, program.weights[long] / wanted)
         # The judge is told why the others need no projection.
-        short = np.setdiff1d(np.flatnonzero(ratios > 1.0 / wanted), long, assume_unique=True)
+        ruled_out = ratios > 1.0 / wanted
+        ruled_out[long] = False
+        short = np.flatnonzero(ruled_out)
         reasons = cones.reasons(-products[:, :, short], short)
         ratios = np.minimum(ratios, 1.0 / wanted)
         ratios[long] = block_norms(points) / program.weights[long]
@@ -53,7 +55,7 @@ def best_multiple(
     largest = max(largest, excess(program.fit, xi))
     scale = wanted / max(1.0, wanted * largest)
     rows = tuple(
-        none.replaced(short, _scaled(reason, scale)).replaced(long, _scaled(active, scale))
+        of_blocks(program.blocks, [(short, reason), (long, active)], scale)
         for reason, active in zip(reasons, found, strict=True)
     )
     return DualMultiple(-program.fit.conjugate(scale * xi), scale, ratios, rows)
@@ -79,10 +81,6 @@ def bounds_anew(
     primal = fitted.value + float(program.weights @ block_norms(U))
     dual = best_multiple(program, -W, program.by_block(program.adjoint(-W)), cones)
     return ProgramBounds(primal, fitted.offset, dual)
-
-
-def _scaled(active: ActiveRows, scale: float) -> ActiveRows:
-    return ActiveRows(active.rows, scale * active.multipliers)
 
 
 def warm_multiple(

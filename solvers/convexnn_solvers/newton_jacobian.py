@@ -22,22 +22,23 @@ from convexnn_solvers.newton_blocks import ActiveBlocks
 
 @dataclass(frozen=True, eq=False)
 class FreeDirections:
-    """Blocks with equally many active rows: their positions (g,), bases (g, d, q) of the free directions."""
+    """Of every active block: bases (m, d, q) of the free directions, padded with columns of zeros, and how
+    many (m,) there are."""
 
-    position: Indices
     basis: Float64Array
+    counts: Indices
 
 
 @dataclass(frozen=True, eq=False)
 class Jacobian:
     """The generalised Jacobian of the proximal map on its active blocks, see the module's text.
 
-    ``free``: for each output the groups of free directions; empty without cones.
+    ``free``: for each output the free directions; empty without cones.
     """
 
     shrink: Float64Array
     directions: Float64Array
-    free: tuple[tuple[FreeDirections, ...], ...] = ()
+    free: tuple[FreeDirections, ...] = ()
 
     def apply(self, C: Float64Array) -> Float64Array:
         """The Jacobian times ``C`` (c, d, m)."""
@@ -47,42 +48,35 @@ class Jacobian:
     def _free_part(self, C: Float64Array) -> Float64Array:
         if not self.free:
             return C
-        out = np.zeros_like(C)
-        for k, groups in enumerate(self.free):
-            for group in groups:
-                coefficients = np.einsum("gdq,dg->gq", group.basis, C[k][:, group.position])
-                out[k][:, group.position] = np.einsum("gdq,gq->dg", group.basis, coefficients)
+        out = np.empty_like(C)
+        for k, free in enumerate(self.free):
+            out[k] = np.matvec(free.basis, np.vecmat(C[k].T, free.basis)).T
         return out
 
     def rank(self, output: int) -> int:
         """The number of columns of :meth:`roots`."""
         d, m = self.directions.shape[1:]
-        if not self.free:
-            return int(d * m)
-        return sum(group.position.size * group.basis.shape[2] for group in self.free[output])
+        return int(np.sum(self.free[output].counts)) if self.free else int(d * m)
 
     def roots(self, output: int) -> tuple[Float64Array, Indices]:
-        """Columns M (d, r) and their blocks (r,) with ``sum M M^T`` the Jacobian within one output."""
-        d, m = self.directions.shape[1:]
-        whole = FreeDirections(np.arange(m), np.broadcast_to(np.eye(d), (m, d, d)))
-        groups = self.free[output] if self.free else (whole,)
-        columns = [self._group_roots(group, self.directions[output]) for group in groups]
-        owners = [np.repeat(group.position, group.basis.shape[2]) for group in groups]
-        if not columns:
-            return np.zeros((d, 0)), np.zeros(0, dtype=np.intp)
-        return np.hstack(columns), np.concatenate(owners)
+        """Columns M (d, r) and their blocks (r,) with ``sum M M^T`` the Jacobian within one output.
 
-    def _group_roots(self, group: FreeDirections, directions: Float64Array) -> Float64Array:
-        """``sqrt(a) N + gamma t (N^T t)^T``, t = T/|T|; its square is ``a N N^T + (1 - a) T T^T``."""
-        shrink = self.shrink[group.position]
-        t = directions[:, group.position].T
+        A block's are ``sqrt(a) N + gamma t (N^T t)^T``, t = T/|T|; the square is ``a N N^T + (1 - a) T T^T``.
+        """
+        d, m = self.directions.shape[1:]
+        if self.free:
+            basis, counts = self.free[output].basis, self.free[output].counts
+        else:
+            basis, counts = np.broadcast_to(np.eye(d), (m, d, d)), np.full(m, d)
+        t = self.directions[output].T
         lengths = np.linalg.norm(t, axis=1)
         t = t / np.where(lengths > 0.0, lengths, 1.0)[:, None]
-        root = np.sqrt(shrink)
-        gamma = np.sqrt(shrink + (1.0 - shrink) * lengths**2) - root
-        along = np.einsum("gdq,gd->gq", group.basis, t) * gamma[:, None]
-        columns = root[:, None, None] * group.basis + np.einsum("gd,gq->gdq", t, along)
-        return np.asarray(columns.transpose(1, 0, 2).reshape(t.shape[1], -1))
+        root = np.sqrt(self.shrink)
+        gamma = np.sqrt(self.shrink + (1.0 - self.shrink) * lengths**2) - root
+        along = np.vecmat(t, basis) * gamma[:, None]
+        columns = root[:, None, None] * basis + t[:, :, None] * along[:, None, :]
+        listed = np.arange(basis.shape[2]) < counts[:, None]
+        return columns.transpose(1, 0, 2)[:, listed], np.repeat(np.arange(m), counts)
 
 
 def jacobian(program: GatedProgram, active: ActiveBlocks) -> Jacobian:
@@ -92,17 +86,11 @@ def jacobian(program: GatedProgram, active: ActiveBlocks) -> Jacobian:
     return Jacobian(active.shrink, directions, tuple(free))
 
 
-def _free_directions(X: Float64Array, active: ActiveBlocks, output: int) -> tuple[FreeDirections, ...]:
-    """What each block's active rows leave free, grouped by the number of active rows."""
+def _free_directions(X: Float64Array, active: ActiveBlocks, output: int) -> FreeDirections:
+    """What each block's active rows leave free."""
     rows = active.rows[output]
-    counts = np.sum(rows >= 0, axis=1)
-    groups: list[FreeDirections] = []
-    for k in np.unique(counts):
-        position = np.flatnonzero(counts == k)
-        listed = rows[position, :k]  # the padding comes last
-        if active.memories:
-            basis = active.memories[output].complements(active.blocks[position], listed)
-        else:
-            basis = complements(X, listed)
-        groups.append(FreeDirections(position, basis))
-    return tuple(groups)
+    if active.memories:
+        basis = active.memories[output].complements(active.blocks, rows)
+    else:
+        basis = complements(X, rows)
+    return FreeDirections(basis, X.shape[1] - np.count_nonzero(rows >= 0, axis=1))

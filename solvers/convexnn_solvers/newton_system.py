@@ -137,6 +137,8 @@ class NewtonSystems:
                     self._factor, self._origin = None, {}
                     return x
         factor = self._refactor(operator, written)
+        if operator.pair:  # the factor is exact, and what is left of the conditions shows after the step
+            return factor(right)
         x, _ = self._iterate(applied, factor, right, x, rtol, most)
         return x
 
