@@ -7,8 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from convexnn_solvers.cones import PatternCones
 from convexnn_solvers.dual_newton import DualNewton
-from convexnn_solvers.gated_program import GatedProgram
+from convexnn_solvers.gate_working_set import WorkingSetNewton
+from convexnn_solvers.gated_program import GatedProgram, block_norms
 from convexnn_solvers.kept import Kept
 from convexnn_solvers.newton_fits import SquaredFit
 from convexnn_solvers.newton_start import NewtonPolicy, NewtonStart
@@ -69,3 +71,39 @@ def test_refused_steps_change_nothing_but_the_time(cones: bool) -> None:
         assert other.gap <= 1e-9
         values.append(other.primal)
     assert values == pytest.approx([values[0]] * len(values), rel=3e-9)
+
+
+@pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.parametrize("method", [DualNewton, WorkingSetNewton])
+def test_a_start_outside_its_cones_is_taken_in(
+    method: type[DualNewton | WorkingSetNewton], warm: bool
+) -> None:
+    data = program(cones=True, centred=False, bend=None)
+    cones, gates = PatternCones(data.X, data.patterns), data.block_gates(np.arange(data.blocks))
+    rng = np.random.default_rng(0)
+    outside = 0.2 * rng.standard_normal(data.point_shape)
+    outside[:, :, ::3] = 0.0
+    assert np.any(cones.slack_violation(outside[0], gates) > 0.1)
+    given = outside.copy()
+    begun = method(data, start=NewtonStart(point=outside, xi=rng.standard_normal((30, 1)) if warm else None))
+    np.testing.assert_array_equal(outside, given)
+    assert np.all(cones.slack_violation(begun.point[0], gates) <= 1e-14)
+    value = data.fit.at(data.forward(begun.point)).value + float(data.weights @ block_norms(begun.point))
+    assert begun.primal == pytest.approx(value, rel=1e-12)
+
+
+def test_the_next_regularisation_in_cones_looks_for_a_bound_after_its_first_step() -> None:
+    """Bounds take projections there; where the last optimum may still be one, it is looked for at once."""
+    data = program(cones=True, centred=False, bend=None)
+    first = DualNewton(data)
+    while not first.gap <= 1e-9 and first.newton_steps < 100:
+        first.step(1e-9)
+    start = NewtonStart(point=first.point, xi=-first.dual_point)
+    assert DualNewton(data, start=start).gap <= 2e-9
+    other = DualNewton(replace(data, weights=0.9 * data.weights), start=start)
+    assert (other.dual, other.gap) == (-np.inf, 1.0)
+    assert not other.stalled
+    while not other.gap <= 1e-9 and other.newton_steps < 100:
+        other.step(1e-9)
+    assert other.gap <= 1e-9
+    assert -np.inf < other.dual <= other.primal

@@ -48,6 +48,8 @@ from convexnn_solvers.newton_start import (
 from convexnn_solvers.packing import Arrays, Held, below, packed_attributes, part, restore_attributes
 
 _EPS = float(np.finfo(np.float64).eps)
+# A dual variable to start from whose value is as close to the primal one may be optimal.
+_CLOSE = 1e-6
 # What a checkpoint keeps as it is.
 _STATE = (
     "newton_steps", "primal", "dual", "dual_point", "offset", "sigma", "_U", "_xi", "_products",
@@ -114,26 +116,40 @@ class DualNewton:
         program = self.program
         self._U = np.zeros(program.point_shape) if first.point is None else first.point.copy()
         active = np.flatnonzero(np.any(self._U != 0.0, axis=(0, 1)))
+        if self._cones is not None and active.size:
+            self._U[:, :, active] = self._cones.project(self._U[:, :, active], active)[0]
         own = self.features.select(program.block_gates(active))
         prediction = own.forward(self._U[:, :, active] * self._signs[active])
         fitted = self._fit.at(prediction)
         given = given_dual(program, first)
         self._xi = fitted.xi if given is None else given
-        self._offer_primal(prediction, active, self._U[:, :, active])
+        primal = self._offer_primal(prediction, active, self._U[:, :, active])
         known = None if given is None else given_products(first, given)
         self._products = self.features.adjoint(self._xi) if known is None else known
         if given is not None:
             scale = warm_multiple(program, self._U, prediction, self._xi, self._offer_dual)
             self._xi, self._products, self._offered = scale * self._xi, scale * self._products, False
             self._paired = active.size > 0
-        self._offer_dual()
+        gap = self._guessed_gap(primal) if self._cones is not None and self._paired else None
+        if gap is None:
+            self._offer_dual()
+            gap = self.gap
         scales = 1.0 if self._fit.scales is None else self._fit.scales
         self._copy.begin(prediction + scales * fitted.offset, self._xi)
-        self.sigma = self.policy.first_sigma(given is not None, self.gap)
+        self.sigma = self.policy.first_sigma(given is not None, gap)
         if self._paired and self._pairs_possible and not program.cones:
             self._later_sigma, self.sigma = self.sigma, min(self.sigma, self.policy.pair_sigma)
             self._old_within = np.inf
         self._set_products(self._products)
+
+    def _guessed_gap(self, primal: float) -> float | None:
+        """About the gap at a start in cones, where a bound takes projections; None where it is worth them.
+
+        How much ``-xi`` breaks the dual's conditions is of first order, and how far its value is from the
+        primal one of second order: the gap of its best multiple was measured to be about the root of that.
+        """
+        missed = relative_gap(primal, -self._fit.conjugate(self._xi))
+        return float(np.sqrt(missed)) if _CLOSE <= missed <= 1.0 else None
 
     def packed(self) -> Arrays:
         """The state as arrays; a factor is made anew from its operator."""
@@ -158,8 +174,10 @@ class DualNewton:
 
     @property
     def gap(self) -> float:
-        """The relative gap of the best bounds; NaN when something was not finite."""
-        return relative_gap(self.primal, self.dual)
+        """The relative gap of the best bounds, 1 before there is a lower one; NaN when something was not
+        finite."""
+        unknown = self.dual == -np.inf and self.primal < np.inf
+        return 1.0 if unknown else relative_gap(self.primal, self.dual)
 
     @property
     def xi(self) -> Float64Array:
@@ -370,12 +388,13 @@ class DualNewton:
         self.newton_steps += 1
         self._inner_steps += 1
 
-    def _offer_primal(self, prediction: Float64Array, blocks: Indices, values: Float64Array) -> None:
+    def _offer_primal(self, prediction: Float64Array, blocks: Indices, values: Float64Array) -> float:
         fitted = self._fit.at(prediction)
         primal = fitted.value + float(self.program.weights[blocks] @ block_norms(values))
         if not primal >= self.primal:
             self.primal, self.offset, self._best_blocks = primal, fitted.offset, (blocks, values)
             self._note_gap()
+        return primal
 
     def _offer_dual(self) -> float:
         """The best multiple of ``-xi`` that is dual feasible."""

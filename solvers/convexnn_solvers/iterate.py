@@ -68,7 +68,10 @@ class Method(Protocol[State]):
 
 @runtime_checkable
 class StartsFromDuals(Protocol):
-    """A method that judges itself from its first step on, with the dual point that an earlier solve left."""
+    """A method that judges itself from its first step on, with the dual point that an earlier solve left.
+
+    Points to start from may lie outside their cones; it takes them in.
+    """
 
     @property
     def warm(self) -> DualPoint | None:

@@ -132,9 +132,10 @@ class Watch:
         return None
 
     def _lowest(self, starts: Sequence[Candidate]) -> tuple[Float64Array, ...]:
-        """The feasible point of the lowest objective; the last one when no other is finite."""
-        finite = (c.point for c in starts if all(np.isfinite(array).all() for array in c.point))
-        points = [self.judge.repair(point) for point in finite]
+        """The point of the lowest objective as it is; the last one when no other is finite."""
+        points = [c.point for c in starts if all(np.isfinite(array).all() for array in c.point)]
+        if len(points) == 1:
+            return points[0]
         values = [self.sign * self.judge.objective(point) for point in points]
         known = [k for k, value in enumerate(values) if math.isfinite(value)]
         return points[min(known, key=values.__getitem__)] if known else starts[-1].point
