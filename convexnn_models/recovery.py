@@ -123,7 +123,7 @@ def recover_two_layer(model: ConvexModel, prune: bool = True) -> Network:
     held = [held_value(variable) for variable in model.variables]
     weights = held[: len(model.signs)]
     offset = held[-1].reshape(model.outputs) if model.output_bias is not None else None
-    blocks = [_in_cones(model, W) for W in weights] if model.cones else weights
+    blocks = _in_cones(model, weights) if model.cones else weights
     parts = [_neurons(model, W, sign) for W, sign in zip(blocks, model.signs, strict=True)]
     neurons = _Neurons(
         np.concatenate([p.hidden for p in parts], axis=1),
@@ -167,18 +167,26 @@ def _by_output(
     return columns, np.tile(np.arange(P), c), np.repeat(np.arange(c), P)
 
 
-def _in_cones(model: ConvexModel, W: Float64Array) -> Float64Array:
+def _in_cones(model: ConvexModel, weights: list[Float64Array]) -> list[Float64Array]:
+    """The weights with every column in its cone: themselves where that is so already."""
     assert model.gates is not None
-    columns, gates, _ = _by_output(model, W)
-    projected = columns.copy()
+    columns = np.hstack([_by_output(model, W)[0] for W in weights])
+    gates = np.tile(_by_output(model, weights[0])[1], len(weights))
     live = np.flatnonzero(columns.any(axis=0))
-    cones = PatternCones(model.X, model.gates.patterns)
-    outside = cones.slack_violation(columns[:, live], gates[live])
-    live = live[outside > _INSIDE * np.linalg.norm(columns[:, live], axis=0)]
-    if live.size:
-        projected[:, live] = cones.project(columns[:, live], gates[live]).points
+    # Signs are read for the gates in use: a sparse solution's are few.
+    used, own = np.unique(gates[live], return_inverse=True)
+    patterns = model.gates.patterns
+    cones = PatternCones(model.X, patterns if used.size == patterns.shape[1] else patterns[:, used])
+    outside = cones.slack_violation(columns[:, live], own)
+    moving = np.flatnonzero(outside > _INSIDE * np.linalg.norm(columns[:, live], axis=0))
+    if not moving.size:
+        return weights
+    columns[:, live[moving]] = cones.project(columns[:, live[moving]], own[moving]).points
     c, d = model.outputs, model.X.shape[1]
-    return projected.reshape(d, c, -1).transpose(1, 0, 2).reshape(c * d, -1)
+    return [
+        part.reshape(d, c, -1).transpose(1, 0, 2).reshape(c * d, -1)
+        for part in np.split(columns, len(weights), axis=1)
+    ]
 
 
 def _neurons(model: ConvexModel, W: Float64Array, sign: float) -> _Neurons:

@@ -176,3 +176,15 @@ def test_points_of_a_path_begin_without_products_of_all_gates(
     assert all(point.status == cp.OPTIMAL for point in path)
     assert len(begun) >= 6
     assert all(products is not None for products in begun)
+
+
+def test_the_latest_image_is_read_where_it_is_asked_for_by_the_same_arrays() -> None:
+    known = KnownImages()
+    one, other = (np.arange(3.0),), (np.ones(3),)
+    assert known.newest(one) is None
+    image = (np.arange(4.0),)
+    known.add(one, image)
+    assert known.newest(one) is image
+    assert known.newest((one[0].copy(),)) is None
+    known.add(other, (np.ones(4),))
+    assert known.newest(one) is None

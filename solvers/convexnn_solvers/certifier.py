@@ -21,6 +21,7 @@ from convexnn_solvers.dual_bounds import Bound
 from convexnn_solvers.free_variables import Arrays
 from convexnn_solvers.gaps import relative_gap
 from convexnn_solvers.known_images import images_of
+from convexnn_solvers.output_selection import selected
 from convexnn_solvers.row_sizes import row_sizes, term_sizes
 
 # A violation up to this, in the units of its row (see :func:`_allowances`), still counts as feasible.
@@ -162,7 +163,7 @@ class Certifier:
         """The objective at ``x`` as it is, in the user's sign."""
         held = self._checked(x)
         penalty = float(self.composite.penalty_value(held))
-        return self.composite.sign * self._objective(held, self._outputs(held), penalty)
+        return self.composite.sign * self._objective(held, self._arguments(held), penalty)
 
     def _rounding(self, x: Arrays, outputs: Point, penalty: float) -> float:
         """The value at which a point has no other than rounding, so that gaps cannot be relative to it.
@@ -219,8 +220,22 @@ class Certifier:
 
     def _outputs(self, x: Arrays) -> Point:
         """The affine map at ``x``; the origin's is known where nobody else has a share."""
-        known = isinstance(self.composite.across, Alone) and not any(a.any() for a in x)
-        return self.composite.offsets() if known else self.composite.affine.forward(x)
+        return self.composite.offsets() if self._known(x) else self.composite.affine.forward(x)
+
+    def _arguments(self, x: Arrays) -> Point:
+        """What the losses read of that: there may be many more outputs in constraints."""
+        affine, count = self.composite.affine, len(self.composite.losses)
+        if self._known(x) or not self.composite.constraints:
+            return self._outputs(x)
+        held = self.composite.kept.get("arguments")
+        if held is None or held[0] is not affine:
+            total = count + len(self.composite.constraints)
+            held = self.composite.kept["arguments"] = affine, selected(affine, range(count), total)
+        arguments: Point = held[1].forward(x)
+        return arguments
+
+    def _known(self, x: Arrays) -> bool:
+        return isinstance(self.composite.across, Alone) and not any(a.any() for a in x)
 
     def _checked(self, x: Point) -> Arrays:
         blocks = self.composite.variables
@@ -260,14 +275,14 @@ class Certifier:
         slacks = outputs[len(composite.losses) :]
         for term, output, allowed in zip(composite.constraints, slacks, self._allowances, strict=True):
             value = np.asarray(output, dtype=np.float64)
-            outside = term.cone.violations(value)
-            beyond = outside
             if term.pattern_cone is not None:
                 size = _sizes_of_rays(term.pattern_cone, x[term.pattern_cone.variable])
-                outside = np.max(outside, axis=1, initial=0.0)
+                outside = term.cone.violations(np.min(value, axis=1, initial=0.0))
                 beyond, allowed = np.maximum(outside - _SILENT * size, 0.0), _FEASIBLE * np.minimum(size, 1.0)
-            elif term.cone not in (ZERO, NONNEGATIVE):  # there entries of a cone lend each other their size
-                allowed = allowed + _FEASIBLE * term.cone.even(np.abs(value))
+            else:
+                outside = beyond = term.cone.violations(value)
+                if term.cone not in (ZERO, NONNEGATIVE):  # there entries of a cone lend each other their size
+                    allowed = allowed + _FEASIBLE * term.cone.even(np.abs(value))
             if outside.size:
                 shares, outside = np.broadcast_arrays(beyond / allowed, outside)
                 worst = np.unravel_index(int(np.argmax(shares)), shares.shape)

@@ -42,21 +42,24 @@ class ConeColumns:
         return np.ascontiguousarray(np.transpose(stacked, (1, 0, 2))).reshape(-1, self.gate_count)
 
     def project(self, columns: Float64Array) -> Float64Array:
-        """All columns projected on their cones; those that are inside to rounding are kept as they are.
+        """All columns projected on their cones; those that are inside to rounding are kept as they are, and
+        where all are, the array itself is returned.
 
         Where nothing but rounding is left, which lies in no cone, the projection is zero.
         """
         size = np.linalg.norm(columns, axis=0)
         index = np.flatnonzero(size)
-        outside = self.cones.slack_violation(columns[:, index], self.gates[index])
-        index = index[outside > 64.0 * _EPS * size[index]]
-        moved = columns.copy()
         if index.size:
-            warm = self._primal.take(index)
-            found = self.cones.project(columns[:, index], self.gates[index], warm=warm)
-            self._primal = self._primal.replaced(index, found)
-            left = np.linalg.norm(found.points, axis=0) > 64.0 * _EPS * size[index]
-            moved[:, index] = np.where(left, found.points, 0.0)
+            outside = self.cones.slack_violation(columns[:, index], self.gates[index])
+            index = index[outside > 64.0 * _EPS * size[index]]
+        if not index.size:
+            return columns
+        warm = self._primal.take(index)
+        found = self.cones.project(columns[:, index], self.gates[index], warm=warm)
+        self._primal = self._primal.replaced(index, found)
+        left = np.linalg.norm(found.points, axis=0) > 64.0 * _EPS * size[index]
+        moved = columns.copy()
+        moved[:, index] = np.where(left, found.points, 0.0)
         return moved
 
     def dual_points(self, columns: Float64Array, index: Indices) -> tuple[Float64Array, Float64Array]:
@@ -104,16 +107,18 @@ class ConeColumns:
         Those with more active rows than features are no solver's that projects, and are not worth a start:
         False. Columns without any, which a solver need not project, begin where they ended.
         """
-        stacked = np.reshape(multipliers, (self.outputs, -1, self.gate_count)).transpose(0, 2, 1)
-        columns = stacked.reshape(self.gates.size, -1)
-        block, row = np.nonzero(columns > 0.0)
+        stacked = np.reshape(multipliers, (self.outputs, -1, self.gate_count))
+        output, row, gate = np.nonzero(stacked > 0.0)
+        block = output * self.gate_count + gate
         counts = np.bincount(block, minlength=self.gates.size)
         most = int(np.max(counts, initial=0))
         if most > self.features:
             return False
-        place = np.arange(block.size) - (np.cumsum(counts) - counts)[block]
+        order = np.argsort(block, kind="stable")
+        place = np.empty_like(block)
+        place[order] = np.arange(block.size) - (np.cumsum(counts) - counts)[block[order]]
         rows, values = np.full((self.gates.size, most), -1, dtype=np.intp), np.zeros((self.gates.size, most))
-        rows[block, place], values[block, place] = row, columns[block, row]
+        rows[block, place], values[block, place] = row, stacked[output, row, gate]
         told = np.flatnonzero(counts)
         self._dual = self._dual.replaced(told, ActiveRows(rows[told], values[told]))
         return True

@@ -239,17 +239,17 @@ class DualBounds:
     def image(self, direction: DualPoint) -> _Direction:
         """With its image on the variables, and how much rounding moves the norms of that."""
         adjoint = self.composite.affine.adjoint
-        general = self._general(direction.multipliers)
-        cotangents = (*direction.thetas, *general)
+        cotangents = (*direction.thetas, *self._general(direction.multipliers))
         image = float64_arrays(adjoint(cotangents))
         # The rounding of the adjoint is measured: the same product in other numbers rounds otherwise.
-        error, entries = 0.0, sum(int(np.count_nonzero(a)) for a in image)
+        entries, errors = sum(int(np.count_nonzero(a)) for a in image), tuple(map(np.zeros_like, image))
         several = entries <= max(_FEW, _FEW_PRODUCTS // max(sum(t.size for t in direction.thetas), 1))
         for divisor in _DIVISORS if several else _DIVISORS[:1]:
             other = float64_arrays(adjoint(tuple(None if v is None else v / divisor for v in cotangents)))
-            apart = tuple(a - divisor * b for a, b in zip(image, other, strict=True))
-            error = max(error, self.norms.unprojected(apart))
-        error = 4.0 * error + self._thin.in_image(direction.thetas, image, self._fixed)
+            apart = zip(errors, image, other, strict=True)
+            errors = tuple(np.maximum(e, np.abs(a - divisor * b)) for e, a, b in apart)
+        error = 4.0 * self.norms.unprojected(errors)
+        error += self._thin.in_image(direction.thetas, image, self._fixed)
         hints, moved = self.norms.hints(direction.multipliers)
         return _Direction(direction.thetas, direction.multipliers, image, hints, error + moved)
 

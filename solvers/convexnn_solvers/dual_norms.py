@@ -257,7 +257,9 @@ class DualNorms:
         for index, block in enumerate(x):
             columns, variable = self.columns.get(index), self.variables[index]
             if columns is not None:
-                points.append(columns.join(columns.project(columns.split(block))))
+                split = columns.split(block)
+                moved = columns.project(split)
+                points.append(block if moved is split else columns.join(moved))
             elif variable.lower is not None or variable.upper is not None:
                 points.append(np.asarray(np.clip(block, variable.lower, variable.upper)))
             else:

@@ -15,6 +15,7 @@ from convexnn_solvers.active_sets import ActiveRows
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.composite import Composite, ConstraintTerm, DualPoint
 from convexnn_solvers.cone_columns import ConeColumns, cone_columns
+from convexnn_solvers.known_images import images_of
 from convexnn_solvers.penalties import GroupNorm
 
 # What dual norms may be above their bounds, as rounding.
@@ -40,7 +41,10 @@ def dual_values(
     general = tuple(None if m in cones.values() else mu for m, mu in enumerate(given))
     values = [np.zeros(c.shape) if mu is None else mu for c, mu in zip(constraints, general, strict=True)]
     if cones:
-        image = composite.affine.adjoint((*dual.thetas, *general))
+        alone = all(mu is None for mu in general)
+        image = images_of(composite).newest(dual.thetas) if alone else None
+        if image is None:
+            image = composite.affine.adjoint((*dual.thetas, *general))
         for variable, position in cones.items():
             z = np.asarray(image[variable] - composite.linear[variable], dtype=np.float64)
             values[position] = _cone_values(composite, constraints[position], z)

@@ -26,12 +26,19 @@ class KnownImages:
 
     def __init__(self) -> None:
         self._latest: tuple[tuple[Float64Array, Arrays], ...] = ()
+        self._newest: tuple[Arrays, Arrays] | None = None
 
     def add(self, thetas: Arrays, image: Arrays, instead: bool = False) -> None:
         """One more, for the oldest or ``instead`` of the latest; those that are too large are not kept."""
         if sum(part.size for part in image) <= _MOST:
             before = self._latest[:-1] if instead else self._latest[-1:]
             self._latest = (*before, (_flat(thetas), image))
+            self._newest = thetas, image
+
+    def newest(self, thetas: Arrays) -> Arrays | None:
+        """The image of the latest direction, if it is this very one."""
+        held = self._newest
+        return None if held is None or held[0] is not thetas else held[1]
 
     def of(self, thetas: Arrays) -> Arrays | None:
         """The image of a combination of the latest two, to rounding; None for any other direction."""
