@@ -25,6 +25,7 @@ from convexnn_solvers.backends import Array, Backend
 from convexnn_solvers.checkpoint import Arrays, packed_point, whole_point
 from convexnn_solvers.composite import Composite, Point
 from convexnn_solvers.curvature import curvature_alone, largest_curvature, loss_hessian, positive_scales
+from convexnn_solvers.tilted import Tilted
 
 # A step that breaks the quadratic bound shrinks to this share of what would have kept it, by at most the
 # factor below at a time, ...
@@ -255,7 +256,10 @@ def bregman(composite: Composite, new: Point, old: Point, cotangents: Sequence[A
             continue
         d = q - p
         if term.loss.quadratic:
-            total += float(term.loss.value(d, term.weight, xp))
+            square = (
+                term.loss.loss if isinstance(term.loss, Tilted) else term.loss
+            )  # linear terms add nothing
+            total += float(square.value(d, term.weight, xp))
             continue
         before, after = float(term.loss.value(p, term.weight, xp)), float(term.loss.value(q, term.weight, xp))
         linear = float(xp.sum(g * d))
