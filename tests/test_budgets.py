@@ -12,7 +12,8 @@ from interior_point import optimum
 from numpy.typing import NDArray
 
 import convexnn_models as cnn
-from convexnn_solvers import Auto, certificate
+from convexnn_solvers import Auto, auto, certificate
+from convexnn_solvers.augmented_lagrangian import augmented_lagrangian_method
 
 Float = NDArray[np.float64]
 N = 40
@@ -148,6 +149,42 @@ def test_a_new_limit_starts_from_the_last_solution() -> None:
     problem.solve(solver=Auto())
     assert problem.status == cp.OPTIMAL
     assert problem.solver_stats.num_iters < cold
+
+
+def unaware(composite: Any, *_: Any) -> Any:
+    """A method that has to be told its gap."""
+    return augmented_lagrangian_method(composite)
+
+
+def second(progress: Any) -> bool:
+    return bool(progress.iteration >= 2)
+
+
+@pytest.mark.parametrize("knows", [True, False])
+def test_features_too_large_for_newton(knows: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """First-order steps on a working set know their gap and will do; without such there is no search."""
+    monkeypatch.setattr(auto, "_FEATURE_BYTES", 0)
+    if not knows:
+        monkeypatch.setattr(auto, "gradient_method", unaware)
+    problem = bounded(cnn.gated_relu(X, GATES), 1.0)
+    problem.solve(solver=Auto())
+    assert problem.status == cp.OPTIMAL
+    engine = "BudgetSearch" if knows else "AugmentedLagrangian"
+    assert [e["engine"] for e in problem.solver_stats.extra_stats["engines"]] == [engine]
+
+
+@pytest.mark.parametrize("limit", [{"max_iter": 3}, {"callback": second}])
+def test_a_search_that_is_stopped_returns_a_certified_point(limit: dict[str, Any]) -> None:
+    problem = bounded(MODELS["relu"](), 2.0)
+    with pytest.warns(UserWarning, match="may be inaccurate"):
+        problem.solve(solver=Auto(tol=1e-9, **limit))
+    assert problem.status == "user_limit"
+    found = problem.solver_stats.extra_stats["certificate"]
+    assert found.dual is not None
+    assert found.dual <= problem.value
+    problem.solve(solver=Auto(tol=1e-6))
+    assert problem.status == cp.OPTIMAL
+    assert problem.value >= found.dual
 
 
 SCALED: dict[str, Callable[[Any], Any]] = {

@@ -80,19 +80,21 @@ def engines(
 
 
 def _search(exact: Composite, multipliers: DualPoint, options: Options) -> Engine | None:
-    """The search for the price of a budget; None where there is none, or the priced program is not gated."""
+    """The search for the price of a budget; None without one, or a solver that knows when a price is done."""
     budgets = budgets_of(exact)
     if budgets is None or len(budgets.positions) > 1 or budgets.limits[0] < 0.0:
-        return None
-    try:
-        gated_structure(budgets.unit)
-    except UnsupportedProblem:
         return None
 
     def at(price: float, gap: float, warm: DualPoint) -> Iterator[Engine]:
         priced = budgets.priced([price])
         return engines(priced, priced, warm, replace(options, tol=gap))
 
+    try:
+        gated_structure(budgets.unit)
+        if not any(engine.make().judges_itself for engine in at(1.0, options.tol, DualPoint(()))):
+            return None
+    except UnsupportedProblem:
+        return None
     reason = "norms are bounded by a number: programs with a price on them, until one spends the bound"
     method = BudgetSearch(budgets, at, options.tol, multipliers)
     return Engine("BudgetSearch", reason, lambda: method)
