@@ -19,13 +19,16 @@ import numpy as np
 
 from benchmarks.cases import Case, instance
 from benchmarks.workers import limit_threads
-from convexnn_solvers import SemismoothNewton, block_features, newton_factors, newton_system
-from convexnn_solvers.block_features import GatedFeatures
-from convexnn_solvers.certifier import Certifier
-from convexnn_solvers.cone_splitting import ConeSplitting
-from convexnn_solvers.cones import PatternCones
-from convexnn_solvers.dual_newton import DualNewton
-from convexnn_solvers.newton_system import NewtonSystems
+from convexnn_solvers import SemismoothNewton
+from convexnn_solvers.certify.certifier import Certifier
+from convexnn_solvers.cones.projections import PatternCones
+from convexnn_solvers.gated_programs import features as block_features
+from convexnn_solvers.gated_programs.features import GatedFeatures
+from convexnn_solvers.newton import factors as newton_factors
+from convexnn_solvers.newton import system as newton_system
+from convexnn_solvers.newton.cone_splitting import ConeSplitting
+from convexnn_solvers.newton.dual_newton import DualNewton
+from convexnn_solvers.newton.system import NewtonSystems
 
 CASES = (
     Case("diabetes", "gated", 500, 0.01),

@@ -23,7 +23,7 @@ from benchmarks.peers import Scnn
 from benchmarks.referee import Referee
 from convexnn_solvers import ADMM
 from convexnn_solvers.backends import Backend, numpy_backend, torch_backend
-from convexnn_solvers.operators import GatedOperator, load_gates
+from convexnn_solvers.reading.operators import GatedOperator, load_gates
 
 # Sizes (n, d, P, c) of the products that are timed, and the side of the matrix product beside them.
 SIZES = {"cpu": (4_000, 100, 200, 10), "cuda": (60_000, 784, 5_000, 10)}

@@ -16,8 +16,8 @@ import numpy as np
 from benchmarks.cases import Float64Array, Instance
 from convexnn_solvers import DualPoint
 from convexnn_solvers.backends import numpy_backend
-from convexnn_solvers.certificate import Certifier
-from convexnn_solvers.compiler import compile_problem
+from convexnn_solvers.certify.certificate import Certifier
+from convexnn_solvers.reading.compiler import compile_problem
 
 #: The certified relative gaps that are timed.
 TARGETS = (1e-3, 1e-6)

@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 
 import convexnn_models as cnn
-from convexnn_solvers import accelerated
 from convexnn_solvers.backends import numpy_backend
-from convexnn_solvers.compiler import compile_problem
 from convexnn_solvers.distributed import GateParallel
-from convexnn_solvers.proximal import proximal_map
-from convexnn_solvers.rfista import AcceleratedGradient
+from convexnn_solvers.first_order import accelerated
+from convexnn_solvers.first_order.proximal import proximal_map
+from convexnn_solvers.first_order.rfista import AcceleratedGradient
+from convexnn_solvers.reading.compiler import compile_problem
 
 _REPEATS = 7
 

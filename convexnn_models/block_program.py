@@ -19,8 +19,8 @@ from convexnn_models._arrays import Float64Array
 from convexnn_models.network import Network
 from convexnn_models.pruning import pruning_factors
 from convexnn_models.training_task import TrainingTask
-from convexnn_solvers.atoms import gated, pattern_slack
-from convexnn_solvers.cones import PatternCones
+from convexnn_solvers.cones.projections import PatternCones
+from convexnn_solvers.reading.atoms import gated, pattern_slack
 from convexnn_solvers.solver_classes import Auto
 
 Rows = NDArray[np.intp]

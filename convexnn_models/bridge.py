@@ -26,7 +26,7 @@ from convexnn_models.gates import Gates
 from convexnn_models.losses import LossFunction, takes_loss_options
 from convexnn_models.recovery import recover_two_layer
 from convexnn_models.relu import relu
-from convexnn_solvers.certificate import certificate
+from convexnn_solvers.certify.certificate import certificate
 from convexnn_solvers.solver_classes import Auto
 
 

@@ -18,8 +18,8 @@ from convexnn_models.gates import Gates, checked
 from convexnn_models.model import ConvexModel, with_output_bias
 from convexnn_models.patches import Cells, checked_cells, checked_patches, global_pooling, with_constant
 from convexnn_models.two_layer import group_norms
-from convexnn_solvers.atoms import gated, pattern_slack
 from convexnn_solvers.named_options import checked_options
+from convexnn_solvers.reading.atoms import gated, pattern_slack
 
 _LARGEST = 20_000_000  # coefficients of the cones of maximum pooling; beyond, no solver takes them in minutes
 

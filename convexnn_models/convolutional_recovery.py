@@ -11,7 +11,7 @@ from convexnn_models._arrays import Float64Array
 from convexnn_models.convolutional import ConvolutionalModel
 from convexnn_models.convolutional_network import ConvolutionalNetwork, Pooling, gated_pool
 from convexnn_models.fitting import held_bias, held_value, pruned
-from convexnn_solvers.cones import PatternCones
+from convexnn_solvers.cones.projections import PatternCones
 
 
 @dataclass(frozen=True)

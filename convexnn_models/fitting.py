@@ -12,7 +12,7 @@ from convexnn_models._arrays import Float64Array
 from convexnn_models.model import ConvexModel, Training
 from convexnn_models.negligible import needed
 from convexnn_models.pruning import pruning_factors
-from convexnn_solvers.certificate import Certificate
+from convexnn_solvers.certify.certificate import Certificate
 from convexnn_solvers.composite import DualPoint
 from convexnn_solvers.gaps import relative_gap
 

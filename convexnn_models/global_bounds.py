@@ -31,7 +31,7 @@ from convexnn_models.losses import takes_loss_options
 from convexnn_models.network import Network
 from convexnn_models.pricing import local_maxima, price, relaxed_price
 from convexnn_models.training_task import TrainingTask
-from convexnn_solvers.certificate import Certificate
+from convexnn_solvers.certify.certificate import Certificate
 
 _ACCURATE = 1e-9  # of the convex programs, relatively
 _NEW_BLOCKS = 20

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from convexnn_models import _arrays, losses
 from convexnn_models._arrays import Float64Array
 from convexnn_models.model import ConvexModel
-from convexnn_solvers.cones import PatternCones
+from convexnn_solvers.cones.projections import PatternCones
 from convexnn_solvers.row_blocks import row_blocks
 
 _CHUNK_ENTRIES = 2_000_000  # of the n x gates products of the cheap bounds

@@ -11,8 +11,8 @@ from convexnn_models import losses
 from convexnn_models._arrays import Float64Array
 from convexnn_models.model import Training
 from convexnn_solvers.backends import numpy_backend
-from convexnn_solvers.compiler import UnsupportedProblem, compile_problem
-from convexnn_solvers.concave_search import maximise
+from convexnn_solvers.certify.concave_search import maximise
+from convexnn_solvers.reading.compiler import UnsupportedProblem, compile_problem
 
 
 def residual_bound(

@@ -23,7 +23,7 @@ from convexnn_models.fitting import (
 )
 from convexnn_models.loss_duals import residual_bound
 from convexnn_models.parallel_linear import ParallelLinearModel
-from convexnn_solvers.certificate import Certificate
+from convexnn_solvers.certify.certificate import Certificate
 from convexnn_solvers.named_options import checked_options
 from convexnn_solvers.status import Status
 

@@ -22,7 +22,7 @@ from convexnn_models.polynomial_features import (
     centred_features,
 )
 from convexnn_solvers.named_options import checked_options
-from convexnn_solvers.stuffing_limit import size_checked
+from convexnn_solvers.reading.stuffing_limit import size_checked
 
 _LARGE = 10_000_000  # coefficients of a prediction, above which a conic solver is only tried if they fit
 _WIDEST = 4000  # side of a lifted matrix, beyond which one factorisation takes minutes

@@ -22,7 +22,7 @@ from convexnn_models.fitting import (
 from convexnn_models.loss_duals import residual_bound
 from convexnn_models.polynomial import Pair, PolynomialModel
 from convexnn_models.polynomial_bounds import response_bound, squared_loss_bound
-from convexnn_solvers.certificate import Certificate
+from convexnn_solvers.certify.certificate import Certificate
 from convexnn_solvers.named_options import checked_options
 
 _SCOPE = "for all networks with this activation"

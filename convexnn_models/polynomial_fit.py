@@ -14,7 +14,7 @@ from convexnn_models.fitting import refuse_other_models, squared_targets
 from convexnn_models.polynomial import Pair, PolynomialModel
 from convexnn_models.polynomial_certificate import balanced, polynomial_certificate
 from convexnn_models.polynomial_solver import LiftedPoint, Progress, minimise_lifted
-from convexnn_solvers.certificate import Certificate
+from convexnn_solvers.certify.certificate import Certificate
 from convexnn_solvers.named_options import checked_options
 from convexnn_solvers.status import Status
 

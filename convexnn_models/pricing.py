@@ -31,7 +31,7 @@ from convexnn_models.cone_search import ConeSearch
 from convexnn_models.coordinates import Coordinates
 from convexnn_models.gates import Gates
 from convexnn_models.sign_search import SignSearch
-from convexnn_solvers.cones import PatternCones
+from convexnn_solvers.cones.projections import PatternCones
 from convexnn_solvers.named_options import checked_options
 
 _EPS = float(np.finfo(np.float64).eps)

@@ -29,7 +29,7 @@ from convexnn_models.losses import takes_loss_options
 from convexnn_models.network import Network
 from convexnn_models.pricing import relaxed_price
 from convexnn_models.training_task import TrainingTask
-from convexnn_solvers.losses import Huber, SumSquares
+from convexnn_solvers.functions.losses import Huber, SumSquares
 
 _EPS = float(np.finfo(np.float64).eps)
 

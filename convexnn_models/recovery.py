@@ -14,7 +14,7 @@ from convexnn_models.model import ConvexModel, Training
 from convexnn_models.negligible import needed
 from convexnn_models.network import Network
 from convexnn_models.pruning import pruning_factors
-from convexnn_solvers.cones import PatternCones
+from convexnn_solvers.cones.projections import PatternCones
 from convexnn_solvers.row_blocks import row_blocks
 
 _CHUNK_ENTRIES = 4_000_000  # of samples x neurons

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convexnn_models._arrays import Float64Array
-from convexnn_solvers.cones import PatternCones
+from convexnn_solvers.cones.projections import PatternCones
 
 Rows = NDArray[np.intp]
 Signs = NDArray[np.int8]

@@ -21,8 +21,8 @@ from convexnn_models.global_bounds import as_relu_network, balance, own_blocks, 
 from convexnn_models.losses import takes_loss_options
 from convexnn_models.network import Network
 from convexnn_models.training_task import TrainingTask
-from convexnn_solvers.certificate import Certificate, certificate
-from convexnn_solvers.cones import PatternCones
+from convexnn_solvers.certify.certificate import Certificate, certificate
+from convexnn_solvers.cones.projections import PatternCones
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,8 +16,8 @@ from convexnn_models.deep_network import DeepNetwork, Layers
 from convexnn_models.fitting import held_value, pruned
 from convexnn_models.gates import Gates, checked
 from convexnn_models.model import ConvexModel
-from convexnn_solvers.atoms import pattern_slack
 from convexnn_solvers.named_options import checked_options
+from convexnn_solvers.reading.atoms import pattern_slack
 
 _LARGEST = 20_000  # columns of the variable; beyond, interior-point solvers take minutes
 

@@ -19,8 +19,8 @@ import scipy.optimize
 from convexnn_models import _arrays, losses
 from convexnn_models._arrays import Float64Array
 from convexnn_models.network import Network
-from convexnn_solvers.concave_search import maximise
-from convexnn_solvers.losses import Huber, Loss, Softplus, SumSquares
+from convexnn_solvers.certify.concave_search import maximise
+from convexnn_solvers.functions.losses import Huber, Loss, Softplus, SumSquares
 
 _EPS = float(np.finfo(np.float64).eps)
 

@@ -9,7 +9,7 @@ import cvxpy as cp
 from convexnn_models import _arrays
 from convexnn_models.gates import Gates, checked
 from convexnn_models.model import ConvexModel, with_output_bias
-from convexnn_solvers.atoms import gated, pattern_slack
+from convexnn_solvers.reading.atoms import gated, pattern_slack
 
 
 def two_layer(

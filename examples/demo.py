@@ -20,7 +20,7 @@ from sklearn.model_selection import train_test_split
 import convexnn_models as cnn
 from convexnn_models.plotting import plot_convergence
 from convexnn_solvers import RFISTA, AugmentedLagrangian, Contestant, SemismoothNewton, certificate, compare
-from convexnn_solvers.compare import Row
+from convexnn_solvers.comparison.compare import Row
 
 # Solvers with second-order cones that CVXPY may find installed, besides CLARABEL and SCS.
 OTHERS = ["MOSEK", "GUROBI", "COPT", "CPLEX", "XPRESS", "KNITRO", "ECOS", "QOCO", "MOREAU", "CUOPT", "NAG"]

@@ -12,7 +12,7 @@ import numpy as np
 import convexnn_models as cnn
 from convexnn_models.datasets import Dataset
 from convexnn_solvers import Auto, certificate
-from convexnn_solvers.peak_memory import peak_mb
+from convexnn_solvers.comparison.peak_memory import peak_mb
 
 
 def arguments(description: str | None, samples: int, gates: int, reg: float) -> argparse.ArgumentParser:

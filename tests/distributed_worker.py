@@ -16,7 +16,7 @@ import numpy as np
 import convexnn_models as cnn
 from convexnn_solvers import Progress, certificate
 from convexnn_solvers.distributed import GateParallel, RankLost
-from convexnn_solvers.rfista import AcceleratedGradient
+from convexnn_solvers.first_order.rfista import AcceleratedGradient
 
 RANK = int(os.environ.get("RANK", "0"))
 METHOD: Any = AcceleratedGradient  # whose steps are watched

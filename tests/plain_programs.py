@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from convexnn_solvers.backends import numpy_backend
 from convexnn_solvers.composite import Composite, PenaltyTerm, VariableBlock
-from convexnn_solvers.penalties import Penalty
+from convexnn_solvers.functions.penalties import Penalty
 
 Float = NDArray[np.float64]
 

@@ -28,10 +28,10 @@ from convexnn_solvers.composite import (
     PenaltyTerm,
     VariableBlock,
 )
-from convexnn_solvers.constraint_cones import NONNEGATIVE
-from convexnn_solvers.losses import Huber, Loss, Softplus, SumSquares
-from convexnn_solvers.nonsmooth_losses import PiecewiseLinear
-from convexnn_solvers.penalties import GroupNorm
+from convexnn_solvers.functions.constraint_cones import NONNEGATIVE
+from convexnn_solvers.functions.losses import Huber, Loss, Softplus, SumSquares
+from convexnn_solvers.functions.nonsmooth_losses import PiecewiseLinear
+from convexnn_solvers.functions.penalties import GroupNorm
 
 Float = NDArray[np.float64]
 LossName = Literal["squared", "huber", "logistic", "absolute", "hinge", "quantile"]

@@ -7,7 +7,7 @@ from typing import Any
 import cvxpy as cp
 import numpy as np
 
-from convexnn_solvers.certificate import Certificate, certificate
+from convexnn_solvers.certify.certificate import Certificate, certificate
 from convexnn_solvers.composite import DualPoint
 
 

@@ -11,8 +11,8 @@ import pytest
 from cone_data import AWKWARD
 from numpy.typing import NDArray
 
-from convexnn_solvers.active_sets import machine_code
-from convexnn_solvers.cones import ActiveRows, PatternCones
+from convexnn_solvers.cones.active_sets import machine_code
+from convexnn_solvers.cones.projections import ActiveRows, PatternCones
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("numba") is None, reason="numba, which compiles the kernel, is not installed"

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from convexnn_solvers import active_sets
-from convexnn_solvers.active_sets import ActiveRows, ActiveSetMethod, Kernel
-from convexnn_solvers.cones import PatternCones, Projection
+from convexnn_solvers.cones import active_sets
+from convexnn_solvers.cones.active_sets import ActiveRows, ActiveSetMethod, Kernel
+from convexnn_solvers.cones.projections import PatternCones, Projection
 
 Float = NDArray[np.float64]
 RNG = np.random.default_rng(21)

@@ -13,22 +13,16 @@ from planted import LossName, plant, problem_of
 from test_semismooth_newton import AWKWARD, training_data
 
 import convexnn_models as cnn
-from convexnn_solvers import (
-    ADMM,
-    Auto,
-    Status,
-    UnsupportedProblem,
-    admm_problem,
-    admm_working_set,
-    certificate,
-)
-from convexnn_solvers.admm import admm_method
-from convexnn_solvers.admm_iteration import AdmmIteration
-from convexnn_solvers.admm_working_set import AdmmEngine
+from convexnn_solvers import ADMM, Auto, Status, UnsupportedProblem, certificate
+from convexnn_solvers.admm import problem as admm_problem
+from convexnn_solvers.admm import working_set as admm_working_set
+from convexnn_solvers.admm.gram_factor import gram_factor
+from convexnn_solvers.admm.iteration import AdmmIteration
+from convexnn_solvers.admm.method import admm_method
+from convexnn_solvers.admm.working_set import AdmmEngine
 from convexnn_solvers.backends import Backend, numpy_backend, select_backend
-from convexnn_solvers.compiler import compile_problem
-from convexnn_solvers.gated_structure import gated_structure
-from convexnn_solvers.gram_factor import gram_factor
+from convexnn_solvers.gated_programs.structure import gated_structure
+from convexnn_solvers.reading.compiler import compile_problem
 
 Float = NDArray[np.float64]
 

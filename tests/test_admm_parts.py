@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from convexnn_solvers.admm.gram_factor import gram_factor
+from convexnn_solvers.admm.prediction_prox import prediction_prox
 from convexnn_solvers.backends import Backend, select_backend
-from convexnn_solvers.gram_factor import gram_factor
-from convexnn_solvers.newton_fits import LogisticFit, SquaredFit
-from convexnn_solvers.operators import load_gates
-from convexnn_solvers.prediction_prox import prediction_prox
+from convexnn_solvers.gated_programs.fits import LogisticFit, SquaredFit
+from convexnn_solvers.reading.operators import load_gates
 
 BACKENDS = pytest.mark.parametrize("backend", ["numpy", "torch"])
 RNG = np.random.default_rng(0)

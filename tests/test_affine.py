@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from convexnn_solvers.affine import Tape, TapeMap
-from convexnn_solvers.atoms import gated, pattern_slack
 from convexnn_solvers.backends import Backend, numpy_backend, torch_backend
-from convexnn_solvers.loading import Loader, to_dense
-from convexnn_solvers.operators import GatedOperator
+from convexnn_solvers.reading.affine import Tape, TapeMap
+from convexnn_solvers.reading.atoms import gated, pattern_slack
+from convexnn_solvers.reading.loading import Loader, to_dense
+from convexnn_solvers.reading.operators import GatedOperator
 
 RNG = np.random.default_rng(0)
 A43, A34, A33 = RNG.standard_normal((4, 3)), RNG.standard_normal((3, 4)), RNG.standard_normal((3, 3))

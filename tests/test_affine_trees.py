@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from test_affine import BACKENDS, check, compiled, point, variables
 
-from convexnn_solvers.affine import Tape
 from convexnn_solvers.backends import Backend, numpy_backend
-from convexnn_solvers.loading import Loader
+from convexnn_solvers.reading.affine import Tape
+from convexnn_solvers.reading.loading import Loader
 
 Rng = np.random.Generator
 Step = Callable[[Rng, Any, Any], Any]

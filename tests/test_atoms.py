@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from convexnn_solvers.atoms import gated, pattern_slack
+from convexnn_solvers.reading.atoms import gated, pattern_slack
 
 
 class Shape(NamedTuple):

@@ -15,12 +15,12 @@ from planted import LossName, Planted, plant
 
 import convexnn_models as cnn
 from convexnn_solvers import RFISTA, AugmentedLagrangian, Status
-from convexnn_solvers.augmented_lagrangian import augmented_lagrangian_method
-from convexnn_solvers.certifier import Certifier
+from convexnn_solvers.certify.certifier import Certifier
 from convexnn_solvers.composite import Composite
-from convexnn_solvers.iterate import Candidate, Limits, iterate
-from convexnn_solvers.proximal import proximal_map
-from convexnn_solvers.result import Result
+from convexnn_solvers.first_order.augmented_lagrangian import augmented_lagrangian_method
+from convexnn_solvers.first_order.proximal import proximal_map
+from convexnn_solvers.loop.iterate import Candidate, Limits, iterate
+from convexnn_solvers.loop.result import Result
 
 Float = NDArray[np.float64]
 RNG = np.random.default_rng(2)

@@ -16,13 +16,13 @@ from convexnn_solvers import Auto, certificate
 from convexnn_solvers import auto as auto_module
 from convexnn_solvers.auto import engines
 from convexnn_solvers.backends import numpy_backend
-from convexnn_solvers.certifier import Certifier
-from convexnn_solvers.compiler import compile_problem
+from convexnn_solvers.certify.certifier import Certifier
 from convexnn_solvers.composite import DualPoint
-from convexnn_solvers.iterate import Candidate, Limits
+from convexnn_solvers.first_order.rfista import rfista_method
+from convexnn_solvers.loop.iterate import Candidate, Limits
+from convexnn_solvers.loop.relay import Engine, run_engines
 from convexnn_solvers.options import Options
-from convexnn_solvers.relay import Engine, run_engines
-from convexnn_solvers.rfista import rfista_method
+from convexnn_solvers.reading.compiler import compile_problem
 from convexnn_solvers.status import Status
 
 _RNG = np.random.default_rng(0)

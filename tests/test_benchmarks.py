@@ -20,7 +20,8 @@ from benchmarks.run import Schedule, best_gap, run, seconds_to
 from benchmarks.scalings import from_groups, gated_features, scnn_terms
 from benchmarks.store import Store
 from benchmarks.workers import Run
-from convexnn_solvers import SemismoothNewton, block_features
+from convexnn_solvers import SemismoothNewton
+from convexnn_solvers.gated_programs import features as block_features
 
 GATED = Case("tiny", "gated", 6, 0.1)
 RELU = Case("tiny", "relu", 6, 0.1)

@@ -13,10 +13,10 @@ from planted import LossName, plant, problem_of
 
 import convexnn_models as cnn
 from convexnn_solvers import BlockDescent, SemismoothNewton, Status, UnsupportedProblem, certificate
-from convexnn_solvers import block_descent as block_descent_module
-from convexnn_solvers.block_sweeps import gate_basis, machine_code, radius
-from convexnn_solvers.gated_program import GatedProgram
-from convexnn_solvers.newton_fits import SquaredFit
+from convexnn_solvers.block_descent import method as block_descent_module
+from convexnn_solvers.block_descent.sweeps import gate_basis, machine_code, radius
+from convexnn_solvers.gated_programs.fits import SquaredFit
+from convexnn_solvers.gated_programs.program import GatedProgram
 
 Float = NDArray[np.float64]
 

@@ -15,16 +15,17 @@ import pytest
 from numpy.typing import NDArray
 
 import convexnn_models as cnn
-from convexnn_solvers import SemismoothNewton, gate_working_set
-from convexnn_solvers.admm import admm_method
+from convexnn_solvers import SemismoothNewton
+from convexnn_solvers.admm.method import admm_method
 from convexnn_solvers.backends import numpy_backend
-from convexnn_solvers.block_descent import block_descent_method
-from convexnn_solvers.certificate import Certifier
-from convexnn_solvers.compiler import compile_problem
+from convexnn_solvers.block_descent.method import block_descent_method
+from convexnn_solvers.certify.certificate import Certifier
 from convexnn_solvers.composite import Composite
-from convexnn_solvers.gated_structure import GatedStructure, gated_structure
-from convexnn_solvers.iterate import Candidate, Limits, iterate
-from convexnn_solvers.semismooth_newton import semismooth_newton_method
+from convexnn_solvers.gated_programs.structure import GatedStructure, gated_structure
+from convexnn_solvers.loop.iterate import Candidate, Limits, iterate
+from convexnn_solvers.newton import working_set as gate_working_set
+from convexnn_solvers.newton.method import semismooth_newton_method
+from convexnn_solvers.reading.compiler import compile_problem
 from convexnn_solvers.status import Status
 
 Float = NDArray[np.float64]

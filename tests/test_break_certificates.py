@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 import convexnn_models as cnn
 from convexnn_solvers import DualPoint, certificate
-from convexnn_solvers.atoms import gated, pattern_slack
+from convexnn_solvers.reading.atoms import gated, pattern_slack
 
 Float = NDArray[np.float64]
 

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 import convexnn_models as cnn
 from convexnn_solvers import certificate
 from convexnn_solvers.backends import numpy_backend
-from convexnn_solvers.budgets import budgets_of
-from convexnn_solvers.certificate import Certifier
-from convexnn_solvers.compiler import compile_problem
+from convexnn_solvers.certify.budgets import budgets_of
+from convexnn_solvers.certify.certificate import Certifier
 from convexnn_solvers.composite import Composite, DualPoint
+from convexnn_solvers.reading.compiler import compile_problem
 
 Float = NDArray[np.float64]
 N = 20

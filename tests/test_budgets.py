@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 import convexnn_models as cnn
 from convexnn_solvers import Auto, auto, certificate
-from convexnn_solvers.augmented_lagrangian import augmented_lagrangian_method
+from convexnn_solvers.first_order.augmented_lagrangian import augmented_lagrangian_method
 
 Float = NDArray[np.float64]
 N = 40

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from planted import plant
 
 from convexnn_solvers.backends import numpy_backend
-from convexnn_solvers.certificate import Certifier
+from convexnn_solvers.certify.certificate import Certifier
 from convexnn_solvers.composite import Composite, DualPoint, LossTerm, PenaltyTerm, VariableBlock
-from convexnn_solvers.losses import SumSquares
-from convexnn_solvers.penalties import AbsoluteValue, GroupNorm
+from convexnn_solvers.functions.losses import SumSquares
+from convexnn_solvers.functions.penalties import AbsoluteValue, GroupNorm
 
 Float = NDArray[np.float64]
 
@@ -216,7 +216,7 @@ def test_points_of_the_wrong_form_are_refused(x: Any, sentence: str) -> None:
 
 
 def test_too_many_free_entries_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("convexnn_solvers.free_columns._MAX_ENTRIES", 10)
+    monkeypatch.setattr("convexnn_solvers.certify.free_columns._MAX_ENTRIES", 10)
     found = Certifier(plant(0, cones=False, bias=True).composite()).certify(
         tuple(np.zeros(s) for s in ((3, 8), (1,)))
     )

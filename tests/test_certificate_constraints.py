@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from convexnn_solvers.certificate import certificate
+from convexnn_solvers.certify.certificate import certificate
 from convexnn_solvers.composite import DualPoint
 
 Float = NDArray[np.float64]

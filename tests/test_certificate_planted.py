@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from planted import LossName, Planted, plant
 from scipy.optimize import nnls
 
-from convexnn_solvers.certificate import Certificate, Certifier
+from convexnn_solvers.certify.certificate import Certificate, Certifier
 from convexnn_solvers.composite import DualPoint
 
 Float = NDArray[np.float64]

@@ -16,7 +16,7 @@ from convexnn_models.gated_relu import gated_relu
 from convexnn_models.gates import sample_gates
 from convexnn_models.piecewise_linear import piecewise_linear
 from convexnn_models.relu import relu
-from convexnn_solvers.certificate import Certificate, certificate
+from convexnn_solvers.certify.certificate import Certificate, certificate
 from convexnn_solvers.composite import DualPoint
 from convexnn_solvers.solver_classes import SemismoothNewton
 

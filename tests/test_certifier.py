@@ -11,10 +11,10 @@ from planted import plant
 from shrinkage_points import at, shrinkage
 
 from convexnn_solvers.backends import numpy_backend
-from convexnn_solvers.certificate import Certificate, Certifier, certificate
-from convexnn_solvers.compiler import compile_problem
+from convexnn_solvers.certify.certificate import Certificate, Certifier, certificate
 from convexnn_solvers.composite import DualPoint
 from convexnn_solvers.gaps import relative_gap
+from convexnn_solvers.reading.compiler import compile_problem
 
 
 def test_the_numbers_at_the_optimum_and_beside_it() -> None:

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from shrinkage_points import at, shrinkage
 
-from convexnn_solvers.atoms import pattern_slack
 from convexnn_solvers.backends import numpy_backend
-from convexnn_solvers.certificate import Certifier, certificate
-from convexnn_solvers.compiler import compile_problem
-from convexnn_solvers.constraint_cones import Nonnegative, Zero
-from convexnn_solvers.watch import Candidate, Limits, Watch
+from convexnn_solvers.certify.certificate import Certifier, certificate
+from convexnn_solvers.functions.constraint_cones import Nonnegative, Zero
+from convexnn_solvers.loop.watch import Candidate, Limits, Watch
+from convexnn_solvers.reading.atoms import pattern_slack
+from convexnn_solvers.reading.compiler import compile_problem
 
 
 @pytest.mark.parametrize(

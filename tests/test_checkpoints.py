@@ -24,19 +24,19 @@ from convexnn_solvers import (
     Progress,
     SemismoothNewton,
     Status,
-    cones,
 )
-from convexnn_solvers.active_sets import machine_code
-from convexnn_solvers.admm import AdmmState, admm_method
-from convexnn_solvers.admm_working_set import AdmmEngine
+from convexnn_solvers.admm.method import AdmmState, admm_method
+from convexnn_solvers.admm.working_set import AdmmEngine
 from convexnn_solvers.backends import numpy_backend
-from convexnn_solvers.compiler import compile_problem
-from convexnn_solvers.gate_working_set import WorkingSetNewton, WorkingSetPolicy
-from convexnn_solvers.gated_method import GatedMethod
-from convexnn_solvers.gated_program import scaled
-from convexnn_solvers.gated_structure import gated_structure
+from convexnn_solvers.cones import projections as cones
+from convexnn_solvers.cones.active_sets import machine_code
+from convexnn_solvers.gated_programs.method import GatedMethod
+from convexnn_solvers.gated_programs.program import scaled
+from convexnn_solvers.gated_programs.structure import gated_structure
 from convexnn_solvers.kept import Kept
-from convexnn_solvers.newton_start import NewtonStart
+from convexnn_solvers.newton.start import NewtonStart
+from convexnn_solvers.newton.working_set import WorkingSetNewton, WorkingSetPolicy
+from convexnn_solvers.reading.compiler import compile_problem
 
 
 @pytest.fixture(autouse=True)
@@ -266,7 +266,7 @@ def test_newton_goes_on_with_its_set_of_gates(cones: bool) -> None:
 def test_a_long_silence_is_broken_by_a_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from convexnn_solvers import progress_table
+    from convexnn_solvers.loop import progress_table
 
     monkeypatch.setattr(progress_table, "_SILENCE", 0.0)
     solve(gated(), RFISTA(tol=0.0), max_iter=25, verbose=True)

@@ -13,8 +13,8 @@ from odd_solvers import Crasher, Glutton, Liar, Sleeper
 
 import convexnn_models as cnn
 from convexnn_solvers import RFISTA, Contestant, certificate, compare
-from convexnn_solvers.compare import Row
-from convexnn_solvers.peak_memory import peak_mb
+from convexnn_solvers.comparison.compare import Row
+from convexnn_solvers.comparison.peak_memory import peak_mb
 
 Rows = dict[str, Row]
 
@@ -212,7 +212,7 @@ def test_a_problem_beyond_the_certificate_still_gets_its_row() -> None:
 
 SCRIPT = """
 import cvxpy as cp
-from convexnn_solvers.compare import compare
+from convexnn_solvers.comparison.compare import compare
 
 x = cp.Variable(3)
 table = compare(cp.Problem(cp.Minimize(cp.sum_squares(x - 1) + cp.norm(x))), [cp.CLARABEL, cp.SCS])

@@ -17,12 +17,12 @@ from cvxpy.constraints.nonpos import NonNeg, NonPos
 from cvxpy.constraints.zero import Zero
 from numpy.typing import NDArray
 
-from convexnn_solvers import affine
-from convexnn_solvers.atoms import gated
 from convexnn_solvers.backends import Backend, numpy_backend, torch_backend
-from convexnn_solvers.compiler import compile_problem
 from convexnn_solvers.composite import Composite
-from convexnn_solvers.constraint_cones import NONNEGATIVE
+from convexnn_solvers.functions.constraint_cones import NONNEGATIVE
+from convexnn_solvers.reading import affine
+from convexnn_solvers.reading.atoms import gated
+from convexnn_solvers.reading.compiler import compile_problem
 
 RNG = np.random.default_rng(3)
 N, D, P = 12, 3, 4
@@ -290,9 +290,9 @@ COST = """
 import json, resource, sys, time
 import numpy as np
 import cvxpy as cp
-from convexnn_solvers.atoms import gated, pattern_slack
+from convexnn_solvers.reading.atoms import gated, pattern_slack
 from convexnn_solvers.backends import select_backend
-from convexnn_solvers.compiler import compile_problem
+from convexnn_solvers.reading.compiler import compile_problem
 
 n, d, P = 20_000, 200, 500
 rng = np.random.default_rng(0)

@@ -9,10 +9,10 @@ import cvxpy as cp
 import numpy as np
 import pytest
 
-from convexnn_solvers.atoms import gated, pattern_slack
 from convexnn_solvers.backends import numpy_backend
-from convexnn_solvers.compiler import compile_problem
 from convexnn_solvers.composite import Composite
+from convexnn_solvers.reading.atoms import gated, pattern_slack
+from convexnn_solvers.reading.compiler import compile_problem
 
 RNG = np.random.default_rng(3)
 N, D, P = 12, 3, 4

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from test_affine import compiled, variables
 
 from convexnn_solvers.backends import numpy_backend
-from convexnn_solvers.compiler import UnsupportedProblem, compile_problem
+from convexnn_solvers.reading.compiler import UnsupportedProblem, compile_problem
 
 D, P = 3, 4
 huber: Any = cp.huber  # annotated for integer thresholds only

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from convexnn_solvers.certify.cone_columns import ConeColumns
+from convexnn_solvers.certify.dual_norms import column_groups
 from convexnn_solvers.composite import PatternCone, PenaltyTerm
-from convexnn_solvers.cone_columns import ConeColumns
-from convexnn_solvers.cones import PatternCones, Projection
-from convexnn_solvers.dual_norms import column_groups
-from convexnn_solvers.penalties import AbsoluteValue, GroupNorm, Penalty
+from convexnn_solvers.cones.projections import PatternCones, Projection
+from convexnn_solvers.functions.penalties import AbsoluteValue, GroupNorm, Penalty
 
 Float = NDArray[np.float64]
 

@@ -13,19 +13,19 @@ from planted import LossName, Planted, plant, problem_of
 
 import convexnn_models as cnn
 from convexnn_solvers import AugmentedLagrangian, Status, certificate
-from convexnn_solvers.augmented_lagrangian import AugmentedLagrangianMethod
 from convexnn_solvers.auto import engines
 from convexnn_solvers.backends import numpy_backend
-from convexnn_solvers.certifier import Certifier
-from convexnn_solvers.compiler import compile_problem
+from convexnn_solvers.certify.certifier import Certifier
 from convexnn_solvers.composite import Composite, DualPoint
-from convexnn_solvers.cone_descent import constrained_method
-from convexnn_solvers.cones import PatternCones
-from convexnn_solvers.gate_cones import GateCones
-from convexnn_solvers.gate_descent import GateDescent, GateState
-from convexnn_solvers.iterate import Candidate, Limits, iterate
+from convexnn_solvers.cones.projections import PatternCones
+from convexnn_solvers.first_order.augmented_lagrangian import AugmentedLagrangianMethod
+from convexnn_solvers.first_order.cone_descent import constrained_method
+from convexnn_solvers.first_order.gate_descent import GateDescent, GateState
+from convexnn_solvers.gated_programs.gate_cones import GateCones
+from convexnn_solvers.loop.iterate import Candidate, Limits, iterate
+from convexnn_solvers.loop.result import Result
 from convexnn_solvers.options import Options
-from convexnn_solvers.result import Result
+from convexnn_solvers.reading.compiler import compile_problem
 
 Float = NDArray[np.float64]
 RNG = np.random.default_rng(4)

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from convexnn_solvers import cone_factors, cone_memory
-from convexnn_solvers.cone_factors import empty_factors, factor_bytes
-from convexnn_solvers.cone_memory import ConeMemory, complements
-from convexnn_solvers.cones import PatternCones
+from convexnn_solvers.cones import factors as cone_factors
+from convexnn_solvers.cones import memory as cone_memory
+from convexnn_solvers.cones.factors import empty_factors, factor_bytes
+from convexnn_solvers.cones.memory import ConeMemory, complements
+from convexnn_solvers.cones.projections import PatternCones
 
 Float = NDArray[np.float64]
 needs_numba = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="numba is not installed")
@@ -46,7 +47,7 @@ def test_the_memory_of_factors_is_thirty_two_megabytes() -> None:
 @needs_numba
 def test_polar_directions_are_sums_of_signed_rows() -> None:
     """Block 2 of gate 1 and block 0 of gate 0; lists end at -1, whatever follows; block 1 is not asked."""
-    from convexnn_solvers.cone_kernel import polar_directions
+    from convexnn_solvers.cones.kernel import polar_directions
 
     unit = np.array([[1.0, 0.0], [0.6, 0.8], [0.0, -1.0]])
     bits = np.array([[True, True, False], [False, True, True]])
@@ -64,7 +65,7 @@ def test_polar_directions_are_sums_of_signed_rows() -> None:
 @pytest.mark.parametrize("active", range(5))
 def test_bases_are_completed_to_all_of_the_space(active: int, tilt: float) -> None:
     """Rows along axes or almost: unit vectors that are spanned already must not be taken."""
-    from convexnn_solvers.cone_kernel import complete_bases
+    from convexnn_solvers.cones.kernel import complete_bases
 
     rng = np.random.default_rng(active)
     frames = np.stack([np.linalg.qr(np.eye(4) + tilt * rng.standard_normal((4, 4)))[0] for _ in range(3)])
@@ -78,7 +79,7 @@ def test_bases_are_completed_to_all_of_the_space(active: int, tilt: float) -> No
 @needs_numba
 def test_bases_are_completed_by_a_unit_vector_that_is_not_spanned_yet() -> None:
     """The first column found has a large negative entry, and spans the projection of that unit vector."""
-    from convexnn_solvers.cone_kernel import complete_bases
+    from convexnn_solvers.cones.kernel import complete_bases
 
     frame = np.array([[[0.6, 0.8, 0.0, 0.0], [0.0, 0.0, 0.6, -0.8]]])
     out = np.full((1, 4, 2), np.nan)

@@ -11,9 +11,11 @@ from cone_data import AWKWARD
 from numpy.typing import NDArray
 
 import convexnn_models as cnn
-from convexnn_solvers import SemismoothNewton, cone_factors, cones
-from convexnn_solvers.cone_memory import ConeMemory
-from convexnn_solvers.cones import PatternCones
+from convexnn_solvers import SemismoothNewton
+from convexnn_solvers.cones import factors as cone_factors
+from convexnn_solvers.cones import projections as cones
+from convexnn_solvers.cones.memory import ConeMemory
+from convexnn_solvers.cones.projections import PatternCones
 
 Float = NDArray[np.float64]
 needs_numba = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="numba is not installed")

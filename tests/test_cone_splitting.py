@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from convexnn_solvers import gate_working_set
-from convexnn_solvers.cone_splitting import ConeSplitting, SplittingStart, can_split, cold_start
-from convexnn_solvers.cones import PatternCones
-from convexnn_solvers.dual_newton import DualNewton
-from convexnn_solvers.gate_working_set import newton_engine
-from convexnn_solvers.gated_program import GatedProgram, block_norms, scaled
+from convexnn_solvers.cones.projections import PatternCones
+from convexnn_solvers.functions.nonsmooth_losses import Norms, PiecewiseLinear, Supremum
+from convexnn_solvers.gated_programs.fits import LogisticFit, SquaredFit, balanced
+from convexnn_solvers.gated_programs.nonsmooth_fits import NonsmoothFit
+from convexnn_solvers.gated_programs.program import GatedProgram, block_norms, scaled
 from convexnn_solvers.kept import Kept
-from convexnn_solvers.newton_duals import best_multiple
-from convexnn_solvers.newton_fits import LogisticFit, SquaredFit, balanced
-from convexnn_solvers.newton_start import NewtonPolicy, NewtonStart, kept_cones, kept_features
-from convexnn_solvers.nonsmooth_fits import NonsmoothFit
-from convexnn_solvers.nonsmooth_losses import Norms, PiecewiseLinear, Supremum
-from convexnn_solvers.splitting_newton import SplittingNewton, SplittingPolicy, usual_splitting
+from convexnn_solvers.newton import working_set as gate_working_set
+from convexnn_solvers.newton.cone_splitting import ConeSplitting, SplittingStart, can_split, cold_start
+from convexnn_solvers.newton.dual_newton import DualNewton
+from convexnn_solvers.newton.duals import best_multiple
+from convexnn_solvers.newton.splitting_newton import SplittingNewton, SplittingPolicy, usual_splitting
+from convexnn_solvers.newton.start import NewtonPolicy, NewtonStart, kept_cones, kept_features
+from convexnn_solvers.newton.working_set import newton_engine
 
 Float = NDArray[np.float64]
 #: ADMM first, and again and again; Newton's method first; ADMM that is given up after a few iterations.

@@ -21,7 +21,7 @@ from cone_samples import (
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from convexnn_solvers.cones import ActiveRows, PatternCones, no_active_rows
+from convexnn_solvers.cones.projections import ActiveRows, PatternCones, no_active_rows
 
 Float = NDArray[np.float64]
 
@@ -150,7 +150,7 @@ def test_chunks_of_any_size_give_the_same(entries: int, monkeypatch: pytest.Monk
     cones = PatternCones(X, patterns)
     whole = cones.project(Z, gates)
     sums, violations = cones.combine(gates, whole), cones.slack_violation(Z, gates)
-    monkeypatch.setattr("convexnn_solvers.cones._CHUNK_ENTRIES", entries)
+    monkeypatch.setattr("convexnn_solvers.cones.projections._CHUNK_ENTRIES", entries)
     size = np.linalg.norm(Z, axis=0)
     assert np.all(np.linalg.norm(cones.project(Z, gates).points - whole.points, axis=0) <= 1e-13 * size)
     np.testing.assert_allclose(cones.combine(gates, whole), sums, rtol=1e-12)

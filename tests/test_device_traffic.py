@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 import convexnn_models as cnn
-from convexnn_solvers.augmented_lagrangian import augmented_lagrangian_method
 from convexnn_solvers.backends import Backend, numpy_backend, select_backend
-from convexnn_solvers.compiler import compile_problem
 from convexnn_solvers.composite import Composite, DualPoint
-from convexnn_solvers.gate_columns import gate_columns
-from convexnn_solvers.gate_descent import GateDescent
-from convexnn_solvers.iterate import Method
-from convexnn_solvers.rfista import rfista_method
+from convexnn_solvers.first_order.augmented_lagrangian import augmented_lagrangian_method
+from convexnn_solvers.first_order.gate_columns import gate_columns
+from convexnn_solvers.first_order.gate_descent import GateDescent
+from convexnn_solvers.first_order.rfista import rfista_method
+from convexnn_solvers.loop.iterate import Method
+from convexnn_solvers.reading.compiler import compile_problem
 
 torch = pytest.importorskip("torch", reason="pip install 'convexnn[torch]'")
 pytest.importorskip("array_api_compat")

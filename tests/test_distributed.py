@@ -19,8 +19,8 @@ import pytest
 
 import convexnn_models as cnn
 from convexnn_solvers import RFISTA, certificate
-from convexnn_solvers.relay import Engine
-from convexnn_solvers.rfista import rfista_method
+from convexnn_solvers.first_order.rfista import rfista_method
+from convexnn_solvers.loop.relay import Engine
 
 pytest.importorskip("torch.distributed", reason="pip install 'convexnn[distributed]'")
 
@@ -232,7 +232,7 @@ def _few() -> Any:
     ],
 )
 def test_what_does_not_fall_apart_into_gates_is_refused_by_name(make: Any, message: str) -> None:
-    from convexnn_solvers.shares import Division, share_of
+    from convexnn_solvers.distributed.shares import Division, share_of
 
     with pytest.raises((ValueError, cp.SolverError), match=message):
         share_of(make(), Division(0, 2))

@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from convexnn_solvers.dual_blocks import DualBlock, nearest_meeting
-from convexnn_solvers.norm_balls import nearest_in_l1_ball
+from convexnn_solvers.certify.dual_blocks import DualBlock, nearest_meeting
+from convexnn_solvers.functions.norm_balls import nearest_in_l1_ball
 
 Float = NDArray[np.float64]
 RNG = np.random.default_rng(0)

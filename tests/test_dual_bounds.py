@@ -13,11 +13,11 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
 from convexnn_solvers.backends import numpy_backend
-from convexnn_solvers.certificate import certificate
-from convexnn_solvers.compiler import compile_problem
+from convexnn_solvers.certify.certificate import certificate
+from convexnn_solvers.certify.concave_search import maximise
+from convexnn_solvers.certify.dual_bounds import DualBounds
 from convexnn_solvers.composite import DualPoint
-from convexnn_solvers.concave_search import maximise
-from convexnn_solvers.dual_bounds import DualBounds
+from convexnn_solvers.reading.compiler import compile_problem
 
 Float = NDArray[np.float64]
 

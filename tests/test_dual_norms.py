@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 from plain_programs import no_hints, plain, term
 
+from convexnn_solvers.certify.dual_norms import DualNorms
 from convexnn_solvers.composite import PenaltyTerm, VariableBlock
-from convexnn_solvers.dual_norms import DualNorms
-from convexnn_solvers.penalties import AbsoluteValue, GroupNorm
+from convexnn_solvers.functions.penalties import AbsoluteValue, GroupNorm
 
 Float = NDArray[np.float64]
 

@@ -13,18 +13,18 @@ from plain_programs import no_hints, plain, term
 from planted import Planted, plant
 from scipy.optimize import nnls
 
-from convexnn_solvers import dual_norms
-from convexnn_solvers.active_sets import Indices
-from convexnn_solvers.atoms import pattern_slack
 from convexnn_solvers.backends import numpy_backend
-from convexnn_solvers.compiler import compile_problem
+from convexnn_solvers.certify import dual_norms
+from convexnn_solvers.certify.cone_columns import ConeColumns
+from convexnn_solvers.certify.dual_norms import DualNorms
+from convexnn_solvers.certify.dual_values import cone_multipliers
 from convexnn_solvers.composite import ConstraintTerm, PatternCone, PenaltyTerm, VariableBlock
-from convexnn_solvers.cone_columns import ConeColumns
-from convexnn_solvers.cones import ActiveRows, PatternCones, Projection
-from convexnn_solvers.constraint_cones import NONNEGATIVE
-from convexnn_solvers.dual_norms import DualNorms
-from convexnn_solvers.dual_values import cone_multipliers
-from convexnn_solvers.penalties import AbsoluteValue, GroupNorm, Penalty
+from convexnn_solvers.cones.active_sets import Indices
+from convexnn_solvers.cones.projections import ActiveRows, PatternCones, Projection
+from convexnn_solvers.functions.constraint_cones import NONNEGATIVE
+from convexnn_solvers.functions.penalties import AbsoluteValue, GroupNorm, Penalty
+from convexnn_solvers.reading.atoms import pattern_slack
+from convexnn_solvers.reading.compiler import compile_problem
 
 Float = NDArray[np.float64]
 

@@ -17,10 +17,10 @@ import pytest
 from numpy.typing import NDArray
 
 from convexnn_solvers.backends import numpy_backend
-from convexnn_solvers.certificate import certificate
-from convexnn_solvers.compiler import compile_problem
+from convexnn_solvers.certify.certificate import certificate
+from convexnn_solvers.certify.dual_bounds import Bound, DualBounds
 from convexnn_solvers.composite import DualPoint
-from convexnn_solvers.dual_bounds import Bound, DualBounds
+from convexnn_solvers.reading.compiler import compile_problem
 
 Float = NDArray[np.float64]
 SLOPES = np.array([0.3, -0.6])

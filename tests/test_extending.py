@@ -17,10 +17,10 @@ import pytest
 from dense_map import DenseMap
 
 from convexnn_solvers.backends import Array, Float64Array, numpy_backend
-from convexnn_solvers.certifier import Certifier
+from convexnn_solvers.certify.certifier import Certifier
 from convexnn_solvers.composite import Composite, LossTerm, PenaltyTerm, VariableBlock
-from convexnn_solvers.losses import Loss
-from convexnn_solvers.penalties import AbsoluteValue
+from convexnn_solvers.functions.losses import Loss
+from convexnn_solvers.functions.penalties import AbsoluteValue
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = ROOT / "docs" / "extending.md"
@@ -57,7 +57,7 @@ def count(argument: str) -> str:
 def naming(kind: str) -> list[str]:
     """The names of the files of both packages in which a class is named."""
     folders = (ROOT / "solvers" / "convexnn_solvers", ROOT / "convexnn_models")
-    files = sorted(path for folder in folders for path in folder.glob("*.py"))
+    files = sorted(path for folder in folders for path in folder.rglob("*.py"))
     return [path.name for path in files if re.search(rf"\b{kind}\b", path.read_text(encoding="utf-8"))]
 
 

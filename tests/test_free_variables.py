@@ -17,14 +17,14 @@ import pytest
 from dense_map import DenseMap
 from numpy.typing import NDArray
 
-from convexnn_solvers import free_columns
 from convexnn_solvers.backends import numpy_backend
-from convexnn_solvers.certificate import certificate
+from convexnn_solvers.certify import free_columns
+from convexnn_solvers.certify.certificate import certificate
+from convexnn_solvers.certify.free_columns import collect_free_variables
+from convexnn_solvers.certify.reach import Offsets, reach_of_constraints, reach_of_equalities, reach_of_losses
 from convexnn_solvers.composite import Composite, ConstraintTerm, DualPoint, LossTerm, VariableBlock
-from convexnn_solvers.constraint_cones import NONNEGATIVE, ZERO
-from convexnn_solvers.free_columns import collect_free_variables
-from convexnn_solvers.losses import Huber, SumSquares
-from convexnn_solvers.reach import Offsets, reach_of_constraints, reach_of_equalities, reach_of_losses
+from convexnn_solvers.functions.constraint_cones import NONNEGATIVE, ZERO
+from convexnn_solvers.functions.losses import Huber, SumSquares
 
 Float = NDArray[np.float64]
 EPS = float(np.finfo(np.float64).eps)

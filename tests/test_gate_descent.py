@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 import convexnn_models as cnn
 from convexnn_solvers import RFISTA, Status
 from convexnn_solvers.backends import numpy_backend
-from convexnn_solvers.certifier import Certifier
-from convexnn_solvers.compiler import compile_problem
+from convexnn_solvers.certify.certifier import Certifier
 from convexnn_solvers.composite import Composite
-from convexnn_solvers.gate_columns import gate_columns
-from convexnn_solvers.gate_descent import GateDescent, GateState, gradient_method
-from convexnn_solvers.group_shrinkage import shrunk
-from convexnn_solvers.iterate import Candidate, Limits, iterate
-from convexnn_solvers.result import Result
-from convexnn_solvers.rfista import AcceleratedGradient, rfista_method
+from convexnn_solvers.first_order.gate_columns import gate_columns
+from convexnn_solvers.first_order.gate_descent import GateDescent, GateState, gradient_method
+from convexnn_solvers.first_order.rfista import AcceleratedGradient, rfista_method
+from convexnn_solvers.functions.group_shrinkage import shrunk
+from convexnn_solvers.loop.iterate import Candidate, Limits, iterate
+from convexnn_solvers.loop.result import Result
+from convexnn_solvers.reading.compiler import compile_problem
 
 Float = NDArray[np.float64]
 RNG = np.random.default_rng(3)

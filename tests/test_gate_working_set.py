@@ -12,16 +12,16 @@ import pytest
 
 import convexnn_models as cnn
 from convexnn_solvers import SemismoothNewton, certificate
-from convexnn_solvers.cone_memory import ConeMemory
-from convexnn_solvers.dual_newton import DualNewton
-from convexnn_solvers.gate_working_set import WorkingSetNewton, WorkingSetPolicy, newton_engine
-from convexnn_solvers.gated_program import GatedProgram, block_norms, scaled
+from convexnn_solvers.cones.memory import ConeMemory
+from convexnn_solvers.functions.nonsmooth_losses import PiecewiseLinear, Supremum
+from convexnn_solvers.gated_programs.fits import SquaredFit
+from convexnn_solvers.gated_programs.nonsmooth_fits import NonsmoothFit
+from convexnn_solvers.gated_programs.program import GatedProgram, block_norms, scaled
 from convexnn_solvers.kept import Kept
-from convexnn_solvers.newton_fits import SquaredFit
-from convexnn_solvers.newton_start import NewtonPolicy, NewtonStart
-from convexnn_solvers.nonsmooth_fits import NonsmoothFit
-from convexnn_solvers.nonsmooth_losses import PiecewiseLinear, Supremum
-from convexnn_solvers.splitting_newton import SplittingNewton
+from convexnn_solvers.newton.dual_newton import DualNewton
+from convexnn_solvers.newton.splitting_newton import SplittingNewton
+from convexnn_solvers.newton.start import NewtonPolicy, NewtonStart
+from convexnn_solvers.newton.working_set import WorkingSetNewton, WorkingSetPolicy, newton_engine
 
 SMALL = WorkingSetPolicy(first=4)
 

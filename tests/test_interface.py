@@ -12,16 +12,8 @@ import numpy as np
 import pytest
 
 import convexnn_models as cnn
-from convexnn_solvers import (
-    RFISTA,
-    AugmentedLagrangian,
-    Certificate,
-    DualPoint,
-    Status,
-    certificate,
-    compiler,
-    doors,
-)
+from convexnn_solvers import RFISTA, AugmentedLagrangian, Certificate, DualPoint, Status, certificate, doors
+from convexnn_solvers.reading import compiler
 
 Problem: Any = cp.Problem  # its private parts are tested here
 

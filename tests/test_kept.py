@@ -11,13 +11,13 @@ import pytest
 
 import convexnn_models as cnn
 from convexnn_solvers import ADMM, SemismoothNewton, UnsupportedProblem, kept
-from convexnn_solvers.admm import admm_method
+from convexnn_solvers.admm.method import admm_method
 from convexnn_solvers.backends import numpy_backend
-from convexnn_solvers.compiler import compile_problem
-from convexnn_solvers.gated_program import scaled
-from convexnn_solvers.gated_structure import gated_structure
+from convexnn_solvers.gated_programs.program import scaled
+from convexnn_solvers.gated_programs.structure import gated_structure
 from convexnn_solvers.kept import Kept
-from convexnn_solvers.newton_start import kept_features
+from convexnn_solvers.newton.start import kept_features
+from convexnn_solvers.reading.compiler import compile_problem
 
 
 def problem_with(relu: bool, outputs: int) -> Any:

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 import convexnn_models as cnn
 from convexnn_solvers import Auto, DualPoint
-from convexnn_solvers.affine import UnsupportedProblem
 from convexnn_solvers.backends import numpy_backend
-from convexnn_solvers.certifier import Certifier
-from convexnn_solvers.compiler import compile_problem
+from convexnn_solvers.certify.certifier import Certifier
 from convexnn_solvers.composite import Composite
-from convexnn_solvers.gated_structure import gated_structure
+from convexnn_solvers.gated_programs.structure import gated_structure
 from convexnn_solvers.problem_state import compiled
+from convexnn_solvers.reading.affine import UnsupportedProblem
+from convexnn_solvers.reading.compiler import compile_problem
 
 Float = NDArray[np.float64]
 RNG = np.random.default_rng(11)

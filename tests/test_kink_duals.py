@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 import convexnn_models as cnn
 from convexnn_solvers import certificate
 from convexnn_solvers.backends import numpy_backend
-from convexnn_solvers.compiler import compile_problem
-from convexnn_solvers.kink_duals import kink_duals
-from convexnn_solvers.nonsmooth_losses import Kinked, Maximum, Norms, PiecewiseLinear, Supremum
+from convexnn_solvers.certify.kink_duals import kink_duals
+from convexnn_solvers.functions.nonsmooth_losses import Kinked, Maximum, Norms, PiecewiseLinear, Supremum
+from convexnn_solvers.reading.compiler import compile_problem
 
 Float = NDArray[np.float64]
 N, D = 100, 4

@@ -11,11 +11,12 @@ import pytest
 from numpy.typing import NDArray
 
 import convexnn_models as cnn
-from convexnn_solvers import Auto, DualPoint, SemismoothNewton, dual_newton
+from convexnn_solvers import Auto, DualPoint, SemismoothNewton
 from convexnn_solvers.backends import numpy_backend
-from convexnn_solvers.gated_structure import gated_structure
-from convexnn_solvers.known_images import KnownImages
-from convexnn_solvers.newton_start import NewtonStart, given_products
+from convexnn_solvers.certify.known_images import KnownImages
+from convexnn_solvers.gated_programs.structure import gated_structure
+from convexnn_solvers.newton import dual_newton
+from convexnn_solvers.newton.start import NewtonStart, given_products
 from convexnn_solvers.problem_state import compiled
 
 Float = NDArray[np.float64]
@@ -73,7 +74,7 @@ def test_equal_directions_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
     found = known.of((0.5 * theta,))
     assert found is not None
     np.testing.assert_allclose(found[0], theta, atol=1e-13)
-    monkeypatch.setattr("convexnn_solvers.known_images._MOST", 5)
+    monkeypatch.setattr("convexnn_solvers.certify.known_images._MOST", 5)
     known.add((theta + 1.0,), (theta,))
     assert known.of((theta + 1.0,)) is None
 

@@ -25,13 +25,13 @@ from convexnn_solvers import (
     Status,
     certificate,
 )
-from convexnn_solvers.accelerated import Descent
-from convexnn_solvers.augmented_lagrangian import augmented_lagrangian_method
-from convexnn_solvers.certifier import Certifier
+from convexnn_solvers.certify.certifier import Certifier
 from convexnn_solvers.composite import Composite
-from convexnn_solvers.iterate import Candidate, Limits, iterate
-from convexnn_solvers.result import Result
-from convexnn_solvers.rfista import AcceleratedGradient, rfista_method
+from convexnn_solvers.first_order.accelerated import Descent
+from convexnn_solvers.first_order.augmented_lagrangian import augmented_lagrangian_method
+from convexnn_solvers.first_order.rfista import AcceleratedGradient, rfista_method
+from convexnn_solvers.loop.iterate import Candidate, Limits, iterate
+from convexnn_solvers.loop.result import Result
 
 SOLVERS = pytest.mark.parametrize("solver", [RFISTA, AugmentedLagrangian])
 # Those that know their gap at every step.

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from convexnn_solvers.backends import Float64Array, torch_backend
-from convexnn_solvers.losses import (
+from convexnn_solvers.functions.losses import (
     Exponential,
     Huber,
     LogSumExp,
@@ -22,9 +22,9 @@ from convexnn_solvers.losses import (
     SquaredHinge,
     SumSquares,
 )
-from convexnn_solvers.nonsmooth_losses import Maximum
-from convexnn_solvers.penalties import AbsoluteValue, GroupNorm, NuclearNorm, Penalty
-from convexnn_solvers.tilted import Tilted
+from convexnn_solvers.functions.nonsmooth_losses import Maximum
+from convexnn_solvers.functions.penalties import AbsoluteValue, GroupNorm, NuclearNorm, Penalty
+from convexnn_solvers.functions.tilted import Tilted
 
 SHAPE = (5, 3)
 huber: Any = cp.huber

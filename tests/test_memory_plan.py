@@ -21,14 +21,14 @@ from convexnn_solvers import (
     UnsupportedProblem,
     method_memory,
 )
-from convexnn_solvers.admm import admm_method
-from convexnn_solvers.atoms import gated
+from convexnn_solvers.admm.memory_plan import Sizes, plan_memory, requirements
+from convexnn_solvers.admm.method import admm_method
 from convexnn_solvers.backends import Backend, numpy_backend, torch_backend
-from convexnn_solvers.compiler import compile_problem, subexpressions
-from convexnn_solvers.gated_structure import gated_structure
+from convexnn_solvers.gated_programs.structure import gated_structure
 from convexnn_solvers.memory_budget import budget, free_bytes, readable
-from convexnn_solvers.memory_plan import Sizes, plan_memory, requirements
-from convexnn_solvers.operator_memory import copied_bytes, plan_operators
+from convexnn_solvers.reading.atoms import gated
+from convexnn_solvers.reading.compiler import compile_problem, subexpressions
+from convexnn_solvers.reading.operator_memory import copied_bytes, plan_operators
 
 MNIST = Sizes(n=60_000, d=784, gates=5_000, working=5_000, outputs=10)
 GB = 2**30

@@ -10,14 +10,15 @@ import pytest
 from numpy.typing import NDArray
 
 import convexnn_models as cnn
-from convexnn_solvers import SemismoothNewton, newton_system
-from convexnn_solvers.block_features import StoredFeatures
-from convexnn_solvers.gated_program import GatedProgram
-from convexnn_solvers.newton_blocks import PlainProx
-from convexnn_solvers.newton_factors import apart, mean_gates
-from convexnn_solvers.newton_fits import SquaredFit
-from convexnn_solvers.newton_operator import NewtonOperator, newton_operator
-from convexnn_solvers.newton_system import NewtonSystems, SystemLimits
+from convexnn_solvers import SemismoothNewton
+from convexnn_solvers.gated_programs.features import StoredFeatures
+from convexnn_solvers.gated_programs.fits import SquaredFit
+from convexnn_solvers.gated_programs.program import GatedProgram
+from convexnn_solvers.newton import system as newton_system
+from convexnn_solvers.newton.blocks import PlainProx
+from convexnn_solvers.newton.factors import apart, mean_gates
+from convexnn_solvers.newton.operator import NewtonOperator, newton_operator
+from convexnn_solvers.newton.system import NewtonSystems, SystemLimits
 
 Float = NDArray[np.float64]
 N, D, GATES = 150, 5, 40

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from convexnn_solvers.newton_copies import residual_copy
-from convexnn_solvers.newton_fits import Fit, LogisticFit, SquaredFit, balanced, excess
-from convexnn_solvers.newton_outliers import Outliers
-from convexnn_solvers.nonsmooth_fits import NonsmoothFit
-from convexnn_solvers.nonsmooth_losses import Norms, PiecewiseLinear, Supremum
+from convexnn_solvers.functions.nonsmooth_losses import Norms, PiecewiseLinear, Supremum
+from convexnn_solvers.gated_programs.fits import Fit, LogisticFit, SquaredFit, balanced, excess
+from convexnn_solvers.gated_programs.nonsmooth_fits import NonsmoothFit
+from convexnn_solvers.newton.copies import residual_copy
+from convexnn_solvers.newton.outliers import Outliers
 
 Float = NDArray[np.float64]
 

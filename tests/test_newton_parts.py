@@ -10,20 +10,22 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from convexnn_solvers import cones, dual_newton, newton_system
-from convexnn_solvers.cones import PatternCones
-from convexnn_solvers.dual_newton import DualNewton
-from convexnn_solvers.gated_program import GatedProgram, block_norms, scaled
-from convexnn_solvers.newton_blocks import ConeProx, PlainProx, cone_bytes
-from convexnn_solvers.newton_duals import best_multiple, warm_multiple
-from convexnn_solvers.newton_fits import SquaredFit
-from convexnn_solvers.newton_jacobian import jacobian
-from convexnn_solvers.newton_operator import newton_operator
-from convexnn_solvers.newton_pairs import pair_operator, pair_step
-from convexnn_solvers.newton_start import NewtonPolicy, NewtonStart
-from convexnn_solvers.newton_system import NewtonSystems, SystemLimits
-from convexnn_solvers.nonsmooth_fits import NonsmoothFit
-from convexnn_solvers.nonsmooth_losses import PiecewiseLinear
+from convexnn_solvers.cones import projections as cones
+from convexnn_solvers.cones.projections import PatternCones
+from convexnn_solvers.functions.nonsmooth_losses import PiecewiseLinear
+from convexnn_solvers.gated_programs.fits import SquaredFit
+from convexnn_solvers.gated_programs.nonsmooth_fits import NonsmoothFit
+from convexnn_solvers.gated_programs.program import GatedProgram, block_norms, scaled
+from convexnn_solvers.newton import dual_newton
+from convexnn_solvers.newton import system as newton_system
+from convexnn_solvers.newton.blocks import ConeProx, PlainProx, cone_bytes
+from convexnn_solvers.newton.dual_newton import DualNewton
+from convexnn_solvers.newton.duals import best_multiple, warm_multiple
+from convexnn_solvers.newton.jacobian import jacobian
+from convexnn_solvers.newton.operator import newton_operator
+from convexnn_solvers.newton.pairs import pair_operator, pair_step
+from convexnn_solvers.newton.start import NewtonPolicy, NewtonStart
+from convexnn_solvers.newton.system import NewtonSystems, SystemLimits
 
 Float = NDArray[np.float64]
 

@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from convexnn_solvers.cones import PatternCones
-from convexnn_solvers.dual_newton import DualNewton
-from convexnn_solvers.gate_working_set import WorkingSetNewton
-from convexnn_solvers.gated_program import GatedProgram, block_norms
+from convexnn_solvers.cones.projections import PatternCones
+from convexnn_solvers.gated_programs.fits import SquaredFit
+from convexnn_solvers.gated_programs.program import GatedProgram, block_norms
 from convexnn_solvers.kept import Kept
-from convexnn_solvers.newton_fits import SquaredFit
-from convexnn_solvers.newton_start import NewtonPolicy, NewtonStart
+from convexnn_solvers.newton.dual_newton import DualNewton
+from convexnn_solvers.newton.start import NewtonPolicy, NewtonStart
+from convexnn_solvers.newton.working_set import WorkingSetNewton
 
 #: The usual policy, and those under which some, or all, trial steps are refused.
 POLICIES = {

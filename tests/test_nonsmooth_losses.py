@@ -11,9 +11,16 @@ import pytest
 from numpy.typing import NDArray
 
 from convexnn_solvers.backends import torch_backend
-from convexnn_solvers.constraint_cones import NONNEGATIVE, ZERO, Cone, NormSumCone, SecondOrder, Semidefinite
-from convexnn_solvers.envelope import Envelope, Indicator, Split
-from convexnn_solvers.nonsmooth_losses import Maximum, Norms, Nuclear, PiecewiseLinear, Supremum
+from convexnn_solvers.first_order.envelope import Envelope, Indicator, Split
+from convexnn_solvers.functions.constraint_cones import (
+    NONNEGATIVE,
+    ZERO,
+    Cone,
+    NormSumCone,
+    SecondOrder,
+    Semidefinite,
+)
+from convexnn_solvers.functions.nonsmooth_losses import Maximum, Norms, Nuclear, PiecewiseLinear, Supremum
 
 Float = NDArray[np.float64]
 SHAPE = (4, 3)

@@ -9,9 +9,15 @@ import cvxpy as cp
 import numpy as np
 import pytest
 
-from convexnn_solvers.atoms import gated, pattern_slack
 from convexnn_solvers.backends import Backend, numpy_backend, torch_backend
-from convexnn_solvers.operators import CPU_MEMORY, GatedOperator, MemoryPlan, SlackOperator, load_gates
+from convexnn_solvers.reading.atoms import gated, pattern_slack
+from convexnn_solvers.reading.operators import (
+    CPU_MEMORY,
+    GatedOperator,
+    MemoryPlan,
+    SlackOperator,
+    load_gates,
+)
 
 BACKENDS = [
     pytest.param(lambda: numpy_backend(), 1e-12, id="numpy64"),

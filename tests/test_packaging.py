@@ -36,8 +36,13 @@ def test_importing_adds_no_optional_package() -> None:
 
 def test_the_layout_of_the_solvers_names_every_file_once() -> None:
     text = (ROOT / "solvers" / "README.md").read_text(encoding="utf-8")
-    named = re.findall(r"`(\w+)`", text.split("**Ground.**")[1])
-    assert sorted(named) == sorted(p.stem for p in PACKAGES[1].glob("[!_]*.py"))
+    named = re.findall(r"`(\w+)/?`", text.split("**What everything uses.**")[1])
+    folders = [path for path in PACKAGES[1].iterdir() if (path / "__init__.py").exists()]
+    assert sorted(named) == sorted([p.stem for p in PACKAGES[1].glob("[!_]*.py")] + [p.name for p in folders])
+    for folder in folders:
+        text = (folder / "__init__.py").read_text(encoding="utf-8")
+        listed = re.findall(r"``(\w+)``", text.split("From the bottom up")[1])
+        assert sorted(listed) == sorted(p.stem for p in folder.glob("[!_]*.py"))
 
 
 def test_the_layout_of_the_models_names_every_file_once() -> None:

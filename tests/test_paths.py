@@ -11,7 +11,7 @@ import pytest
 import convexnn_models as cnn
 from convexnn_models import paths
 from convexnn_solvers import DualPoint, SemismoothNewton, certificate
-from convexnn_solvers.newton_system import NewtonSystems
+from convexnn_solvers.newton.system import NewtonSystems
 
 _RNG = np.random.default_rng(0)
 _X = _RNG.standard_normal((60, 4))

@@ -10,11 +10,11 @@ import pytest
 import scipy.sparse as sp
 
 from convexnn_solvers import RFISTA, BlockDescent, SemismoothNewton, certificate
-from convexnn_solvers.atoms import gated, pattern_slack
 from convexnn_solvers.backends import Backend, numpy_backend, torch_backend
-from convexnn_solvers.block_features import BlockFeatures, GatedFeatures, StoredFeatures
-from convexnn_solvers.compiler import compile_problem
-from convexnn_solvers.pooled import PooledOperator, Pooling, pooling_of
+from convexnn_solvers.gated_programs.features import BlockFeatures, GatedFeatures, StoredFeatures
+from convexnn_solvers.reading.atoms import gated, pattern_slack
+from convexnn_solvers.reading.compiler import compile_problem
+from convexnn_solvers.reading.pooled import PooledOperator, Pooling, pooling_of
 
 M, K, D, P = 30, 4, 3, 5  # pooled rows, rows of X for each, features, gates
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from convexnn_solvers.certificate import certificate
-from convexnn_solvers.quadratic_root import quadratic_root
+from convexnn_solvers.certify.certificate import certificate
+from convexnn_solvers.reading.quadratic_root import quadratic_root
 
 Float = NDArray[np.float64]
 SPECTRA: dict[str, list[float]] = {

@@ -11,15 +11,8 @@ from interior_point import optimum
 from numpy.typing import NDArray
 
 import convexnn_models as cnn
-from convexnn_solvers import (
-    ADMM,
-    RFISTA,
-    AugmentedLagrangian,
-    Auto,
-    SemismoothNewton,
-    certificate,
-    compiler,
-)
+from convexnn_solvers import ADMM, RFISTA, AugmentedLagrangian, Auto, SemismoothNewton, certificate
+from convexnn_solvers.reading import compiler
 
 Float = NDArray[np.float64]
 RNG = np.random.default_rng(5)

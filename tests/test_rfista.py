@@ -17,15 +17,15 @@ from planted import LossName, plant
 
 import convexnn_models as cnn
 from convexnn_solvers import RFISTA, AugmentedLagrangian, Status, UnsupportedProblem
-from convexnn_solvers.accelerated import bregman, smooth_part
 from convexnn_solvers.backends import Array, numpy_backend
-from convexnn_solvers.certifier import Certifier
-from convexnn_solvers.compiler import compile_problem
+from convexnn_solvers.certify.certifier import Certifier
 from convexnn_solvers.composite import AffineMap, Composite, Point
-from convexnn_solvers.iterate import Candidate, Limits, iterate
-from convexnn_solvers.proximal import proximal_map
-from convexnn_solvers.result import Result
-from convexnn_solvers.rfista import rfista_method
+from convexnn_solvers.first_order.accelerated import bregman, smooth_part
+from convexnn_solvers.first_order.proximal import proximal_map
+from convexnn_solvers.first_order.rfista import rfista_method
+from convexnn_solvers.loop.iterate import Candidate, Limits, iterate
+from convexnn_solvers.loop.result import Result
+from convexnn_solvers.reading.compiler import compile_problem
 
 Float = NDArray[np.float64]
 

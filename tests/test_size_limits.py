@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import convexnn_models as cnn
-from convexnn_solvers import RFISTA, stuffing_limit
-from convexnn_solvers.stuffing_limit import physical_memory, size_checked
+from convexnn_solvers import RFISTA
+from convexnn_solvers.reading import stuffing_limit
+from convexnn_solvers.reading.stuffing_limit import physical_memory, size_checked
 
 POLYNOMIAL = importlib.import_module("convexnn_models.polynomial")  # the package has a function of this name
 RNG = np.random.default_rng(0)

@@ -11,13 +11,13 @@ from dense_map import DenseMap
 from numpy.typing import NDArray
 
 from convexnn_solvers.backends import numpy_backend
+from convexnn_solvers.certify.dual_norms import DualNorms
+from convexnn_solvers.certify.thin_domains import ThinDomains
 from convexnn_solvers.composite import Composite, LossTerm, PenaltyTerm, VariableBlock
-from convexnn_solvers.dual_norms import DualNorms
-from convexnn_solvers.losses import LogSumExp, Loss, SumSquares
-from convexnn_solvers.nonsmooth_losses import Maximum
-from convexnn_solvers.penalties import AbsoluteValue
-from convexnn_solvers.thin_domains import ThinDomains
-from convexnn_solvers.tilted import Tilted
+from convexnn_solvers.functions.losses import LogSumExp, Loss, SumSquares
+from convexnn_solvers.functions.nonsmooth_losses import Maximum
+from convexnn_solvers.functions.penalties import AbsoluteValue
+from convexnn_solvers.functions.tilted import Tilted
 
 Float = NDArray[np.float64]
 EPS = float(np.finfo(np.float64).eps)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from convexnn_solvers.atoms import gated as gated
-from convexnn_solvers.atoms import pattern_slack as pattern_slack
-from convexnn_solvers.certificate import Certificate as Certificate
-from convexnn_solvers.certificate import certificate as certificate
-from convexnn_solvers.compare import Comparison as Comparison
-from convexnn_solvers.compare import Contestant as Contestant
-from convexnn_solvers.compare import compare as compare
-from convexnn_solvers.compiler import UnsupportedProblem as UnsupportedProblem
+from convexnn_solvers.certify.certificate import Certificate as Certificate
+from convexnn_solvers.certify.certificate import certificate as certificate
+from convexnn_solvers.comparison.compare import Comparison as Comparison
+from convexnn_solvers.comparison.compare import Contestant as Contestant
+from convexnn_solvers.comparison.compare import compare as compare
 from convexnn_solvers.composite import DualPoint as DualPoint
-from convexnn_solvers.result import Progress as Progress
+from convexnn_solvers.loop.result import Progress as Progress
+from convexnn_solvers.reading.atoms import gated as gated
+from convexnn_solvers.reading.atoms import pattern_slack as pattern_slack
+from convexnn_solvers.reading.compiler import UnsupportedProblem as UnsupportedProblem
 from convexnn_solvers.solver_classes import ADMM as ADMM
 from convexnn_solvers.solver_classes import RFISTA as RFISTA
 from convexnn_solvers.solver_classes import AugmentedLagrangian as AugmentedLagrangian

@@ -8,24 +8,24 @@ from functools import cached_property, partial
 
 import numpy as np
 
-from convexnn_solvers.admm import admm_method
+from convexnn_solvers.admm.method import admm_method
 from convexnn_solvers.backends import Float64Array
-from convexnn_solvers.block_descent import block_descent_method
-from convexnn_solvers.budget_search import BudgetSearch
-from convexnn_solvers.budgets import budgets_of
-from convexnn_solvers.compiler import UnsupportedProblem
+from convexnn_solvers.block_descent.method import block_descent_method
+from convexnn_solvers.certify.budgets import budgets_of
 from convexnn_solvers.composite import Composite, DualPoint
-from convexnn_solvers.cone_descent import constrained_method
-from convexnn_solvers.gate_descent import gradient_method
-from convexnn_solvers.gated_maps import gated_maps
-from convexnn_solvers.gated_program import GatedProgram
-from convexnn_solvers.gated_structure import GatedStructure, gated_structure
+from convexnn_solvers.first_order.cone_descent import constrained_method
+from convexnn_solvers.first_order.gate_descent import gradient_method
+from convexnn_solvers.first_order.rfista import nonsmooth_losses
+from convexnn_solvers.gated_programs.fits import SquaredFit
+from convexnn_solvers.gated_programs.maps import gated_maps
+from convexnn_solvers.gated_programs.program import GatedProgram
+from convexnn_solvers.gated_programs.structure import GatedStructure, gated_structure
+from convexnn_solvers.loop.budget_search import BudgetSearch
+from convexnn_solvers.loop.relay import Engine
 from convexnn_solvers.method_memory import check_descent, check_first_order, check_newton
-from convexnn_solvers.newton_fits import SquaredFit
+from convexnn_solvers.newton.method import semismooth_newton_method
 from convexnn_solvers.options import Options
-from convexnn_solvers.relay import Engine
-from convexnn_solvers.rfista import nonsmooth_losses
-from convexnn_solvers.semismooth_newton import semismooth_newton_method
+from convexnn_solvers.reading.compiler import UnsupportedProblem
 
 # The largest Gram matrix of the samples, in bytes, for programs with cones or several outputs. One output
 # without cones needs none: at 20 000 samples conjugate gradients were faster than block descent.

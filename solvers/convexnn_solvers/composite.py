@@ -24,9 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convexnn_solvers.backends import Array, Backend, Float64Array
-from convexnn_solvers.constraint_cones import Cone
-from convexnn_solvers.losses import Loss
-from convexnn_solvers.penalties import Penalty
+from convexnn_solvers.functions.constraint_cones import Cone
+from convexnn_solvers.functions.losses import Loss
+from convexnn_solvers.functions.penalties import Penalty
 
 Point = tuple[Array, ...]
 

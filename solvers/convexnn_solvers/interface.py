@@ -26,15 +26,15 @@ from cvxpy.reductions.solvers.solving_chain import SolvingChain
 
 from convexnn_solvers.backends import numpy_backend
 from convexnn_solvers.composite import Composite, DualPoint
+from convexnn_solvers.loop.result import Progress, Result
 from convexnn_solvers.named_options import checked_options
 from convexnn_solvers.options import Options
 from convexnn_solvers.problem_state import compiled, starts, warm_duals
-from convexnn_solvers.result import Progress, Result
 from convexnn_solvers.status import Status
 
 if TYPE_CHECKING:
-    from convexnn_solvers.iterate import Method
-    from convexnn_solvers.relay import Engine
+    from convexnn_solvers.loop.iterate import Method
+    from convexnn_solvers.loop.relay import Engine
 
 _UNREACHED = (
     "{name} takes the problem before CVXPY compiles it, and CVXPY {version} has no door for that which we "
@@ -107,7 +107,7 @@ class CompositeSolver(Solver):  # type: ignore[misc]
         self, composite: Composite, exact: Composite, multipliers: DualPoint, options: Options
     ) -> Iterator[Engine]:
         """What to run, in this order, each only when the one before got stuck: here :meth:`method` alone."""
-        from convexnn_solvers.relay import Engine
+        from convexnn_solvers.loop.relay import Engine
 
         method = self.method(composite, exact, multipliers, options)
         return iter([Engine(self.name(), "asked for by name", lambda: method)])
@@ -156,10 +156,10 @@ class CompositeSolver(Solver):  # type: ignore[misc]
     ) -> Solved:
         """Compile (once per problem and backend), put in the Parameter values of now, and iterate."""
         started = time.perf_counter()
-        from convexnn_solvers.certifier import Certifier
-        from convexnn_solvers.checkpoint import File, identity, keeper_for
-        from convexnn_solvers.iterate import Limits
-        from convexnn_solvers.relay import run_engines
+        from convexnn_solvers.certify.certifier import Certifier
+        from convexnn_solvers.loop.checkpoint import File, identity, keeper_for
+        from convexnn_solvers.loop.iterate import Limits
+        from convexnn_solvers.loop.relay import run_engines
 
         problem = data["problem"]
         options = self.options.updated(self.name(), solver_opts)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from convexnn_solvers.affine import TapeMap, UnsupportedProblem
 from convexnn_solvers.backends import Backend
 from convexnn_solvers.composite import Composite
-from convexnn_solvers.gate_working_set import gates_at_a_time, splits
-from convexnn_solvers.gated_program import GatedProgram
-from convexnn_solvers.gated_structure import GatedStructure
+from convexnn_solvers.gated_programs.program import GatedProgram
+from convexnn_solvers.gated_programs.structure import GatedStructure
 from convexnn_solvers.memory_budget import budget, itemsize, readable
-from convexnn_solvers.newton_blocks import cone_bytes
-from convexnn_solvers.newton_system import SystemLimits
+from convexnn_solvers.newton.blocks import cone_bytes
+from convexnn_solvers.newton.system import SystemLimits
+from convexnn_solvers.newton.working_set import gates_at_a_time, splits
+from convexnn_solvers.reading.affine import TapeMap, UnsupportedProblem
 
 # Counted in about the least that was measured: who is refused could hardly have been solved. Arrays of the
 # size of the weights and of the affine outputs that an accelerated step has at a time; those of multipliers;

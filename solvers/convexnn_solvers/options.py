@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from convexnn_solvers.backends import Backend, select_backend
+from convexnn_solvers.loop.result import Progress
 from convexnn_solvers.named_options import refuse_unknown
-from convexnn_solvers.result import Progress
 
 
 @dataclass(frozen=True)
 class Options:
-    """Validated options; see :class:`convexnn_solvers.solver_classes.RFISTA` for what they mean."""
+    """Validated options; see :class:`solver_classes.RFISTA` for what they mean."""
 
     tol: float = 1e-4
     max_iter: int = 100_000

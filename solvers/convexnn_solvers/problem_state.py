@@ -10,8 +10,8 @@ from convexnn_solvers.backends import Backend, Float64Array
 from convexnn_solvers.composite import Composite, DualPoint
 
 if TYPE_CHECKING:
-    from convexnn_solvers.compiler import Compiled
-    from convexnn_solvers.iterate import Candidate
+    from convexnn_solvers.loop.iterate import Candidate
+    from convexnn_solvers.reading.compiler import Compiled
 
 _ON_PROBLEM = "_convexnn_compiled"
 
@@ -26,7 +26,7 @@ class _Kept:
 
     def forget_other_features(self, problem: Any) -> None:
         """Drop everything where somebody wrote into the features, which atoms hold by reference."""
-        from convexnn_solvers.compiler import features_of
+        from convexnn_solvers.reading.compiler import features_of
 
         if self._features is None:
             self._features = features_of(problem)
@@ -47,8 +47,8 @@ class _Kept:
 
 def compiled(problem: Any, backend: Backend, memory: float | None = None) -> Compiled:
     """The problem compiled for a backend and what it may use there, once."""
-    from convexnn_solvers.compiler import compile_problem
-    from convexnn_solvers.operator_memory import plan_operators
+    from convexnn_solvers.reading.compiler import compile_problem
+    from convexnn_solvers.reading.operator_memory import plan_operators
 
     kept = problem.__dict__.setdefault(_ON_PROBLEM, _Kept())
     kept.forget_other_features(problem)
@@ -61,8 +61,8 @@ def compiled(problem: Any, backend: Backend, memory: float | None = None) -> Com
 
 def starts(problem: Any, composite: Composite, warm_start: bool) -> list[Candidate]:
     """The variables' values with the last solve's dual point, if there are any, and the origin."""
-    from convexnn_solvers.dual_values import left_dual_point
-    from convexnn_solvers.iterate import Candidate
+    from convexnn_solvers.certify.dual_values import left_dual_point
+    from convexnn_solvers.loop.iterate import Candidate
 
     zero = Candidate(tuple(np.zeros(block.shape) for block in composite.variables))
     if not warm_start:
@@ -83,7 +83,7 @@ def _usable(value: Any, shape: tuple[int, ...]) -> Float64Array:
 
 def warm_duals(problem: Any, composite: Composite) -> DualPoint:
     """The constraints' dual values, and what else the last solve left; all of them only starting points."""
-    from convexnn_solvers.dual_values import held_multipliers, left_dual_point
+    from convexnn_solvers.certify.dual_values import held_multipliers, left_dual_point
 
     held, last = held_multipliers(problem, composite), left_dual_point(problem)
     if last is None:

@@ -15,8 +15,8 @@ from convexnn_solvers.interface import CompositeSolver, solver_chain
 from convexnn_solvers.options import Options
 
 if TYPE_CHECKING:
-    from convexnn_solvers.iterate import Method
-    from convexnn_solvers.relay import Engine
+    from convexnn_solvers.loop.iterate import Method
+    from convexnn_solvers.loop.relay import Engine
 
 
 class RFISTA(CompositeSolver):
@@ -51,7 +51,7 @@ class RFISTA(CompositeSolver):
     verbose : bool
         Print one line per certificate.
     callback : callable or None
-        Called with a :class:`~convexnn_solvers.result.Progress` after each certificate; returning True stops.
+        Called with a :class:`~loop.result.Progress` after each certificate; returning True stops.
     checkpoint : path or None
         A file of arrays to write now and then, and when the solve ends or is interrupted by Ctrl-C.
     checkpoint_interval : float
@@ -67,7 +67,7 @@ class RFISTA(CompositeSolver):
         self, composite: Composite, exact: Composite, multipliers: DualPoint, options: Options
     ) -> Method[Any]:
         """R-FISTA; refuses constraints by name."""
-        from convexnn_solvers.gate_descent import gradient_method
+        from convexnn_solvers.first_order.gate_descent import gradient_method
         from convexnn_solvers.method_memory import check_first_order
 
         check_first_order(self.name(), composite, options.memory)
@@ -91,10 +91,10 @@ class AugmentedLagrangian(CompositeSolver):
         self, composite: Composite, exact: Composite, multipliers: DualPoint, options: Options
     ) -> Method[Any]:
         """The augmented Lagrangian from these multipliers; R-FISTA without constraints."""
-        from convexnn_solvers.cone_descent import constrained_method
-        from convexnn_solvers.gate_descent import gradient_method
+        from convexnn_solvers.first_order.cone_descent import constrained_method
+        from convexnn_solvers.first_order.gate_descent import gradient_method
+        from convexnn_solvers.first_order.rfista import nonsmooth_losses
         from convexnn_solvers.method_memory import check_first_order
-        from convexnn_solvers.rfista import nonsmooth_losses
 
         check_first_order(self.name(), composite, options.memory)
         if not (composite.constraints or nonsmooth_losses(composite)):
@@ -120,9 +120,9 @@ class SemismoothNewton(CompositeSolver):
         self, composite: Composite, exact: Composite, multipliers: DualPoint, options: Options
     ) -> Method[Any]:
         """The method; refuses by name what is not a gated program."""
-        from convexnn_solvers.gated_structure import gated_structure
+        from convexnn_solvers.gated_programs.structure import gated_structure
         from convexnn_solvers.method_memory import check_newton
-        from convexnn_solvers.semismooth_newton import semismooth_newton_method
+        from convexnn_solvers.newton.method import semismooth_newton_method
 
         structure = gated_structure(composite)
         check_newton(structure, options.memory)
@@ -142,8 +142,8 @@ class BlockDescent(CompositeSolver):
         self, composite: Composite, exact: Composite, multipliers: DualPoint, options: Options
     ) -> Method[Any]:
         """The method; refuses by name what is not such a gated program."""
-        from convexnn_solvers.block_descent import block_descent_method
-        from convexnn_solvers.gated_structure import gated_structure
+        from convexnn_solvers.block_descent.method import block_descent_method
+        from convexnn_solvers.gated_programs.structure import gated_structure
         from convexnn_solvers.method_memory import check_descent
 
         structure = gated_structure(composite)
@@ -159,7 +159,7 @@ class ADMM(CompositeSolver):
     refused by name. One n x n matrix is factored for all gates and outputs together, so that a step costs
     two products with the features; refused with the bytes that it would need where that matrix does not
     fit into ``memory``. It stays with the problem, and its last factor, for solves at other regularisations
-    (see ``KEPT_BYTES`` of :mod:`convexnn_solvers.kept`). Works in float64 and float32, with NumPy and torch,
+    (see ``KEPT_BYTES`` of :mod:`kept`). Works in float64 and float32, with NumPy and torch,
     ``device="cuda"`` included. Options as for :class:`RFISTA`; ``max_iter`` counts iterations.
     """
 
@@ -167,8 +167,8 @@ class ADMM(CompositeSolver):
         self, composite: Composite, exact: Composite, multipliers: DualPoint, options: Options
     ) -> Method[Any]:
         """The method; refuses by name what is not a gated program without cones."""
-        from convexnn_solvers.admm import admm_method
-        from convexnn_solvers.gated_structure import gated_structure
+        from convexnn_solvers.admm.method import admm_method
+        from convexnn_solvers.gated_programs.structure import gated_structure
 
         return admm_method(composite, gated_structure(exact), options.tol, options.memory, warm=multipliers)
 
@@ -188,7 +188,7 @@ class Auto(CompositeSolver):
     def engines(
         self, composite: Composite, exact: Composite, multipliers: DualPoint, options: Options
     ) -> Iterator[Engine]:
-        """The engines of :mod:`convexnn_solvers.auto`."""
+        """The engines of :mod:`auto`."""
         from convexnn_solvers.auto import engines
 
         return engines(composite, exact, multipliers, options)
