@@ -59,6 +59,8 @@ TARGETS: dict[str, tuple[str, ...]] = {
         *_CERTIFICATES,
     ),
     f"{SOLVERS}/certify/dual_bounds.py": ("test_dual_rays.py", *_BOUNDS, *_CERTIFICATES),
+    f"{SOLVERS}/certify/budgets.py": ("test_budget_bounds.py",),
+    f"{SOLVERS}/certify/budget_bounds.py": ("test_budget_bounds.py",),
     f"{SOLVERS}/certify/dual_norms.py": ("test_dual_norms.py", "test_dual_norms_cones.py", *_CERTIFICATES),
     f"{SOLVERS}/certify/cone_columns.py": (
         "test_cone_columns.py",
@@ -308,7 +310,8 @@ def _report(modules: Sequence[str], outcomes: Sequence[tuple[Mutant, bool]]) -> 
     total, killed = len(outcomes), sum(not survived for _, survived in outcomes)
     for module in modules:
         own = [survived for mutant, survived in outcomes if mutant.module == module]
-        print(f"{Path(module).name:24} {own.count(False):4} of {len(own):4} killed")
+        name = "/".join(Path(module).parts[-2:])  # kernels and memories are of several folders
+        print(f"{name:32} {own.count(False):4} of {len(own):4} killed")
     rate = killed / total if total else 0.0
     print(f"kill rate {100 * rate:.1f} % ({killed} of {total}; at least {100 * REQUIRED:.0f} % is required)")
     return 0 if rate >= REQUIRED else 1
