@@ -57,15 +57,22 @@ def _without_rounding(model: ConvexModel, blocks: Float64Array, sizes: Float64Ar
     ``sizes`` (n, c) are those of what a residual is the difference of.
     """
     assert model.gates is not None
-    n, X = model.X.shape[0], np.abs(model.X)
-    steepest = max(1.0, abs(model.slope))
-    most = _ROUNDED * n * steepest * (X.T @ sizes)
+    rounded = _ROUNDED * model.X.shape[0]
+    most = rounded * max(1.0, abs(model.slope)) * _products_of_sizes(model.X, sizes)
     # Few have entries that small beside all samples; those are looked at beside their own.
     for gate in np.flatnonzero(np.any((blocks != 0.0) & (np.abs(blocks) <= most), axis=(1, 2))):
         slopes = np.where(model.gates.patterns[:, gate], 1.0, abs(model.slope))
-        own = _ROUNDED * n * (X.T @ (slopes[:, None] * sizes))
+        own = rounded * _products_of_sizes(model.X, slopes[:, None] * sizes)
         blocks[gate][np.abs(blocks[gate]) <= own] = 0.0
     return blocks
+
+
+def _products_of_sizes(X: Float64Array, sizes: Float64Array) -> Float64Array:
+    """``|X|^T sizes`` (d, c), where X may be larger than memory."""
+    products = np.zeros((X.shape[1], sizes.shape[1]))
+    for rows in row_blocks(*X.shape):
+        products += np.abs(X[rows]).T @ sizes[rows]
+    return products
 
 
 def _null_residual(
