@@ -108,6 +108,23 @@ def test_limits_of_gated_programs_hand_back_the_best_certified_point(
 
 
 @GATED
+def test_a_limit_after_a_warm_start_proves_no_less_than_the_start(solver: Any) -> None:
+    """Dual points of the first steps can be worse than the one that the last regularisation left."""
+    rng = np.random.default_rng(3)
+    X = rng.standard_normal((40, 4))
+    y = np.sin(2.0 * X[:, 0]) + 0.3 * rng.standard_normal(40)
+    gates = cnn.sample_gates(X, 20, seed=0)
+    bounds = []
+    for steps in range(5):
+        model = (cnn.relu if solver is SemismoothNewton else cnn.gated_relu)(X, gates)
+        problem = model.problem(y, reg=0.02)
+        problem.solve(solver=solver(tol=1e-6))
+        model.reg.value = 0.015
+        bounds.append(solve(problem, solver=solver(tol=1e-9, max_iter=steps)).extra_stats["certificate"].dual)
+    assert min(bounds) >= bounds[0] * (1.0 - 1e-9)
+
+
+@GATED
 def test_an_unreachable_tolerance_stalls_instead_of_running_on(solver: Any) -> None:
     problem = problem_for(solver, reg=0.05)
     extra = solve(problem, solver=solver(tol=0.0)).extra_stats

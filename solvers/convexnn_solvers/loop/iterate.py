@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -100,9 +100,12 @@ def iterate(
     iteration, next_look = 0, 10
     mark: _Mark[State] | None = None
     saved = None if keeper is None else keeper.taken()
+    unseen: tuple[DualPoint, ...] = ()
     try:
         periodic = not method.judges_itself or limits.verbose or limits.callback is not None
         certify = periodic or again or not isinstance(method, StartsFromDuals) or method.warm is None
+        # What an uncertified start proves may be more than the first steps do: a limit looks at that too.
+        unseen = () if certify or saved is not None else starts[0].duals
         verdict = watch.look_at_starts(starts, certify) if saved is None else watch.take_up(saved)
         if verdict is None:
             if saved is None:
@@ -127,7 +130,10 @@ def iterate(
                 ):
                     # A method that knows its gap and asks has a dual point that goes with its point.
                     thorough = not (asked and method.judges_itself)
-                    verdict = watch.look(iteration, method.candidate(state), thorough)
+                    candidate = method.candidate(state)
+                    if not asked:
+                        candidate = replace(candidate, duals=(*candidate.duals, *unseen))
+                    verdict = watch.look(iteration, candidate, thorough)
                     next_look = iteration + max(10, iteration // 10)
                 if verdict is None:
                     state = method.step(state)
@@ -137,7 +143,8 @@ def iterate(
         # The latest certificate may be old; who does not want to wait for this one interrupts again.
         with suppress(KeyboardInterrupt):
             if state is not None:
-                watch.keep(method.candidate(state))
+                candidate = method.candidate(state)
+                watch.keep(replace(candidate, duals=(*candidate.duals, *unseen)))
     if keeper is not None and mark is not None:
         keeper.write(mark.packed(method))
     multipliers = () if state is None else method.multipliers(state)
