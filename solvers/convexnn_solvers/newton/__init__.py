@@ -2,5 +2,6 @@
 
 From the bottom up:
 ``outliers`` ``copies`` ``blocks`` ``jacobian`` ``operator`` ``factors`` ``system`` ``duals`` ``start``
-``pairs`` ``cone_splitting`` ``dual_newton`` ``splitting_newton`` ``working_set`` ``method``
+``pairs`` ``cone_splitting`` ``position`` ``pair_steps`` ``dual_newton`` ``splitting_newton`` ``working_set``
+``method``
 """
