@@ -44,8 +44,9 @@ from convexnn_solvers.newton.start import (
 from convexnn_solvers.packing import Arrays, Held, below, packed_attributes, part, restore_attributes
 
 _EPS = float(np.finfo(np.float64).eps)
-# A dual variable to start from whose value is as close to the primal one may be optimal.
-_CLOSE = 1e-6
+# A dual variable to start from whose value is as close to the primal one may be optimal; one that is further
+# away than the other is no start of the next regularisation, whose gap one could guess.
+_CLOSE, _FAR = 1e-6, 1e-2
 # What a checkpoint keeps as it is.
 _STATE = (
     "newton_steps", "primal", "dual", "dual_point", "offset", "short_steps", "_inner_steps", "_damping",
@@ -123,7 +124,7 @@ class DualNewton:
         primal one of second order: the gap of its best multiple was measured to be about the root of that.
         """
         missed = relative_gap(primal, -self._fit.conjugate(self._at.xi))
-        return float(np.sqrt(missed)) if _CLOSE <= missed <= 1.0 else None
+        return float(np.sqrt(missed)) if _CLOSE <= missed <= _FAR else None
 
     def packed(self) -> Arrays:
         """The state as arrays; a factor is made anew from its operator."""
