@@ -82,7 +82,7 @@ class _ConvexNN(BaseEstimator):  # type: ignore[misc]
             loss = weighted(loss, weights)
         if self.activation not in _FORMULATIONS:
             raise ValueError(f"activation must be 'relu' or 'gated_relu', not {self.activation!r}.")
-        tol = _arrays.number(self.tol, "tol")
+        tol = _arrays.not_negative(self.tol, "tol")
         bias = self.bias
         gates = sample_gates(X, _arrays.count(self.n_gates, "n_gates"), _seed(self.random_state), bias=bias)
         model = _FORMULATIONS[self.activation](
@@ -112,12 +112,16 @@ class _ConvexNN(BaseEstimator):  # type: ignore[misc]
     def _options(self) -> dict[str, Any]:
         """What ``problem.solve`` gets besides the solver."""
         options = {} if self.solver_options is None else self.solver_options
-        if not isinstance(options, Mapping):
-            kind = type(options).__name__
-            raise TypeError(f"solver_options must be a dictionary of what problem.solve takes, not {kind}.")
+        if not (isinstance(options, Mapping) and all(isinstance(name, str) for name in options)):
+            raise TypeError(
+                "solver_options must be a dictionary of what problem.solve takes by name, not "
+                f"{options if isinstance(options, Mapping) else type(options).__name__}."
+            )
+        if "solver" in options:
+            raise ValueError("solver_options must not hold solver; give it to the estimator as solver=...")
         if self.time_limit is None:
             return dict(options)
-        return {"time_limit": _arrays.number(self.time_limit, "time_limit"), **options}
+        return {"time_limit": _arrays.not_negative(self.time_limit, "time_limit"), **options}
 
     def _scores(self, X: Any) -> Float64Array:
         check_is_fitted(self)

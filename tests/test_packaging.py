@@ -52,6 +52,43 @@ def test_the_layout_of_the_models_names_every_file_once() -> None:
     assert sorted(named) == sorted(p.stem for p in PACKAGES[0].glob("*.py") if p.stem != "__init__")
 
 
+def _names(path: Path) -> set[str]:
+    """All names that a file defines, imports or uses as an attribute."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    found = {n.name for n in nodes if isinstance(n, ast.ClassDef | ast.FunctionDef)}
+    found |= {n.id for n in nodes if isinstance(n, ast.Name)} | {
+        n.attr for n in nodes if isinstance(n, ast.Attribute)
+    }
+    aliases = [alias for n in nodes if isinstance(n, ast.Import | ast.ImportFrom) for alias in n.names]
+    return found | {alias.asname or alias.name for alias in aliases}
+
+
+NAMES = {path: _names(path) for path in SOURCES}
+
+
+def _leads_somewhere(reference: str, home: Path) -> bool:
+    """Whether a module, or names of one, are there: beside ``home``, in it, or below a package."""
+    parts = reference.lstrip("~").split(".")
+    public = [NAMES[package / "__init__.py"] for package in PACKAGES]
+    if any(set(parts) <= names for names in (NAMES[home], *public)):
+        return True
+    for folder in (home.parent, *PACKAGES, *(package.parent for package in PACKAGES)):
+        for k in range(len(parts)):
+            path = folder.joinpath(*parts[: k + 1])
+            for file in (path.with_suffix(".py"), path / "__init__.py"):
+                if set(parts[k + 1 :]) <= NAMES.get(file, set()) and file in NAMES:
+                    return True
+    return False
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_references_lead_somewhere(path: Path) -> None:
+    """Those of docstrings and comments, and single words in double backticks after "see"."""
+    text = path.read_text(encoding="utf-8")
+    found = re.findall(r":\w+:`([^`]+)`", text) + re.findall(r"\b[Ss]ee (?:``)?([a-z]+_[a-z_]+)\b", text)
+    assert [reference for reference in found if not _leads_somewhere(reference, path)] == []
+
+
 def test_both_packages_and_the_citation_tell_one_version() -> None:
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert re.findall(r"^version: (\S+)$", citation, re.MULTILINE) == [convexnn_solvers.__version__]

@@ -1,7 +1,7 @@
 """The form that our solvers and certificates read: losses of affine maps, penalties, constraints.
 
     minimise   sum_k  w_k f_k(A_k x + b_k)  +  sum_i  sum(lam_i * norms_i(view_i(x)))  +  <c, x>  +  constant
-    subject to G_m x + e_m  in  cone_m   (see constraint_cones)
+    subject to G_m x + e_m  in  cone_m   (see :mod:`functions.constraint_cones`)
 
 Its Lagrangian dual, with ``theta_k`` for the losses and ``mu_m`` in the dual cone for the constraints:
 

@@ -1,4 +1,4 @@
-"""Sweeps of exact block updates in machine code; needs numba. See ``block_sweeps`` for the mathematics."""
+"""Sweeps of exact block updates in machine code; needs numba. See :mod:`sweeps` for the mathematics."""
 
 from __future__ import annotations
 

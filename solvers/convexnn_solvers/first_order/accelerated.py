@@ -261,9 +261,8 @@ def bregman(composite: Composite, new: Point, old: Point, cotangents: Sequence[A
             continue
         d = q - p
         if term.loss.quadratic:
-            square = (
-                term.loss.loss if isinstance(term.loss, Tilted) else term.loss
-            )  # linear terms add nothing
+            # Linear terms add nothing.
+            square = term.loss.loss if isinstance(term.loss, Tilted) else term.loss
             total += float(square.value(d, term.weight, xp))
             continue
         before, after = float(term.loss.value(p, term.weight, xp)), float(term.loss.value(q, term.weight, xp))

@@ -173,7 +173,7 @@ class DualNewton:
     def step(self, tol: float) -> None:
         """One Newton step, after closing the inner problem if it is solved; none if gap <= tol.
 
-        Where the inner problem is solved, the step may be one on the optimality conditions; see newton_pairs.
+        Where the inner problem is solved, the step may be one on the optimality conditions; see :mod:`pairs`.
         """
         here, solved = self._look(tol)
         if self._pairs.ready(solved, self.gap, tol):
