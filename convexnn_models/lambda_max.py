@@ -20,6 +20,8 @@ _DESCENT_STEPS = 25  # of the cheap upper bounds of projections
 _SIGNS = (1.0, -1.0)
 # A sum of n terms rounds by less than so many times n eps of their sizes together.
 _ROUNDED = 4.0 * float(np.finfo(np.float64).eps)
+# Means add by pairs and round like sums of so few terms: targets far from zero hide no correlation.
+_OF_MEANS = 64
 
 
 @losses.takes_loss_options
@@ -45,7 +47,8 @@ def lambda_max(
     _, exponents = np.frexp([max(a.max(), -a.min()) for a in (theta, model.X)])
     unit = int(exponents.sum())
     theta = np.ldexp(theta, -unit)
-    blocks = _without_rounding(model, _blocks(model, theta), np.abs(theta) + np.ldexp(taken, -unit))
+    sizes = np.abs(theta) + min(1.0, _OF_MEANS / theta.shape[0]) * np.ldexp(taken, -unit)
+    blocks = _without_rounding(model, _blocks(model, theta), sizes)
     if model.cones:
         return float(np.ldexp(_largest_projection(model, theta, blocks), unit))
     return float(np.ldexp(_block_norms(blocks, model.grouping).max(initial=0.0), unit))
@@ -54,7 +57,7 @@ def lambda_max(
 def _without_rounding(model: ConvexModel, blocks: Float64Array, sizes: Float64Array) -> Float64Array:
     """The blocks (P, d, c), with zeros where the sum over samples is no larger than what it rounds.
 
-    ``sizes`` (n, c) are those of what a residual is the difference of.
+    ``sizes`` (n, c) are those of what a residual is the difference of, as far as sums round them.
     """
     assert model.gates is not None
     rounded = _ROUNDED * model.X.shape[0]
@@ -89,7 +92,7 @@ def _null_residual(
         frequencies: Any = one_hot.mean(axis=0) if free else 1.0 / c
         return np.asarray((one_hot - frequencies) / n), np.full(c, free / n)
     target = _arrays.targets(y, n, c).reshape(n, c)
-    mean = target.mean(axis=0) if free else np.zeros(c)
+    mean = np.ascontiguousarray(target.T).mean(axis=1) if free else np.zeros(c)
     residual: Any
     taken = np.abs(mean)
     if loss is losses.squared:

@@ -297,6 +297,18 @@ def test_a_large_sample_hides_no_correlation_of_gates_without_it() -> None:
         assert found >= 0.1 * cnn.lambda_max(small, y[1:]) * 29 / 30
 
 
+@pytest.mark.parametrize("loss", ["squared", "huber"])
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_targets_far_from_zero_hide_no_correlation(loss: str, outputs: int) -> None:
+    """Seconds since 1970: correlations of a thousandth passed for the rounding of many samples' mean."""
+    rng = np.random.default_rng(0)
+    X = np.column_stack([rng.standard_normal(50_000), np.ones(50_000)])
+    y = np.round(8.0 * rng.standard_normal((50_000, outputs))) / 8.0  # the sum with 1.6e9 rounds nothing
+    y = y[:, 0] if outputs == 1 else y
+    model = cnn.gated_relu(X, cnn.sample_gates(X, 4, seed=0), outputs=outputs, output_bias=True)
+    assert cnn.lambda_max(model, 1.6e9 + y, loss) == pytest.approx(cnn.lambda_max(model, y, loss), rel=1e-3)
+
+
 @pytest.mark.parametrize("unit", [2.0**-300, 2.0**-400, 2.0**300])
 @pytest.mark.parametrize("formulation", [cnn.gated_relu, cnn.relu])
 def test_lambda_max_has_no_units_in_which_it_vanishes(formulation: Any, unit: float) -> None:
