@@ -58,6 +58,11 @@ TARGETS: dict[str, tuple[str, ...]] = {
         "test_kink_duals.py",
         *_CERTIFICATES,
     ),
+    f"{SOLVERS}/certify/violations.py": (
+        "test_prices_of_violations.py",
+        "test_certifier_feasibility.py",
+        *_CERTIFICATES,
+    ),
     f"{SOLVERS}/certify/dual_bounds.py": ("test_dual_rays.py", *_BOUNDS, *_CERTIFICATES),
     f"{SOLVERS}/certify/budgets.py": ("test_budget_bounds.py",),
     f"{SOLVERS}/certify/budget_bounds.py": ("test_budget_bounds.py",),

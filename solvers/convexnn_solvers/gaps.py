@@ -1,4 +1,4 @@
-"""The relative gap between a value and a bound, the same for certificates and for solvers."""
+"""Relative gaps between values and bounds, and what counts beside them: one for certificates and solvers."""
 
 from __future__ import annotations
 
@@ -17,3 +17,11 @@ def relative_gap(primal: float, dual: float, rounding: float = 0.0) -> float:
         return 0.0
     ratio = (primal - dual) / size
     return ratio if not size < _UNDERFLOW else max(1.0, ratio)
+
+
+def relative_price(price: float, primal: float, dual: float, rounding: float = 0.0) -> float:
+    """``price`` in the unit of :func:`relative_gap`, and 0 where it is none, or no more than ``rounding``."""
+    if price <= rounding:
+        return 0.0
+    size = max(abs(primal), abs(dual))
+    return price / size if size >= _UNDERFLOW else max(1.0, price)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 import numpy as np
 
@@ -18,16 +17,19 @@ from convexnn_solvers.certify.budget_bounds import verified_bounds
 from convexnn_solvers.certify.dual_bounds import Bound
 from convexnn_solvers.certify.free_variables import Arrays
 from convexnn_solvers.certify.known_images import images_of
-from convexnn_solvers.certify.row_sizes import row_sizes, term_sizes
-from convexnn_solvers.composite import Alone, Composite, DualPoint, PatternCone, Point
-from convexnn_solvers.functions.constraint_cones import NONNEGATIVE, ZERO
-from convexnn_solvers.gaps import relative_gap
+from convexnn_solvers.certify.row_sizes import term_sizes
+from convexnn_solvers.certify.violations import (
+    FEASIBLE,
+    SILENT,
+    Violation,
+    allowances,
+    price_of_violations,
+    violations,
+)
+from convexnn_solvers.composite import Alone, Composite, DualPoint, Point
+from convexnn_solvers.gaps import relative_gap, relative_price
 from convexnn_solvers.reading.output_selection import selected
 
-# A violation up to this, in the units of its row (see :func:`_allowances`), still counts as feasible.
-_FEASIBLE = 1e-6
-# Rounding in the constraints of a repaired point is not worth a word.
-_SILENT = 1e-12
 # Targets and what fits them perfectly differ by this share, a few roundings.
 _ROUNDED = 16.0 * float(np.finfo(np.float64).eps)
 
@@ -45,7 +47,8 @@ class Certificate:
     nothing is proved, and ``note`` says why. ``max_violation``: the largest violation of
     a constraint by the point as held; ``repaired``: whether ``primal`` belongs to a repaired copy, whose
     violations, each over what may pass as rounding in its row, are at most ``excess``: feasible up to 1.
-    ``scope``: for which gates the bound holds.
+    ``scope``: for which gates the bound holds. ``price``: what those violations may have saved, by the
+    multipliers that prove the bound: with it, the primal value is above the bound at every point.
     ``dual_point``, as large as the data, is neither printed nor compared.
     """
 
@@ -60,6 +63,7 @@ class Certificate:
     dual_point: DualPoint | None = field(default=None, repr=False, compare=False)
     excess: float = 0.0
     rounding: float = 0.0
+    price: float = 0.0
 
     def __str__(self) -> str:
         parts = [f"objective {self.primal:.9g}"]
@@ -74,24 +78,23 @@ class Certificate:
             parts.append(self.note)
         return ", ".join(parts)
 
+    def within(self, tol: float) -> bool:
+        """Whether the relative gap and what violations may have saved are together at most ``tol``.
+
+        Constraints hold up to a tolerance only, in units in which the point itself may be small: the price of
+        what it misses is in the units of the objective.
+        """
+        if self.relative_gap is None or self.dual is None:
+            return False
+        owed = relative_price(self.price, self.primal, self.dual, self.rounding)
+        return abs(self.relative_gap) + owed <= tol
+
     def with_bound(self, dual: float, sign: float) -> Certificate:
         """The same point with another bound; ``sign`` is -1 for Maximize."""
         gap = sign * (self.primal - dual) if self.excess <= 1.0 else None
         relative = None if gap is None else relative_gap(sign * self.primal, sign * dual, self.rounding)
         note = self.note.partition("no lower bound")[0].rstrip("; ")
         return replace(self, dual=dual, gap=gap, relative_gap=relative, note=note, dual_point=None)
-
-
-class _Violation(NamedTuple):
-    """Of one constraint: the ``largest`` violation, and the ``worst`` one for what may pass there.
-
-    ``excess`` is that one over what may pass.
-    """
-
-    largest: float
-    worst: float
-    excess: float
-    text: str
 
 
 class Certifier:
@@ -106,7 +109,7 @@ class Certifier:
         self.composite = composite
         self._bounds = verified_bounds(composite)
         if "allowances" not in composite.kept:
-            composite.kept["allowances"] = _allowances(composite)
+            composite.kept["allowances"] = allowances(composite)
         self._allowances: list[Float64Array] = composite.kept["allowances"]
         # Of the thetas alone: where no multiplier enters the image, and all of it is here.
         alone = not self._bounds.general and isinstance(composite.across, Alone)
@@ -132,15 +135,15 @@ class Certifier:
         """
         held = self._checked(x)
         outputs = self._outputs(held)
-        violations = self._violations(held, outputs)
-        violation = max((v.largest for v in violations), default=0.0)
+        found = violations(self.composite, held, outputs, self._allowances)
+        violation = max((v.largest for v in found), default=0.0)
         feasible = self._bounds.norms.repair(held)
         repaired = any(a is not b and bool(np.any(a != b)) for a, b in zip(feasible, held, strict=True))
         if repaired:
             outputs = self._outputs(feasible)
-            violations = self._violations(feasible, outputs)
-        nothing = _Violation(0.0, 0.0, 0.0, "")
-        left = max(violations, key=lambda v: v.excess, default=nothing)
+            found = violations(self.composite, feasible, outputs, self._allowances)
+        nothing = Violation(0.0, 0.0, 0.0, "")
+        left = max(found, key=lambda v: v.excess, default=nothing)
         penalty = float(self.composite.penalty_value(feasible))
         primal = self._objective(feasible, outputs, penalty)
         directions, ignored = self._directions(outputs, candidates)
@@ -152,12 +155,16 @@ class Certifier:
         excess = left.excess
         if excess > 1.0:
             notes.append(f"no upper bound: the point violates {left.text} by {left.worst:.1e}")
-        elif excess > 2.0 * _SILENT / _FEASIBLE and bound is not None:
+        elif excess > 2.0 * SILENT / FEASIBLE and bound is not None:
             notes.append(f"up to the violation of {left.text} by {left.worst:.1e}")
         if bound is None:
             notes.append(self._obstacle())
         rounding = self._rounding(feasible, outputs, penalty)
-        return self._certificate(primal, bound, violation, excess, rounding, repaired, "; ".join(notes))
+        price = 0.0
+        if bound is not None and excess > 0.0:
+            price = price_of_violations(self.composite, outputs, bound.point.multipliers)
+        note = "; ".join(notes)
+        return self._certificate(primal, bound, violation, excess, rounding, repaired, note, price)
 
     def objective(self, x: Point) -> float:
         """The objective at ``x`` as it is, in the user's sign."""
@@ -196,6 +203,7 @@ class Certifier:
         rounding: float,
         repaired: bool,
         note: str,
+        price: float,
     ) -> Certificate:
         sign = self.composite.sign
         gap = primal - bound.value if bound is not None and excess <= 1.0 else None
@@ -213,6 +221,7 @@ class Certifier:
             dual_point=None if bound is None else bound.point,
             excess=excess,
             rounding=rounding,
+            price=price,
         )
 
     def _objective(self, x: Arrays, outputs: Point, penalty: float) -> float:
@@ -268,74 +277,7 @@ class Certifier:
                 directions[0] = DualPoint(directions[0].thetas, usable.multipliers)
         return directions, ignored
 
-    def _violations(self, x: Arrays, outputs: Point) -> list[_Violation]:
-        """Of each constraint and bound."""
-        found: list[_Violation] = []
-        composite = self.composite
-        slacks = outputs[len(composite.losses) :]
-        for term, output, allowed in zip(composite.constraints, slacks, self._allowances, strict=True):
-            value = np.asarray(output, dtype=np.float64)
-            if term.pattern_cone is not None:
-                size = _sizes_of_rays(term.pattern_cone, x[term.pattern_cone.variable])
-                outside = term.cone.violations(np.min(value, axis=1, initial=0.0))
-                beyond, allowed = np.maximum(outside - _SILENT * size, 0.0), _FEASIBLE * np.minimum(size, 1.0)
-            else:
-                outside = beyond = term.cone.violations(value)
-                if term.cone not in (ZERO, NONNEGATIVE):  # there entries of a cone lend each other their size
-                    allowed = allowed + _FEASIBLE * term.cone.even(np.abs(value))
-            if outside.size:
-                shares, outside = np.broadcast_arrays(beyond / allowed, outside)
-                worst = np.unravel_index(int(np.argmax(shares)), shares.shape)
-                found.append(
-                    _Violation(float(outside.max()), float(outside[worst]), float(shares[worst]), term.text)
-                )
-        for value, block in zip(x, composite.variables, strict=True):
-            for limit, sign in ((block.lower, 1.0), (block.upper, -1.0)):
-                if limit is not None:
-                    past = float(np.max(sign * (limit - value), initial=0.0))
-                    found.append(_Violation(past, past, past / _FEASIBLE, f"the bounds of {block.name}"))
-        return found
-
     def _obstacle(self) -> str:
         return self._bounds.obstacle or (
             "no lower bound: no dual candidate satisfies the condition of a variable without penalty"
         )
-
-
-def _allowances(composite: Composite) -> list[Float64Array]:
-    """Of every row of ``G x + e`` the violation that may pass as rounding: its unit's millionth.
-
-    The unit is 1, or less in a row in small units: the size of e or, if larger, that of G x for x of size
-    one. A row such as ``1e-8 x >= 1e-7`` would otherwise hold everywhere. Inequalities in large units, of
-    an e beyond 1, may miss more. None for pattern cones, which have no such unit (:func:`_sizes_of_rays`).
-    """
-    offsets = composite.offsets()[len(composite.losses) :]
-    found = []
-    for term, slopes, offset in zip(composite.constraints, row_sizes(composite), offsets, strict=True):
-        if term.pattern_cone is not None:
-            found.append(np.empty(0))
-            continue
-        e = term.cone.even(np.abs(np.asarray(offset, dtype=np.float64)))
-        size = np.maximum(slopes, e)
-        unit = np.where(size > 0.0, np.minimum(size, 1.0), 1.0)
-        found.append(_FEASIBLE * (unit if term.cone == ZERO else unit + e))
-    return found
-
-
-def _sizes_of_rays(cone: PatternCone, weights: Float64Array) -> Float64Array:
-    """Per sample and output the unit of violations of ``(2 D_j - I) X u_j >= 0``: what neurons predict there.
-
-    Multiples of a point in the cone are in it, so that only the point says what is large: for all neurons
-    ``a_i = sum_k |x_ik| max_j |u_kj|`` at sample i, and the unit is ``||x_i||`` times the largest
-    ``a_i / ||x_i||`` of all samples. A violation is what a recovered neuron predicts at the sample beyond the
-    program's. Up to ``1e-12`` units, of the order of what predictions are rounded by, it is none; beyond
-    that a millionth of the unit, or of 1 where that is less, may pass.
-    """
-    largest = np.max(np.abs(weights), axis=1, initial=0.0).reshape(cone.outputs, -1)
-    norms = np.linalg.norm(cone.X, axis=1)
-    unit = np.where(norms > 0.0, norms, 1.0)
-    size = np.max(largest @ np.abs(cone.X / unit[:, None]).T, axis=1, initial=0.0)
-    sizes = (size[:, None] * unit).ravel()
-    return np.asarray(
-        np.maximum(sizes, np.finfo(np.float64).tiny / _FEASIBLE)
-    )  # nothing is violated where all is zero

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,7 +16,7 @@ from convexnn_solvers.certify.certifier import Certificate
 from convexnn_solvers.certify.dual_values import dual_values
 from convexnn_solvers.certify.recession import descends_for_ever
 from convexnn_solvers.composite import Composite, DualPoint, Point
-from convexnn_solvers.gaps import relative_gap
+from convexnn_solvers.gaps import relative_gap, relative_price
 from convexnn_solvers.loop.checkpoint import (
     Arrays,
     packed_history,
@@ -257,7 +257,8 @@ class Watch:
     def _better(self, new: Certificate, old: Certificate) -> bool:
         """Feasible before infeasible; then the smaller violation, or what is closer to the bound.
 
-        Constraints hold up to a tolerance only, so that a lower objective can mean a larger violation.
+        Constraints hold up to a tolerance only, so that a lower objective can mean a larger violation, and
+        one that is close to the bound can owe that to what it misses.
         """
         if _feasible(new) != _feasible(old):
             return _feasible(new)
@@ -265,7 +266,7 @@ class Watch:
             return new.excess < old.excess
         if self.dual is None:
             return self.sign * new.primal < self.sign * old.primal
-        return abs(new.primal - self.dual) < abs(old.primal - self.dual)
+        return abs(new.primal - self.dual) + new.price < abs(old.primal - self.dual) + old.price
 
     def _descends_for_ever(self, point: tuple[Float64Array, ...]) -> bool:
         """Whether the point, or what it moved since the last look, leads down without end; no bound then."""
@@ -281,12 +282,21 @@ class Watch:
             return None
         return relative_gap(self.sign * best.primal, self.sign * self.dual, best.rounding)
 
+    def _owed(self) -> float:
+        """What the best point's violations may have saved, in the unit of the relative gap."""
+        best = self.best
+        if best is None or self.dual is None:
+            return 0.0
+        return relative_price(best.price, best.primal, self.dual, best.rounding)
+
     def _verdict(self, row: HistoryRow, stop: bool, finding: Status | None) -> Status | None:
         gap, iteration, limits = row["relative_gap"], row["iteration"], self.limits
         if gap is not None and abs(gap) <= limits.tol:
-            confirmed = self._confirmed().relative_gap
-            if confirmed is not None and abs(confirmed) <= limits.tol:
+            confirmed = self._confirmed()
+            if confirmed.within(limits.tol):
                 return Status.OPTIMAL
+            if self.best is not None:  # what its violations cost is known at the best multipliers now
+                self.best = replace(self.best, price=confirmed.price)
         if finding is not None:
             return finding
         if stop:
@@ -301,7 +311,7 @@ class Watch:
         iteration, objective, gap = row["iteration"], self.sign * row["primal"], row["relative_gap"]
         # Violations count until there is a gap; a bound may be worthless for long while the objective falls.
         excess = 1.0 if self.best is None else max(1.0, self.best.excess)
-        distance = excess if gap is None else abs(gap)
+        distance = excess if gap is None else abs(gap) + self._owed()
         if _improved(distance, self.improved_to) or _improved(objective, self.lowest):
             self.improved_at = iteration
             self.improved_to, self.lowest = min(distance, self.improved_to), min(objective, self.lowest)
