@@ -144,3 +144,11 @@ def test_a_price_has_the_unit_of_the_relative_gap(
     price: float, primal: float, dual: float, rounding: float, relative: float
 ) -> None:
     assert relative_price(price, primal, dual, rounding) == relative
+
+
+def test_what_violations_are_worth_is_printed_where_it_is_more_than_rounding() -> None:
+    shown = {
+        price: str(Certificate(1.0, 0.5, 0.5, 0.5, 1e-7, "for all", price=price)) for price in (0.0, 0.25)
+    }
+    assert "max violation 1.0e-07 (worth up to 2.5e-01)" in shown[0.25]
+    assert "worth" not in shown[0.0]

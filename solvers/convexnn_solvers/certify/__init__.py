@@ -3,6 +3,6 @@
 From the bottom up:
 ``known_images`` ``reach`` ``dual_blocks`` ``free_variables`` ``cone_columns`` ``free_columns``
 ``reached_entries`` ``dual_norms`` ``row_sizes`` ``concave_search`` ``budgets`` ``recession``
-``dual_values`` ``thin_domains`` ``dual_directions`` ``dual_bounds`` ``budget_bounds`` ``certifier``
-``kink_duals`` ``relaxation`` ``certificate``
+``dual_values`` ``thin_domains`` ``dual_directions`` ``dual_bounds`` ``budget_bounds`` ``violations``
+``certifier`` ``kink_duals`` ``relaxation`` ``certificate``
 """

@@ -71,7 +71,8 @@ class Certificate:
             parts.append(f"bound {self.dual:.9g}")
         if self.gap is not None:
             parts.append(f"gap {self.gap:.2e} (relative {self.relative_gap:.2e})")
-        parts.append(f"max violation {self.max_violation:.1e}")
+        worth = f" (worth up to {self.price:.1e})" if self.price > self.rounding else ""
+        parts.append(f"max violation {self.max_violation:.1e}{worth}")
         if self.scope:
             parts.append(self.scope if self.scope.startswith("for ") else f"for {self.scope}")
         if self.note:

@@ -44,9 +44,6 @@ from convexnn_solvers.newton.start import (
 from convexnn_solvers.packing import Arrays, Held, below, packed_attributes, part, restore_attributes
 
 _EPS = float(np.finfo(np.float64).eps)
-# A dual variable to start from whose value is as close to the primal one may be optimal; one that is further
-# away than the other is no start of the next regularisation, whose gap one could guess.
-_CLOSE, _FAR = 1e-6, 1e-2
 # What a checkpoint keeps as it is.
 _STATE = (
     "newton_steps", "primal", "dual", "dual_point", "offset", "short_steps", "_inner_steps", "_damping",
@@ -100,31 +97,19 @@ class DualNewton:
         fitted = self._fit.at(prediction)
         given = given_dual(program, first)
         at.xi = fitted.xi if given is None else given
-        primal = self._offer_primal(prediction, active, at.U[:, :, active])
+        self._offer_primal(prediction, active, at.U[:, :, active])
         known = None if given is None else given_products(first, given)
         at.products = self.features.adjoint(at.xi) if known is None else known
         if given is not None:
             scale = warm_multiple(program, at.U, prediction, at.xi, self._offer_dual)
             at.xi, at.products, at.offered = scale * at.xi, scale * at.products, False
             self._pairs.due = active.size > 0
-        gap = self._guessed_gap(primal) if self._cones is not None and self._pairs.due else None
-        if gap is None:
-            self._offer_dual()
-            gap = self.gap
+        self._offer_dual()
         scales = 1.0 if self._fit.scales is None else self._fit.scales
         self._copy.begin(prediction + scales * fitted.offset, at.xi)
-        at.sigma = self.policy.first_sigma(given is not None, gap)
+        at.sigma = self.policy.first_sigma(given is not None, self.gap)
         self._pairs.begin()
         at.find(at.products)
-
-    def _guessed_gap(self, primal: float) -> float | None:
-        """About the gap at a start in cones, where a bound takes projections; None where it is worth them.
-
-        How much ``-xi`` breaks the dual's conditions is of first order, and how far its value is from the
-        primal one of second order: the gap of its best multiple was measured to be about the root of that.
-        """
-        missed = relative_gap(primal, -self._fit.conjugate(self._at.xi))
-        return float(np.sqrt(missed)) if _CLOSE <= missed <= _FAR else None
 
     def packed(self) -> Arrays:
         """The state as arrays; a factor is made anew from its operator."""
@@ -287,13 +272,12 @@ class DualNewton:
         self.newton_steps += 1
         self._inner_steps += 1
 
-    def _offer_primal(self, prediction: Float64Array, blocks: Indices, values: Float64Array) -> float:
+    def _offer_primal(self, prediction: Float64Array, blocks: Indices, values: Float64Array) -> None:
         fitted = self._fit.at(prediction)
         primal = fitted.value + float(self.program.weights[blocks] @ block_norms(values))
         if not primal >= self.primal:
             self.primal, self.offset, self._best_blocks = primal, fitted.offset, (blocks, values)
             self._note_gap()
-        return primal
 
     def _offer_dual(self) -> float:
         """The best multiple of ``-xi`` that is dual feasible."""
