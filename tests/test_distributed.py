@@ -245,3 +245,24 @@ def test_outside_a_job_the_remedy_is_named() -> None:
         worker.problem_of("squared").solve(solver=GateParallel())
     with pytest.raises(ValueError, match="timeout"):
         GateParallel(timeout=0.0)
+
+
+def test_a_process_leaves_the_job_before_it_ends() -> None:
+    # Left alone, the group's threads outlive the interpreter and abort the process now and then.
+    script = (
+        "import atexit\n"
+        "import torch.distributed as distributed\n"
+        "from convexnn_solvers.distributed.ranks import join\n"
+        "atexit.register(lambda: print('in the job' if distributed.is_initialized() else 'left'))\n"
+        "assert join('cpu', 30.0).sum(2.0) == 2.0\n"
+    )
+    one = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "1", "RANK": "0"}
+    path = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    end = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | one | path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (end.returncode, end.stdout) == (0, "left\n"), end.stderr

@@ -6,6 +6,7 @@ bits; clocks and signals, which differ, only become wishes that travel with the 
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import math
 import os
@@ -195,11 +196,19 @@ def join(device: str, timeout: float) -> Ranks:
         if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
             raise RuntimeError(_LAUNCH)
         distributed.init_process_group(backend, timeout=limit)
+        atexit.register(_leave_job, distributed)
     if on_gpu and device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     group = distributed.new_group(backend=backend, timeout=limit)
     rank, count = int(distributed.get_rank(group)), int(distributed.get_world_size(group))
     return Ranks(distributed, torch, group, rank, count, timeout)
+
+
+def _leave_job(distributed: Any) -> None:
+    """End the group that ``join`` made: its threads, alive at exit, abort the process now and then."""
+    with suppress(RuntimeError):
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
 
 
 def _cut(flat: Array, shapes: Sequence[tuple[int, ...]]) -> tuple[Array, ...]:
