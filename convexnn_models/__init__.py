@@ -18,12 +18,15 @@ from convexnn_models.gates import Gates as Gates
 from convexnn_models.gates import gates_from as gates_from
 from convexnn_models.gates import gates_from_vectors as gates_from_vectors
 from convexnn_models.gates import sample_gates as sample_gates
+from convexnn_models.global_bounds import Gains as Gains
 from convexnn_models.global_bounds import GlobalCertificate as GlobalCertificate
+from convexnn_models.global_bounds import NewNeuron as NewNeuron
 from convexnn_models.global_bounds import global_certificate as global_certificate
 from convexnn_models.global_training import GlobalOptimum as GlobalOptimum
 from convexnn_models.global_training import train_to_global_optimum as train_to_global_optimum
 from convexnn_models.lambda_max import lambda_max as lambda_max
 from convexnn_models.model import ConvexModel as ConvexModel
+from convexnn_models.model import Training as Training
 from convexnn_models.network import Network as Network
 from convexnn_models.parallel_linear import LinearInterpolation as LinearInterpolation
 from convexnn_models.parallel_linear import ParallelLinearModel as ParallelLinearModel
@@ -45,9 +48,11 @@ from convexnn_models.piecewise_linear import piecewise_linear as piecewise_linea
 from convexnn_models.polynomial import PolynomialModel as PolynomialModel
 from convexnn_models.polynomial import polynomial as polynomial
 from convexnn_models.polynomial_certificate import polynomial_certificate as polynomial_certificate
+from convexnn_models.polynomial_features import QuadraticActivation as QuadraticActivation
 from convexnn_models.polynomial_fit import PolynomialFit as PolynomialFit
 from convexnn_models.polynomial_fit import solve_polynomial as solve_polynomial
 from convexnn_models.polynomial_network import PolynomialNetwork as PolynomialNetwork
+from convexnn_models.polynomial_solver import PolynomialProgress as PolynomialProgress
 from convexnn_models.pricing import Price as Price
 from convexnn_models.pricing import enumerated_price as enumerated_price
 from convexnn_models.pricing import price as price
@@ -67,3 +72,6 @@ from convexnn_models.sweeps import sweep as sweep
 from convexnn_models.three_layer import ThreeLayerModel as ThreeLayerModel
 from convexnn_models.three_layer import three_layer as three_layer
 from convexnn_solvers import __version__ as __version__
+from convexnn_solvers.public_names import name_after as _name_after
+
+_name_after(__name__, globals())

@@ -13,7 +13,7 @@ from convexnn_models._arrays import Float64Array
 from convexnn_models.fitting import refuse_other_models, squared_targets
 from convexnn_models.polynomial import Pair, PolynomialModel
 from convexnn_models.polynomial_certificate import balanced, polynomial_certificate
-from convexnn_models.polynomial_solver import LiftedPoint, Progress, minimise_lifted
+from convexnn_models.polynomial_solver import LiftedPoint, PolynomialProgress, minimise_lifted
 from convexnn_solvers.certify.certificate import Certificate
 from convexnn_solvers.named_options import checked_options
 from convexnn_solvers.status import Status
@@ -29,7 +29,7 @@ class PolynomialFit:
     certificate: Certificate
     iterations: int
     seconds: float
-    history: tuple[tuple[Progress, ...], ...]
+    history: tuple[tuple[PolynomialProgress, ...], ...]
 
     def __str__(self) -> str:
         return f"{self.status.name.lower()} after {self.iterations} iterations: {self.certificate}"
@@ -76,10 +76,10 @@ def solve_polynomial(
     deadline = np.inf if time_limit is None else started + _arrays.positive(time_limit, "time_limit")
     points: list[LiftedPoint] = []
     statuses: list[Status] = []
-    history: list[tuple[Progress, ...]] = []
+    history: list[tuple[PolynomialProgress, ...]] = []
     iterations = 0
     for k in range(model.outputs):
-        rows: list[Progress] = []
+        rows: list[PolynomialProgress] = []
         point, status, taken = minimise_lifted(
             features,
             y[:, k] if model.output_bias is None else y[:, k] - y[:, k].mean(),
@@ -149,8 +149,10 @@ def _refuse_large(n: int, coefficients: int) -> None:
         )
 
 
-def _reporter(rows: list[Progress], output: int, verbose: bool) -> Callable[[Progress], None]:
-    def report(progress: Progress) -> None:
+def _reporter(
+    rows: list[PolynomialProgress], output: int, verbose: bool
+) -> Callable[[PolynomialProgress], None]:
+    def report(progress: PolynomialProgress) -> None:
         rows.append(progress)
         if verbose:
             if progress.iteration == 0:

@@ -42,7 +42,7 @@ class LiftedPoint:
 
 
 @dataclass(frozen=True)
-class Progress:
+class PolynomialProgress:
     """One line of the log: both objective values and the gap between them, for one output."""
 
     iteration: int
@@ -92,7 +92,7 @@ def minimise_lifted(
     tol: float,
     max_iter: int,
     deadline: float = np.inf,
-    report: Callable[[Progress], None] | None = None,
+    report: Callable[[PolynomialProgress], None] | None = None,
 ) -> tuple[LiftedPoint, Status, int]:
     """The optimum for one output ``y`` (n,) and ``reg > 0``, to a relative gap of ``tol``.
 
@@ -124,7 +124,7 @@ def _interior_point(
     tol: float,
     max_iter: int,
     deadline: float,
-    report: Callable[[Progress], None] | None,
+    report: Callable[[PolynomialProgress], None] | None,
 ) -> tuple[LiftedPoint, Status, int]:
     """The iteration itself. ``n`` scales the loss (rotated samples are fewer), ``constant`` adds to it."""
     started = time.perf_counter()
@@ -148,7 +148,7 @@ def _interior_point(
             idle += 1
         now = time.perf_counter()
         if report is not None:
-            report(Progress(iteration, now - started, dual + gap, dual, gap))
+            report(PolynomialProgress(iteration, now - started, dual + gap, dual, gap))
         if best_gap <= tol * max(abs(dual + gap), abs(dual)):
             return best, Status.OPTIMAL, iteration
         if idle >= 5:

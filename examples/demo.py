@@ -19,8 +19,15 @@ from sklearn.model_selection import train_test_split
 
 import convexnn_models as cnn
 from convexnn_models.plotting import plot_convergence
-from convexnn_solvers import RFISTA, AugmentedLagrangian, Contestant, SemismoothNewton, certificate, compare
-from convexnn_solvers.comparison.compare import Row
+from convexnn_solvers import (
+    RFISTA,
+    AugmentedLagrangian,
+    ComparisonRow,
+    Contestant,
+    SemismoothNewton,
+    certificate,
+    compare,
+)
 
 # Solvers with second-order cones that CVXPY may find installed, besides CLARABEL and SCS.
 OTHERS = ["MOSEK", "GUROBI", "COPT", "CPLEX", "XPRESS", "KNITRO", "ECOS", "QOCO", "MOREAU", "CUOPT", "NAG"]
@@ -95,7 +102,7 @@ def regression(n_gates: int, seconds: float, output: Path) -> None:
     print(f"\npicture: {picture}")
 
 
-def describe(row: Row, model: cnn.ConvexModel, problem: cp.Problem, X: Any, y: Any) -> None:
+def describe(row: ComparisonRow, model: cnn.ConvexModel, problem: cp.Problem, X: Any, y: Any) -> None:
     """The network of a contestant's point: widths and how well it predicts."""
     if row["values"] is None or row["relative_gap"] is None:
         return

@@ -12,11 +12,10 @@ import pytest
 from odd_solvers import Crasher, Glutton, Liar, Sleeper
 
 import convexnn_models as cnn
-from convexnn_solvers import RFISTA, Contestant, certificate, compare
-from convexnn_solvers.comparison.compare import Row
+from convexnn_solvers import RFISTA, ComparisonRow, Contestant, certificate, compare
 from convexnn_solvers.comparison.peak_memory import peak_mb
 
-Rows = dict[str, Row]
+Rows = dict[str, ComparisonRow]
 
 
 def make(gated: bool = False) -> Any:

@@ -48,7 +48,7 @@ class Contestant:
     name: str = ""
 
 
-class Row(TypedDict):
+class ComparisonRow(TypedDict):
     """What is known about one contestant; None where there is nothing to know.
 
     ``objective`` is the value at the returned point as it stands, ``certificate`` (with ``relative_gap``
@@ -78,7 +78,7 @@ class Row(TypedDict):
 class Comparison:
     """The outcome of :func:`compare`; ``str()`` is the table, ``repr()`` says who took part."""
 
-    rows: list[Row]
+    rows: list[ComparisonRow]
 
     def __repr__(self) -> str:
         return f"<Comparison of {', '.join(row['solver'] for row in self.rows)}>"
@@ -115,7 +115,7 @@ def compare(
     width = max(len(name) for name in names)
     if verbose:
         print(_heading(width), flush=True)
-    rows: list[Row] = []
+    rows: list[ComparisonRow] = []
     for contestant, name in zip(contestants, names, strict=True):
         rows.append(_row(contestant, name, limit))
         if verbose:
@@ -130,7 +130,7 @@ def solver_name(solver: Any) -> str:
     return solver.upper() if isinstance(solver, str) else str(solver.name())
 
 
-def _row(contestant: Contestant, name: str, time_limit: float) -> Row:
+def _row(contestant: Contestant, name: str, time_limit: float) -> ComparisonRow:
     problem = contestant.problem
     # A copy without cache: CVXPY keeps compiled solver objects, which cannot be pickled.
     bare = cp.Problem(problem.objective, problem.constraints)
@@ -140,7 +140,7 @@ def _row(contestant: Contestant, name: str, time_limit: float) -> Row:
         reason = f"cannot be sent to another process, define it in a module: {one_line(error)}"
         report = Report(None, reason, False, 0.0, None, None)
     outcome = report.outcome
-    row = Row(
+    row = ComparisonRow(
         solver=name,
         status=_status(report),
         objective=None,
@@ -161,7 +161,7 @@ def _row(contestant: Contestant, name: str, time_limit: float) -> Row:
     return row
 
 
-def _judge(row: Row, problem: Any, outcome: Outcome) -> None:
+def _judge(row: ComparisonRow, problem: Any, outcome: Outcome) -> None:
     """Fill in what the returned point is worth."""
     if any(value is None for value in outcome.values):
         row["reason"] = row["reason"] or "no point was returned"
@@ -263,7 +263,7 @@ def _heading(width: int) -> str:
     )
 
 
-def _line(row: Row, width: int) -> str:
+def _line(row: ComparisonRow, width: int) -> str:
     columns = (
         f"{row['solver']:<{width}} {row['status']:<18} {_number(row['objective'], '13.7g')} "
         f"{_number(row['relative_gap'], '8.1e')} {_number(row['max_violation'], '9.1e')} "

@@ -6,3 +6,6 @@ From the bottom up:
 
 from convexnn_solvers.distributed.gate_parallel import GateParallel as GateParallel
 from convexnn_solvers.distributed.ranks import RankLost as RankLost
+from convexnn_solvers.public_names import name_after as _name_after
+
+_name_after(__name__, globals())
