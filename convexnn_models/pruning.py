@@ -24,16 +24,14 @@ def pruning_factors(hidden: Float64Array, outputs: Float64Array, cost: Float64Ar
     ``cost`` (m,) > 0 their penalties: ``hidden @ (factors[:, None] * outputs)`` and
     ``hidden @ outputs`` agree to rounding, and ``factors @ cost <= cost.sum()``.
     """
-    factors = np.ones(cost.size)
-    single = np.count_nonzero(outputs, axis=1) <= 1
-    if single.all():
-        for k in range(outputs.shape[1]):
-            members = np.flatnonzero(outputs[:, k])
-            own = hidden if members.size == cost.size else hidden[:, members]
-            factors[members] = _independent(own, outputs[members, k : k + 1], cost[members])
-        factors[~outputs.any(axis=1)] = 0.0
-        return factors
-    return _independent(hidden, outputs, cost)
+    if outputs.shape[1] == 1 or np.any(np.count_nonzero(outputs, axis=1) > 1):
+        return _independent(hidden, outputs, cost)
+    factors = np.zeros(cost.size)
+    for k in range(outputs.shape[1]):
+        members = np.flatnonzero(outputs[:, k])
+        own = hidden if members.size == cost.size else hidden[:, members]
+        factors[members] = _independent(own, outputs[members, k : k + 1], cost[members])
+    return factors
 
 
 def _independent(hidden: Float64Array, outputs: Float64Array, cost: Float64Array) -> Float64Array:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,28 +72,32 @@ class Recovery:
         )
 
 
-class _Neurons(NamedTuple):
-    """Neuron b: hidden weights ``hidden[:, b]`` of gate ``columns[b]``, and a unit output row.
+@dataclass(frozen=True, eq=False)
+class _Neurons:
+    """Neuron j: hidden weights ``hidden[:, j]``, output weights ``outputs[j]``, and the block it comes from.
 
-    ``values`` is what they compute on the training samples, None where that was not formed.
+    Blocks are numbered gate by gate, those of one weight variable after the other. ``values`` is what the
+    neurons compute on the training samples, None where that was not formed.
     """
 
     hidden: Float64Array  # (d, m)
     outputs: Float64Array  # (m, c)
-    columns: NDArray[np.int64]  # (m,)
+    blocks: NDArray[np.intp]  # (m,)
     values: Float64Array | None = None  # (n, m)
 
-    @property
+    @cached_property
     def cost(self) -> Float64Array:
+        """What the convex program pays for each of them (m,)."""
         return np.asarray(np.linalg.norm(self.hidden, axis=0))
 
-    def scaled(self, factors: Float64Array) -> _Neurons:
+    def scaled(self, factors: NDArray[Any]) -> _Neurons:
+        """Times non-negative factors; without those of zero."""
         if np.all(factors == 1.0):
             return self
         keep = np.flatnonzero(factors > 0.0)
         f = factors[keep]
         values = None if self.values is None else self.values[:, keep] * f
-        return _Neurons(self.hidden[:, keep] * f, self.outputs[keep], self.columns[keep], values)
+        return _Neurons(self.hidden[:, keep] * f, self.outputs[keep], self.blocks[keep], values)
 
 
 def recover_two_layer(model: ConvexModel, prune: bool = True) -> Network:
@@ -121,91 +127,83 @@ def recover_two_layer(model: ConvexModel, prune: bool = True) -> Network:
             f"model must be what relu(X, gates) or another formulation returns, not {type(model).__name__}."
         )
     held = [held_value(variable) for variable in model.variables]
-    weights = held[: len(model.signs)]
     offset = held[-1].reshape(model.outputs) if model.output_bias is not None else None
-    blocks = _in_cones(model, weights) if model.cones else weights
-    parts = [_neurons(model, W, sign) for W, sign in zip(blocks, model.signs, strict=True)]
-    neurons = _Neurons(
-        np.concatenate([p.hidden for p in parts], axis=1),
-        np.concatenate([p.outputs for p in parts], axis=0),
-        np.concatenate([p.columns for p in parts]),
-    )
-    if len(model.X) * neurons.columns.size <= _CHUNK_ENTRIES:  # all that follows takes them from here
-        neurons = neurons._replace(values=_hidden_values(model, neurons, slice(None)))
+    found = _neurons(model, held[: len(model.signs)])
+    neurons = _in_cones(model, found) if model.cones else found
+    moved = 0.0 if neurons is found else float(np.linalg.norm(neurons.hidden - found.hidden))
+    size = float(np.linalg.norm(found.cost))
+    neurons = neurons.scaled(neurons.cost > 0.0)
+    if len(model.X) * neurons.cost.size <= _CHUNK_ENTRIES:  # all that follows takes them from here
+        neurons = replace(neurons, values=_hidden_values(model, neurons, slice(None)))
     scores = _scores(model, neurons)
     kept = neurons
-    if prune and neurons.columns.size:
+    if prune and neurons.cost.size:
         large = _large(model, neurons, scores, offset)
         values = _hidden_values(model, large, slice(None))
         kept = large.scaled(pruning_factors(values, large.outputs, large.cost))
-    pairs = zip(blocks, weights, strict=True)
-    moved = np.sqrt(sum(0.0 if a is b else float(np.sum((a - b) ** 2)) for a, b in pairs))
-    size = np.sqrt(sum(float(np.vdot(b, b)) for b in weights))
     shifted = _with_offset(scores, offset) - model.prediction.value if moved > 0.0 else np.zeros(1)
     report = Recovery(
         relation=_relation(model),
         shift=moved / size if size > 0.0 else 0.0,
         prediction_shift=_largest(shifted),
-        convex_penalty=sum(_convex_penalty(model, W) for W in blocks),
+        convex_penalty=_convex_penalty(model, neurons),
         network_penalty=float(neurons.cost.sum()),
-        width_before=int(neurons.columns.size),
+        width_before=int(neurons.cost.size),
         pruning_change=_largest(_scores(model, kept) - scores) if kept is not neurons else 0.0,
-        columns=kept.columns,
+        columns=_gates(model, kept),
         X=model.X[:, :-1] if model.bias else model.X,
         training=model.training,
     )
     return _network(model, kept, offset, report)
 
 
-def _by_output(
-    model: ConvexModel, W: Float64Array
-) -> tuple[Float64Array, NDArray[np.int64], NDArray[np.int64]]:
-    """The columns (d, c * P) of ``W`` (d * c, P), with the gate and the output of each."""
+def _neurons(model: ConvexModel, weights: Sequence[Float64Array]) -> _Neurons:
+    """One neuron per column and output; per gate and singular value where a gate's outputs are tied.
+
+    Without those of no weight.
+    """
     c, d = model.outputs, model.X.shape[1]
-    P = W.shape[1]
-    columns = W.reshape(c, d, P).transpose(1, 0, 2).reshape(d, c * P)
-    return columns, np.tile(np.arange(P), c), np.repeat(np.arange(c), P)
-
-
-def _in_cones(model: ConvexModel, weights: list[Float64Array]) -> list[Float64Array]:
-    """The weights with every column in its cone: themselves where that is so already."""
-    assert model.gates is not None
-    columns = np.hstack([_by_output(model, W)[0] for W in weights])
-    gates = np.tile(_by_output(model, weights[0])[1], len(weights))
-    live = np.flatnonzero(columns.any(axis=0))
-    # Signs are read for the gates in use: a sparse solution's are few.
-    used, own = np.unique(gates[live], return_inverse=True)
-    patterns = model.gates.patterns
-    cones = PatternCones(model.X, patterns if used.size == patterns.shape[1] else patterns[:, used])
-    outside = cones.slack_violation(columns[:, live], own)
-    moving = np.flatnonzero(outside > _INSIDE * np.linalg.norm(columns[:, live], axis=0))
-    if not moving.size:
-        return weights
-    columns[:, live[moving]] = cones.project(columns[:, live[moving]], own[moving]).points
-    c, d = model.outputs, model.X.shape[1]
-    return [
-        part.reshape(d, c, -1).transpose(1, 0, 2).reshape(c * d, -1)
-        for part in np.split(columns, len(weights), axis=1)
-    ]
-
-
-def _neurons(model: ConvexModel, W: Float64Array, sign: float) -> _Neurons:
-    """One neuron per column and output; per gate and singular value where a gate's outputs are tied."""
-    c, d = model.outputs, model.X.shape[1]
+    together = np.hstack(weights)
+    used = np.flatnonzero(together.any(axis=0))
+    sign = np.repeat(model.signs, together.shape[1] // len(weights))[used]
+    columns = together[:, used].reshape(c, d, used.size)
     if c == 1 or model.cones or model.grouping == "per-output":
-        columns, gates, output = _by_output(model, W)
-        rows = np.zeros((columns.shape[1], c))
-        rows[np.arange(rows.shape[0]), output] = sign
-        neurons = _Neurons(columns, rows, gates)
+        rows = np.zeros((c, used.size, c))
+        rows[np.arange(c), :, np.arange(c)] = sign
+        neurons = _Neurons(columns.transpose(1, 0, 2).reshape(d, -1), rows.reshape(-1, c), np.tile(used, c))
     else:
-        used = np.flatnonzero(W.any(axis=0))
-        blocks = W[:, used].reshape(c, d, -1).transpose(2, 1, 0)
-        left, singular, right = np.linalg.svd(blocks, full_matrices=False)
-        k = singular.shape[1]
+        left, singular, right = np.linalg.svd(columns.transpose(2, 1, 0), full_matrices=False)
         cut = singular > 1e-15 * singular[:, :1]  # zeros of a low-rank block, up to rounding
         hidden = (left * (singular * cut)[:, None, :]).transpose(1, 0, 2).reshape(d, -1)
-        neurons = _Neurons(hidden, sign * right.reshape(-1, c), np.repeat(used, k))
-    return neurons.scaled((neurons.cost > 0.0).astype(np.float64))
+        rows = (sign[:, None, None] * right).reshape(-1, c)
+        neurons = _Neurons(hidden, rows, np.repeat(used, singular.shape[1]))
+    return neurons.scaled(neurons.cost > 0.0)
+
+
+def _gates(model: ConvexModel, neurons: _Neurons) -> NDArray[np.intp]:
+    """The gate of each neuron."""
+    assert model.gates is not None
+    gates: NDArray[np.intp] = neurons.blocks % model.gates.patterns.shape[1]
+    return gates
+
+
+def _in_cones(model: ConvexModel, neurons: _Neurons) -> _Neurons:
+    """Every neuron in the cone of its gate: themselves where that is so already."""
+    assert model.gates is not None
+    gates, outside = _gates(model, neurons), np.zeros(neurons.cost.size, dtype=np.bool_)
+    for rows in row_blocks(len(model.X), outside.size, _CHUNK_ENTRIES):
+        X = model.X[rows]
+        products = X @ neurons.hidden
+        inward = np.where(model.gates.patterns[rows][:, gates], products, -products)
+        lengths = np.sqrt(np.einsum("ij,ij->i", X, X))
+        outside |= np.any(inward < np.outer(lengths, -_INSIDE * neurons.cost), axis=0)
+    moving = np.flatnonzero(outside)
+    if not moving.size:
+        return neurons
+    used, own = np.unique(gates[moving], return_inverse=True)
+    cones, hidden = PatternCones(model.X, model.gates.patterns[:, used]), neurons.hidden.copy()
+    hidden[:, moving] = cones.project(hidden[:, moving], own).points
+    return replace(neurons, hidden=hidden)
 
 
 def _hidden_values(model: ConvexModel, neurons: _Neurons, rows: slice) -> Float64Array:
@@ -214,7 +212,7 @@ def _hidden_values(model: ConvexModel, neurons: _Neurons, rows: slice) -> Float6
     if neurons.values is not None:
         return neurons.values[rows]
     values = model.X[rows] @ neurons.hidden
-    active = model.gates.patterns[rows][:, neurons.columns]
+    active = model.gates.patterns[rows][:, _gates(model, neurons)]
     # Bits as numbers: products of both kinds take five times as long.
     values *= active.astype(np.float64) if model.slope == 0.0 else np.where(active, 1.0, model.slope)
     return np.asarray(values)
@@ -222,8 +220,10 @@ def _hidden_values(model: ConvexModel, neurons: _Neurons, rows: slice) -> Float6
 
 def _scores(model: ConvexModel, neurons: _Neurons) -> Float64Array:
     """The neurons' predictions (n, c), without the n x m array of their values."""
+    if neurons.values is not None:
+        return neurons.values @ neurons.outputs
     scores = np.empty((model.X.shape[0], model.outputs))
-    for rows in row_blocks(len(scores), neurons.columns.size, _CHUNK_ENTRIES):
+    for rows in row_blocks(len(scores), neurons.cost.size, _CHUNK_ENTRIES):
         scores[rows] = _hidden_values(model, neurons, rows) @ neurons.outputs
     return scores
 
@@ -256,17 +256,14 @@ def _large(
             found = neurons.values @ (neurons.outputs * keep[:, None])
         return training.objective(_with_offset(found, offset), float(cost[keep].sum()))
 
-    return neurons.scaled(needed(cost, objective).astype(np.float64))
+    return neurons.scaled(needed(cost, objective))
 
 
-def _convex_penalty(model: ConvexModel, W: Float64Array) -> float:
-    c, d = model.outputs, model.X.shape[1]
-    blocks = W.reshape(c, d, -1)
-    if c == 1 or model.grouping == "shared":
-        return float(np.sqrt(np.sum(blocks**2, axis=(0, 1))).sum())
-    if model.grouping == "per-output":
-        return float(np.sqrt(np.sum(blocks**2, axis=1)).sum())
-    return float(np.linalg.svd(blocks.transpose(2, 1, 0), compute_uv=False).sum())
+def _convex_penalty(model: ConvexModel, neurons: _Neurons) -> float:
+    """The sum of all costs, or where outputs share their groups that of the norms of these."""
+    if model.outputs == 1 or model.grouping != "shared":
+        return float(neurons.cost.sum())
+    return float(np.sqrt(np.bincount(neurons.blocks, neurons.cost**2)).sum())
 
 
 def _relation(model: ConvexModel) -> str:
@@ -281,7 +278,7 @@ def _network(model: ConvexModel, neurons: _Neurons, offset: Float64Array | None,
     assert model.gates is not None
     roots = np.sqrt(neurons.cost)
     hidden = neurons.hidden / roots
-    vectors = model.gates.vectors[:, neurons.columns] if not model.cones else None
+    vectors = model.gates.vectors[:, _gates(model, neurons)] if not model.cones else None
     d = model.X.shape[1] - (1 if model.bias else 0)
     return Network(
         W1=hidden[:d],

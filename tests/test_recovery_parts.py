@@ -13,6 +13,7 @@ from convexnn_models import pruning
 from convexnn_models.cone_decomposition import Decomposition
 from convexnn_models.pruning import pruning_factors
 from convexnn_models.recovery import Recovery
+from convexnn_solvers import Auto
 
 Float = NDArray[np.float64]
 ONE = np.ones((1, 1))
@@ -292,3 +293,24 @@ def test_the_reported_convex_penalty_is_that_of_the_model(grouping: str, outputs
         report.convex_penalty = 0.0  # type: ignore[misc]
     assert report.convex_penalty == pytest.approx(float(model.penalty.value), rel=1e-12)
     assert (report.pruning_change, report.shift, report.prediction_shift) == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("grouping", ["shared", "per-output"])
+def test_so_is_that_of_a_relu_program_with_several_outputs(grouping: str) -> None:
+    """Groups of outputs are told apart by gate and by sign: blocks of one gate may pay for both signs."""
+    rng = np.random.default_rng(1)
+    X = rng.standard_normal((9, 2))
+    model = cnn.relu(X, cnn.sample_gates(X, 4, seed=0), outputs=2, grouping=grouping)
+    problem = model.problem(rng.standard_normal((9, 2)), 1e-3)
+    problem.solve(solver=Auto(tol=1e-3))
+    V, W = (variable.value for variable in model.variables)
+    assert np.any(V.any(axis=0) & W.any(axis=0))
+    report = cnn.recover(model).info
+    assert report.shift == 0.0
+    assert report.convex_penalty == pytest.approx(float(model.penalty.value), rel=1e-12)
+    assert report.network_penalty == pytest.approx(float(np.linalg.norm(_columns(V, W), axis=0).sum()))
+
+
+def _columns(*weights: Float) -> Float:
+    """The vectors of single outputs."""
+    return np.hstack([part for W in weights for part in np.split(W, 2)])
