@@ -182,18 +182,6 @@ def test_principal_components_save_iterations_where_features_are_uneven() -> Non
     assert plain.status is Status.ITERATION_LIMIT
 
 
-def test_stages_of_larger_penalties_settle_weights_that_the_data_do_not_fix() -> None:
-    """A penalty of 1e-9 of the largest moves them by as much in a step: the gap stayed at a quarter."""
-    X, y = EVEN[:15, :5], Y[:15]
-    model = cnn.gated_relu(X, cnn.sample_gates(X, 15, seed=0))
-    composite = composite_of(model.problem(y, 1e-9 * cnn.lambda_max(model, y)))
-    staged = run(composite, method_of(composite, 3e-2, first=10), tol=3e-2, max_iter=8000)
-    plain = run(composite, rfista_method(composite), tol=3e-2, max_iter=staged.iterations)
-    assert staged.status is Status.OPTIMAL
-    assert plain.certificate.relative_gap is not None
-    assert plain.certificate.relative_gap > 0.1
-
-
 @pytest.mark.parametrize("spread", [0, 3, 6])
 @pytest.mark.parametrize("weight", [1e-3, 1.0, 30.0])
 def test_shrinkage_meets_its_optimality_conditions(spread: int, weight: float) -> None:

@@ -28,8 +28,7 @@ class RFISTA(CompositeSolver):
 
     Where one loss of one gated prediction meets a group norm of every gate, steps are taken on a working set
     of gates that the gradient over all of them picks, in the principal components of the features where those
-    differ in size, and through stages of larger penalties where the penalty is tiny; the certificate is about
-    all gates and the problem as it was written.
+    differ in size; the certificate is about all gates and the problem as it was written.
 
     Parameters
     ----------

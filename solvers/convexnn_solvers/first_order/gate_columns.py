@@ -172,11 +172,11 @@ class GateColumns:
             kept={},
         )
 
-    def shrinkage(self, composite: Composite, chosen: Array, inflation: float) -> ColumnShrinkage:
-        """The proximal map of a restricted problem with its penalties multiplied by ``inflation``."""
+    def shrinkage(self, composite: Composite, chosen: Array) -> ColumnShrinkage:
+        """The proximal map of a restricted problem."""
         prices: list[Array | None] = [None] * len(composite.variables)
         for term in composite.penalties:
-            prices[term.variable] = inflation * term.weight
+            prices[term.variable] = term.weight
         backend = composite.backend
         host = np.asarray(backend.to_numpy(chosen) if self.cones else (), dtype=np.intp)
         return ColumnShrinkage(tuple(prices), backend, self.cones, host)
@@ -208,17 +208,16 @@ class GateColumns:
         found = [xp.any(point[position] != 0.0, axis=0) for position, _ in self.ratios]
         return found[0] if len(found) == 1 else xp.any(xp.stack(found), axis=0)
 
-    def ratios_of(self, gradient: Point, level: float = 1.0) -> Array:
+    def ratios_of(self, gradient: Point) -> Array:
         """Of every gate the largest norm of a group of the gradient (whole problem) over its weight (P,).
 
-        With cones of the negative gradient's projection, or an upper bound of it where that is at most
-        ``level``.
+        With cones of the negative gradient's projection, or an upper bound of it where that is at most 1.
         """
         xp, found = self.whole.backend.xp, []
         for (position, _), price in zip(self.ratios, self.prices, strict=True):
             if position in self.cones:
                 prices = np.asarray(self.whole.backend.to_numpy(price), dtype=np.float64)
-                ratios = self.cones[position].ratios(self._pull(gradient, position), prices, level)
+                ratios = self.cones[position].ratios(self._pull(gradient, position), prices, 1.0)
                 found.append(self.whole.backend.asarray(np.max(ratios, axis=0)))
                 continue
             g = xp.reshape(gradient[position], (int(price.shape[0]), -1, self.count))

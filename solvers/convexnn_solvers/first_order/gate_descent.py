@@ -106,8 +106,9 @@ class GateDescent:
             curvature = largest_curvature(problem, hessian, smooth.scales, range(len(units)))
         step = 1.0 / curvature if curvature > 0.0 else 1.0
         descent = descend_from(smooth, columns.taken(x, chosen), step)
-        plan = first_schedule(self.tol, float(whole.backend.xp.max(ratios)))
-        return GateState(descent, chosen, smooth, columns.shrinkage(problem, chosen, plan.inflation), plan)
+        return GateState(
+            descent, chosen, smooth, columns.shrinkage(problem, chosen), first_schedule(self.tol)
+        )
 
     def step(self, state: GateState) -> GateState:
         """One accelerated step, and a pass over all gates when it is time."""
@@ -172,7 +173,7 @@ class GateDescent:
             x, y = (self.columns.taken(point, chosen) for point in (descent.x, descent.y))
         for position, cones in self.columns.cones.items():
             cones.restore(part(f"cones {position}", arrays))
-        shrinkage = self.columns.shrinkage(problem, chosen, plan.inflation)
+        shrinkage = self.columns.shrinkage(problem, chosen)
         return GateState(replace(descent, x=x, y=y), chosen, smooth, shrinkage, plan)
 
     def _are(self, x: Point, chosen: Array, whole: Point) -> bool:
@@ -184,8 +185,6 @@ class GateDescent:
         """After one look at all gates: the next set, if this one lacks gates or has far too many."""
         found = self._look_at_all(state)
         plan = state.schedule.passed(found.gap)
-        if plan.inflation != state.schedule.inflation:
-            state = self._deflated(state, plan.inflation)
         state = replace(state, schedule=plan)
         held = int(state.chosen.shape[0])
         wanted = self._size(found.used)
@@ -197,28 +196,18 @@ class GateDescent:
         chosen = self._largest(found.ratios, keep, min(size, self.columns.count))
         return self._on(state, chosen)
 
-    def _deflated(self, state: GateState, inflation: float) -> GateState:
-        """The same point with other penalties, and no momentum."""
-        x, outputs = state.descent.x, state.descent.outputs
-        shrinkage = self.columns.shrinkage(state.smooth.composite, state.chosen, inflation)
-        again = replace(state.descent, y=x, y_outputs=outputs, momentum=1.0)
-        return replace(state, descent=again, shrinkage=shrinkage)
-
     def _look_at_all(self, state: GateState) -> _Pass:
         """One adjoint product with all gates; a device is asked for six numbers."""
         columns, descent = self.columns, state.descent
         backend, problem = columns.whole.backend, state.smooth.composite
         xp = backend.xp
         cotangents = columns.whole.loss_gradients(descent.outputs)
-        inflation = state.schedule.inflation
-        ratios = columns.ratios_of(self._gradient(descent.outputs), inflation) / inflation
+        ratios = columns.ratios_of(self._gradient(descent.outputs))
         outside = 1.0 * ratios
         outside[state.chosen] = 0.0
         used = columns.used(descent.x) | columns.used(descent.y)
-        smooth, penalty = (
-            problem.smooth_value(descent.x, descent.outputs),
-            inflation * problem.penalty_value(descent.x),
-        )
+        smooth = problem.smooth_value(descent.x, descent.outputs)
+        penalty = problem.penalty_value(descent.x)
         inner = xp.sum(cotangents[0] * (descent.outputs[0] - columns.shift))
         for c, v in zip(problem.linear, descent.x, strict=True):
             inner = inner + xp.sum(c * v)
@@ -265,7 +254,7 @@ class GateDescent:
             descent=replace(descent, x=x, y=y),
             chosen=chosen,
             smooth=smooth,
-            shrinkage=self.columns.shrinkage(problem, chosen, state.schedule.inflation),
+            shrinkage=self.columns.shrinkage(problem, chosen),
         )
 
     def _units(self, problem: Composite) -> list[Any]:

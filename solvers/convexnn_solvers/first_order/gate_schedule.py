@@ -1,8 +1,7 @@
-"""When R-FISTA on a set of gates passes over all of them, asks for certificates, and lowers its penalties."""
+"""When R-FISTA on a set of gates passes over all of them, and asks for certificates."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import astuple, dataclass, replace
 from typing import Any
 
@@ -18,27 +17,16 @@ _PASS, _PASS_SHARE = 10, 0.1
 # in any case after so many iterations, then after this share of all, to see whether the solve has stalled.
 _MARGIN, _SHRINK = 0.95, 0.5
 _LOOK, _LOOK_SHARE = 100, 0.5
-# Penalties so many times smaller than those where weights begin to vanish are inflated by that much at first,
-# and then stage by stage by this factor less: they alone would move weights that the data do not fix by next
-# to nothing in a step. Measured: larger ones are faster without stages.
-_DEEP, _DEFLATION = 1e4, 0.3
-# A stage ends at this gap, or at the share of the first penalty that is left: so far is its solution from the
-# last one. Or it ends after so many iterations, and as many as there were before.
-_STAGE_GAP, _STAGE = 0.1, 1000
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """When to pass over all gates and to ask for certificates, in iterations, and the stage of the penalty.
+    """When to pass over all gates and to ask for certificates, in iterations.
 
-    ``goal``: the estimated gap at which the next certificate is asked for; ``due``: one is now. Penalties are
-    multiplied by ``inflation``, which was ``first`` at the start; the stage began at iteration ``began``.
+    ``goal``: the estimated gap at which the next certificate is asked for; ``due``: one is now.
     """
 
     goal: float
-    first: float = 1.0
-    inflation: float = 1.0
-    began: int = 0
     count: int = 0
     passes: int = 0
     next_pass: int = _PASS
@@ -50,19 +38,12 @@ class Schedule:
         return replace(self, count=self.count + 1, due=False)
 
     def passed(self, gap: float) -> Schedule:
-        """After a pass that estimated this gap, of the problem with inflated penalties."""
+        """After a pass that estimated this gap."""
         passed = replace(
             self,
             passes=self.passes + 1,
             next_pass=self.count + max(_PASS, int(_PASS_SHARE * self.count)),
         )
-        if self.inflation > 1.0:
-            inflation = self._next_stage(gap)
-            return (
-                passed
-                if inflation == self.inflation
-                else replace(passed, inflation=inflation, began=self.count)
-            )
         close = gap <= self.goal
         if not close and self.count < self.next_look:
             return passed
@@ -77,24 +58,16 @@ class Schedule:
         """All numbers."""
         return np.asarray(astuple(self), dtype=np.float64)
 
-    def _next_stage(self, gap: float) -> float:
-        """The inflation from here on: less if this stage's gap is small enough, or if it takes too long."""
-        wanted = max(self.goal, min(_STAGE_GAP, self.inflation / self.first))
-        over = gap <= wanted or self.count - self.began > max(_STAGE, self.began)
-        return max(1.0, _DEFLATION * self.inflation) if over else self.inflation
-
 
 def unpacked_schedule(numbers: NDArray[Any]) -> Schedule:
     """The inverse of :meth:`Schedule.packed`."""
-    goal, first, inflation = (float(value) for value in numbers[:3])
-    began, count, passes, next_pass, next_look, due = (int(value) for value in numbers[3:])
-    return Schedule(goal, first, inflation, began, count, passes, next_pass, next_look, bool(due))
+    count, passes, next_pass, next_look, due = (int(value) for value in numbers[1:])
+    return Schedule(float(numbers[0]), count, passes, next_pass, next_look, bool(due))
 
 
-def first_schedule(tol: float, largest: float) -> Schedule:
-    """For a relative gap of ``tol``, where the gradient is ``largest`` times what the penalties allow."""
-    first = 0.5 * largest if _DEEP < 0.5 * largest < math.inf else 1.0
-    return Schedule(_MARGIN * tol, first=first, inflation=first)
+def first_schedule(tol: float) -> Schedule:
+    """For a relative gap of ``tol``."""
+    return Schedule(_MARGIN * tol)
 
 
 def estimated_gap(

@@ -27,7 +27,7 @@ from convexnn_solvers.packing import Arrays as Arrays
 
 State = TypeVar("State")
 
-_FORMAT = 3
+_FORMAT = 4
 # Two readings of one problem agree this well at a random point, whatever the machine.
 _SAME = 1e-9
 _MISSING = np.nan
