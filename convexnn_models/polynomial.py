@@ -162,40 +162,13 @@ def polynomial(
     """
     activation = QuadraticActivation(a, b, c)
     count = _arrays.count(outputs, "outputs")
-    if cells is None:
-        given = _arrays.numbers(X, "X")
-        if given.ndim == 3:
-            raise ValueError("X holds patches (n, K, h): say how to pool them, e.g. cells=global_pooling(K).")
-        samples = _arrays.features(given)[:, None, :]
-        chosen: Cells = ((0,),)
-    else:
-        samples = checked_patches(X, "X")
-        chosen = checked_cells(cells, samples.shape[1])
-    patches = with_constant(samples, bool(bias))
-    side = patches.shape[2] + (1 if activation.b != 0.0 else 0)
-    if side > _WIDEST:
-        raise ValueError(
-            f"X has {patches.shape[2]} features, for lifted matrices of side {side} (at most {_WIDEST}): use "
-            "patches or features of lower dimension, for example principal components."
-        )
-    variables: list[Any] = []
-    constraints: list[Any] = []
-    predictions: list[Any] = []
-    penalty: Any = 0.0
-    for k in range(count):
-        scores: Any = 0.0
-        for m, cell in enumerate(chosen):
-            label = f"{k}" if len(chosen) == 1 else f"{k},{m}"
-            Z = [cp.Variable((side, side), symmetric=True, name=f"Z{s}[{label}]") for s in "+-"]
-            variables += Z
-            constraints += [block >> 0 for block in Z]
-            if activation.b != 0.0:
-                constraints += [cp.trace(block[:-1, :-1]) == block[-1, -1] for block in Z]
-            penalty = penalty + sum(_size(block, activation) for block in Z)
-            scores = scores + _scores(patches[:, list(cell)], Z[0] - Z[1], activation)
-        predictions.append(scores)
-    prediction = predictions[0] if count == 1 else cp.vstack(predictions).T
-    entries = 2 * count * len(chosen) * samples.shape[0] * side * side
+    patches, chosen = _samples_and_cells(X, cells, bool(bias))
+    side = _side(patches, activation)
+    blocks = [[_pair(side, k, m, len(chosen)) for m in range(len(chosen))] for k in range(count)]
+    pairs = [pair for row in blocks for pair in row]
+    lifted = [block for pair in pairs for block in pair]
+    prediction = _prediction(patches, chosen, blocks, activation)
+    entries = len(lifted) * patches.shape[0] * side * side
     if entries > _LARGE:
         prediction = size_checked(
             prediction, entries, f"the prediction from matrices of side {side}", "solve_polynomial(model)"
@@ -203,12 +176,11 @@ def polynomial(
     free: Any = None
     if output_bias:
         prediction, free = with_output_bias(prediction, count)
-        variables.append(free)
     return PolynomialModel(
         prediction=prediction,
-        penalty=penalty,
-        constraints=constraints,
-        variables=tuple(variables),
+        penalty=sum(_size(block, activation) for block in lifted),
+        constraints=[constraint for pair in pairs for constraint in _in_cone(pair, activation)],
+        variables=tuple(lifted if free is None else [*lifted, free]),
         X=patches.reshape(patches.shape[0], -1),
         outputs=count,
         grouping="per-output",
@@ -218,6 +190,53 @@ def polynomial(
         cells=chosen,
         activation=activation,
     )
+
+
+def _samples_and_cells(X: Any, cells: Any, bias: bool) -> tuple[Float64Array, Cells]:
+    """Patches (n, K, h), with their constant feature, and which are averaged; samples are one patch each."""
+    if cells is not None:
+        patches = checked_patches(X, "X")
+        return with_constant(patches, bias), checked_cells(cells, patches.shape[1])
+    given = _arrays.numbers(X, "X")
+    if given.ndim == 3:
+        raise ValueError("X holds patches (n, K, h): say how to pool them, e.g. cells=global_pooling(K).")
+    return with_constant(_arrays.features(given)[:, None, :], bias), ((0,),)
+
+
+def _side(patches: Float64Array, s: QuadraticActivation) -> int:
+    """Of the lifted matrices; ValueError where no computer would factor them."""
+    side = int(patches.shape[2]) + (1 if s.b != 0.0 else 0)
+    if side > _WIDEST:
+        raise ValueError(
+            f"X has {patches.shape[2]} features, for lifted matrices of side {side} (at most {_WIDEST}): use "
+            "patches or features of lower dimension, for example principal components."
+        )
+    return side
+
+
+def _pair(side: int, output: int, cell: int, cells: int) -> list[Any]:
+    """The lifted matrices of the neurons with positive and with negative output weights."""
+    label = f"{output}" if cells == 1 else f"{output},{cell}"
+    return [cp.Variable((side, side), symmetric=True, name=f"Z{sign}[{label}]") for sign in "+-"]
+
+
+def _in_cone(pair: list[Any], s: QuadraticActivation) -> list[Any]:
+    """What makes two matrices sums of neurons of unit norm: semidefiniteness of both, then their traces."""
+    definite = [Z >> 0 for Z in pair]
+    return definite if s.b == 0.0 else definite + [cp.trace(Z[:-1, :-1]) == Z[-1, -1] for Z in pair]
+
+
+def _prediction(
+    patches: Float64Array, cells: Cells, blocks: list[list[list[Any]]], s: QuadraticActivation
+) -> Any:
+    """(n,) for one output, (n, c) for several: each the sum over its cells."""
+    columns = [
+        sum(
+            _scores(patches[:, list(cell)], Z - minus, s) for cell, (Z, minus) in zip(cells, row, strict=True)
+        )
+        for row in blocks
+    ]
+    return columns[0] if len(columns) == 1 else cp.vstack(columns).T
 
 
 def _scores(patches: Float64Array, Z: Any, s: QuadraticActivation) -> Any:

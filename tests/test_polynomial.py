@@ -56,13 +56,15 @@ def test_the_constraints_hold_their_multipliers(
     model, y = variant(coefficients, options)
     model.problem(y, 0.02)
     cnn.solve_polynomial(model, tol=1e-9)
-    duals = iter([np.asarray(constraint.dual_value) for constraint in model.constraints])
+    definite, traces = (
+        iter([np.asarray(c.dual_value) for c in model.constraints if c.ndim == axes]) for axes in (2, 0)
+    )
     theta = np.asarray(model.thetas)
     for k, row in enumerate(model.pairs):
         for cell, pair in zip(model.cells, row, strict=True):
             Q = quadratic_form(model.patches[:, list(cell)], theta[:, k], coefficients)
-            slacks = [next(duals), next(duals)]
-            etas = [next(duals), next(duals)] if coefficients[1] else [np.zeros(()), np.zeros(())]
+            slacks = [next(definite), next(definite)]
+            etas = [next(traces), next(traces)] if coefficients[1] else [np.zeros(()), np.zeros(())]
             for sign, S, eta, Z in zip((1.0, -1.0), slacks, etas, pair, strict=True):
                 expected = -sign * Q
                 expected[-1, -1] += 0.02 - eta
