@@ -89,6 +89,21 @@ def test_references_lead_somewhere(path: Path) -> None:
     assert [reference for reference in found if not _leads_somewhere(reference, path)] == []
 
 
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md")])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_name_what_is_there(page: Path) -> None:
+    """Files that are linked or named with their folder, and targets of the Makefile."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    linked = [name for name in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in name]
+    assert [name for name in linked if not list(page.parent.glob(name))] == []
+    named = re.findall(r"`(?:python )?(\w+/[\w/]+\.(?:py|md|toml))", text)
+    assert [name for name in named if not (ROOT / name).is_file()] == []
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(re.findall(r"`make ([\w-]+)", text)) <= set(targets)
+
+
 def test_both_packages_and_the_citation_tell_one_version() -> None:
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert re.findall(r"^version: (\S+)$", citation, re.MULTILINE) == [convexnn_solvers.__version__]
