@@ -143,7 +143,7 @@ def _walk(model: ConvexModel, problem: Any, values: Float64Array, solver: Any) -
     ends: list[_End] = []
     for reg in values:
         started = time.perf_counter()
-        model.reg.value = float(reg)
+        model.reg.save_value(np.asarray(reg))  # checked already
         if len(ends) == 2:
             _extrapolate(model, problem, ends[0], ends[1], float(reg))
         problem.solve(solver=solver, warm_start=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,8 +51,13 @@ def _sums(X: Float64Array) -> tuple[Float64Array, Float64Array]:
 
     Plain sums stay the same when samples exchange their categories in one-hot features.
     """
-    rows, columns = (np.cos(np.arange(1.0, size + 1.0)) for size in X.shape)
+    rows, columns = (_cosines(size) for size in X.shape)
     return np.einsum("ij,i->j", X, rows), np.einsum("ij,j->i", X, columns)
+
+
+@lru_cache(maxsize=4)
+def _cosines(size: int) -> Float64Array:
+    return np.asarray(np.cos(np.arange(1.0, size + 1.0)))
 
 
 def compiled(problem: Any, backend: Backend, memory: float | None = None) -> Compiled:

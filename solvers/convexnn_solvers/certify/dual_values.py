@@ -30,25 +30,30 @@ def dual_values(
     Without a dual point these are the arrays ``otherwise`` (one per constraint, or none at all: zeros).
     """
     constraints = composite.constraints
-    fallback = [np.zeros(c.shape) for c in constraints] if len(otherwise) < len(constraints) else otherwise
     if dual is None:
-        return tuple(fallback)
+        known = otherwise if len(otherwise) >= len(constraints) else [None] * len(constraints)
+        return _filled(composite, known)
     cones: dict[int, int] = {}
     for position, constraint in enumerate(constraints):
         if constraint.pattern_cone is not None:
             cones.setdefault(constraint.pattern_cone.variable, position)
     given = (*dual.multipliers, *(None for _ in constraints[len(dual.multipliers) :]))
-    general = tuple(None if m in cones.values() else mu for m, mu in enumerate(given))
-    values = [np.zeros(c.shape) if mu is None else mu for c, mu in zip(constraints, general, strict=True)]
+    values = [None if m in cones.values() else mu for m, mu in enumerate(given)]
     if cones:
-        alone = all(mu is None for mu in general)
+        alone = all(mu is None for mu in values)
         image = images_of(composite).newest(dual.thetas) if alone else None
         if image is None:
-            image = composite.affine.adjoint((*dual.thetas, *general))
+            image = composite.affine.adjoint((*dual.thetas, *values))
         for variable, position in cones.items():
             z = np.asarray(image[variable] - composite.linear[variable], dtype=np.float64)
             values[position] = _cone_values(composite, constraints[position], z)
-    return tuple(values)
+    return _filled(composite, values)
+
+
+def _filled(composite: Composite, values: Sequence[Float64Array | None]) -> tuple[Float64Array, ...]:
+    """Zeros where there is no value: arrays of samples x gates are not made to be thrown away."""
+    pairs = zip(composite.constraints, values, strict=False)
+    return tuple(np.zeros(c.shape) if value is None else value for c, value in pairs)
 
 
 def _held_multiplier(term: ConstraintTerm, value: Any) -> Float64Array | None:
@@ -91,9 +96,8 @@ def _cone_values(composite: Composite, constraint: ConstraintTerm, z: Float64Arr
 
 def cone_multipliers(columns: ConeColumns, active: ActiveRows) -> Float64Array:
     """The multipliers of all columns' active rows as an array (outputs * n, P), like the constraint."""
-    n = columns.row_norms.size
-    dense = np.zeros((columns.outputs, n, columns.gate_count))
-    column, place = np.nonzero(active.rows >= 0)
-    output, gate = np.divmod(column, columns.gate_count)
-    dense[output, active.rows[column, place], gate] = active.multipliers[column, place]
-    return dense.reshape(columns.outputs * n, columns.gate_count)
+    n, P = columns.row_norms.size, columns.gate_count
+    dense = np.zeros((columns.outputs, n + 1, P))  # the padding goes to the last row
+    output, gate = np.divmod(np.arange(columns.gates.size)[:, None], P)
+    dense[output, active.rows, gate] = active.multipliers
+    return dense[:, :n].reshape(columns.outputs * n, P)
