@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from convexnn_solvers.certify.cone_columns import ConeColumns
 from convexnn_solvers.certify.dual_norms import column_groups
 from convexnn_solvers.composite import PatternCone, PenaltyTerm
-from convexnn_solvers.cones.projections import PatternCones, Projection
+from convexnn_solvers.cones.projections import ActiveRows, PatternCones, Projection
 from convexnn_solvers.functions.penalties import AbsoluteValue, GroupNorm, Penalty
 
 Float = NDArray[np.float64]
@@ -48,6 +48,31 @@ def test_projection_keeps_what_is_inside_bit_by_bit() -> None:
     tiny = np.array([[-16.0 * EPS, 0.5], [1.0, 1.0]])  # outside by rounding, and outside
     np.testing.assert_array_equal(columns.project(tiny), [[-16.0 * EPS, 0.0], [1.0, 1.0]])
     assert columns.project(np.array([[-128.0 * EPS, 0.0], [1.0, 1.0]]))[0, 0] == 0.0
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_it_does_not_matter_where_dual_projections_begin(compiled: bool) -> None:
+    """Active rows that somebody gives, right, wrong, dependent or of zero samples, after some or none."""
+    if compiled:
+        pytest.importorskip("numba")
+    rng = np.random.default_rng(5)
+    X = rng.standard_normal((400 if compiled else 30, 4))
+    X[3], X[5] = 0.0, 2.0 * X[4]
+    patterns = rng.random((len(X), 100)) < 0.5
+    cone = PatternCone(X, patterns, 1, 0)
+    z, every = rng.standard_normal((4, 100)), np.arange(100)
+    exact = PatternCones(X, patterns).project(z, every).points
+    columns = ConeColumns(cone)
+    assert columns.cones.in_machine_code == compiled
+    right = columns.polar(z)
+    wrong = ActiveRows(rng.integers(-1, 8, (100, 4)), 1e3 * rng.random((100, 4)))
+    huge = ActiveRows(right.rows, np.full(right.rows.shape, 1e200))
+    for begun in (columns, ConeColumns(cone)):
+        for start in (right, wrong, huge, right.take(every[::-1])):
+            begun.begin_at(start)
+            points, error = begun.dual_points(z, every)
+            np.testing.assert_allclose(points, exact, rtol=0.0, atol=1e-10)
+            assert np.all(np.linalg.norm(points, axis=0) <= np.linalg.norm(exact, axis=0) + error + 1e-12)
 
 
 def test_multipliers_that_are_negative_prove_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,12 +107,15 @@ def projections(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counted: list[int] = []
     original = ConeColumns.dual_points
 
-    def counting(self: ConeColumns, columns: Float, index: Indices) -> tuple[Float, Float]:
+    def counting(
+        self: ConeColumns, columns: Float, index: Indices, limits: Float | None
+    ) -> tuple[Float, Float]:
         counted.append(index.size)
-        return original(self, columns, index)
+        return original(self, columns, index, limits)
 
     monkeypatch.setattr(ConeColumns, "dual_points", counting)
     monkeypatch.setattr(dual_norms, "_FIRST_BATCH", 2)
+    monkeypatch.setattr(dual_norms, "_FURTHER", 2)
     return counted
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -11,7 +12,6 @@ import pytest
 from numpy.typing import NDArray
 
 from convexnn_solvers.cones import projections as cones
-from convexnn_solvers.cones.projections import PatternCones
 from convexnn_solvers.functions.nonsmooth_losses import PiecewiseLinear
 from convexnn_solvers.gated_programs.fits import SquaredFit
 from convexnn_solvers.gated_programs.nonsmooth_fits import NonsmoothFit
@@ -19,11 +19,13 @@ from convexnn_solvers.gated_programs.program import GatedProgram, block_norms, s
 from convexnn_solvers.newton import dual_newton
 from convexnn_solvers.newton import system as newton_system
 from convexnn_solvers.newton.blocks import ConeProx, PlainProx, cone_bytes
+from convexnn_solvers.newton.copies import residual_copy
 from convexnn_solvers.newton.dual_newton import DualNewton
-from convexnn_solvers.newton.duals import best_multiple, warm_multiple
+from convexnn_solvers.newton.duals import best_multiple, multiple_at_proximal_point, warm_multiple
 from convexnn_solvers.newton.jacobian import jacobian
 from convexnn_solvers.newton.operator import newton_operator
 from convexnn_solvers.newton.pairs import pair_operator, pair_step
+from convexnn_solvers.newton.position import Position
 from convexnn_solvers.newton.start import NewtonPolicy, NewtonStart
 from convexnn_solvers.newton.system import NewtonSystems, SystemLimits
 
@@ -293,11 +295,46 @@ def test_multiples_of_a_direction_are_feasible_and_as_large_as_they_can_be(cones
         wanted = data.fit.wanted_scale(direction)
         assert found.scale == pytest.approx(wanted) or largest == pytest.approx(1.0)
         assert found.value == pytest.approx(-data.fit.conjugate(found.scale * direction))
-        for rows in found.rows:
-            moved = -found.scale * products[0] + PatternCones(data.X, data.patterns).combine(
-                data.block_gates(np.arange(data.blocks)), rows
-            )
-            assert np.max(np.linalg.norm(moved, axis=0) / data.weights) <= 1.0 + 1e-12
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_multiples_at_a_proximal_point_are_feasible_wherever_it_is(outputs: int) -> None:
+    """Also where blocks of the point are long, many of them leave, and projections were cut short."""
+    data, rng = program(cones=True, outputs=outputs), np.random.default_rng(13)
+    residual = data.fit.at(np.zeros(data.fit.shape)).xi
+    left = 0
+    for sigma, size in ((0.1, 1.0), (1.0, 0.01), (10.0, 1.0), (10.0, 0.0)):
+        cones = ConeProx(data)
+        for _ in range(3):  # from the second on the cones remember
+            xi = residual + 0.3 * rng.standard_normal(data.fit.shape)
+            U = size * rng.standard_normal(data.point_shape) * (rng.random(data.blocks) < 0.5)
+            at = Position(data, data.features(slice(None)), cones, residual_copy(data.fit))
+            at.U, at.xi, at.sigma = U, xi, sigma
+            at.find(data.adjoint(xi))
+            left += at.left().size
+            products = data.by_block(at.products)
+            found = multiple_at_proximal_point(data, xi, products, cones, at.active.blocks, at.left())
+            exact = ConeProx(data).project(-found.scale * products, np.arange(data.blocks))[0]
+            assert np.max(block_norms(exact) / data.weights) <= 1.0 + 1e-12
+            assert found.scale > 0.0
+            assert found.value == pytest.approx(-data.fit.conjugate(found.scale * xi))
+    assert left > 0
+
+
+def test_multiples_at_an_optimum_are_the_best() -> None:
+    data = program(cones=True)
+    solved = DualNewton(data)
+    while not solved.gap <= 1e-10 and solved.newton_steps < 200:
+        solved.step(1e-10)
+    cones = ConeProx(data)
+    at = Position(data, data.features(slice(None)), cones, residual_copy(data.fit))
+    at.U, at.xi, at.sigma = solved.point, -solved.dual_point, 1.0
+    at.find(data.adjoint(at.xi))
+    products = data.by_block(at.products)
+    found = multiple_at_proximal_point(data, at.xi, products, cones, at.active.blocks, at.left())
+    best = best_multiple(data, at.xi, products, ConeProx(data))
+    assert at.active.blocks.size > 0
+    assert found.scale == pytest.approx(best.scale, rel=1e-6)
 
 
 @pytest.mark.parametrize("cones", [False, True])
@@ -319,11 +356,15 @@ def test_no_direction_is_made_feasible_twice(cones: bool, monkeypatch: pytest.Mo
     """With cones that takes projections; a warm start tries the dual point that it is given, scaled."""
     tried: list[Float] = []
 
-    def noted(data: GatedProgram, xi: Float, *others: Any) -> Any:
-        tried.append(xi / np.linalg.norm(xi))
-        return best_multiple(data, xi, *others)
+    def noted(make: Callable[..., Any]) -> Callable[..., Any]:
+        def noting(data: GatedProgram, xi: Float, *others: Any) -> Any:
+            tried.append(xi / np.linalg.norm(xi))
+            return make(data, xi, *others)
 
-    monkeypatch.setattr(dual_newton, "best_multiple", noted)
+        return noting
+
+    for made in (best_multiple, multiple_at_proximal_point):
+        monkeypatch.setattr(dual_newton, made.__name__, noted(made))
     start, data = None, program(cones)
     for share in (1.0, 0.97):
         data = replace(data, weights=share * data.weights)

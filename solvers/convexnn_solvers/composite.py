@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convexnn_solvers.backends import Array, Backend, Float64Array
+from convexnn_solvers.cones.active_sets import ActiveRows
 from convexnn_solvers.functions.constraint_cones import Cone
 from convexnn_solvers.functions.losses import Loss
 from convexnn_solvers.functions.penalties import Penalty
@@ -112,10 +113,15 @@ class ConstraintTerm:
 
 @dataclass(frozen=True, eq=False)
 class DualPoint:
-    """A candidate for a lower bound: one array per loss and one per constraint (None: not given)."""
+    """A candidate for a lower bound: one array per loss and one per constraint (None: not given).
+
+    ``rows`` may say of pattern cones, constraint by constraint, which rows could be active in the projections
+    that prove it. They only tell where to begin.
+    """
 
     thetas: tuple[Float64Array, ...]
     multipliers: tuple[Float64Array | None, ...] = ()
+    rows: tuple[ActiveRows | None, ...] = ()
 
     def __repr__(self) -> str:
         """The shapes: the arrays are as large as the data."""

@@ -264,6 +264,7 @@ class Certifier:
         directions = [self._bounds.residual(outputs)]
         ignored = 0
         for candidate in candidates:
+            self._bounds.norms.begin_at(candidate.rows)
             bare = not candidate.thetas
             thetas = directions[0].thetas if bare else candidate.thetas
             usable = self._bounds.sanitised(DualPoint(thetas, candidate.multipliers))

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.composite import Composite, PatternCone
 from convexnn_solvers.cones.active_sets import Indices, shortest_multiple
+from convexnn_solvers.cones.memory import ConeMemory
 from convexnn_solvers.cones.projections import ActiveRows, PatternCones, no_active_rows
 
 _EPS = float(np.finfo(np.float64).eps)
@@ -29,7 +30,8 @@ class ConeColumns:
         self.gates: Indices = np.tile(np.arange(self.gate_count), self.outputs)
         self.row_norms = np.linalg.norm(cone.X, axis=1)
         self._primal: ActiveRows = no_active_rows(self.gates.size)
-        self._dual: ActiveRows = no_active_rows(self.gates.size)
+        self._dual = ConeMemory(self.cones, self.gates)
+        self._every: Indices = np.arange(self.gates.size)
 
     def split(self, block: NDArray[np.generic]) -> Float64Array:
         """The variable's array as columns (d, outputs * P)."""
@@ -62,10 +64,15 @@ class ConeColumns:
         moved[:, index] = np.where(left, found.points, 0.0)
         return moved
 
-    def dual_points(self, columns: Float64Array, index: Indices) -> tuple[Float64Array, Float64Array]:
-        """``z + B^T rho`` of some columns for the best ``rho >= 0``, and a bound of its rounding error."""
+    def dual_points(
+        self, columns: Float64Array, index: Indices, limits: Float64Array | None = None
+    ) -> tuple[Float64Array, Float64Array]:
+        """``z + B^T rho`` of some columns for the best ``rho >= 0``, and a bound of its rounding error.
+
+        Those that need be no shorter than ``limits`` need not be the best, see :meth:`ConeMemory.project`.
+        """
         gates, z = self.gates[index], columns[:, index]
-        found = self._projected(z, index)
+        found = self._projected(z, index, limits)
         weight = np.sum(found.multipliers * np.append(self.row_norms, 0.0)[found.rows], axis=1)
         size = np.linalg.norm(z, axis=0) + weight
         return z + self.cones.combine(gates, found), self._rounding(np.sum(found.rows >= 0, axis=1), size)
@@ -84,7 +91,7 @@ class ConeColumns:
         For the ``rho`` of each column's last projection and the best ``a >= 0``: no shorter than the
         projection of z, and where z has moved little since, hardly longer.
         """
-        known = self._dual
+        known = self._latest(slice(None))
         pulled = self.cones.combine(self.gates, known)
         factor = shortest_multiple(columns, pulled)
         used = known.times(factor)
@@ -99,7 +106,7 @@ class ConeColumns:
 
     def polar(self, columns: Float64Array) -> ActiveRows:
         """The best ``rho`` for all columns."""
-        return self._projected(columns, np.arange(self.gates.size))
+        return self._projected(columns, self._every)
 
     def expect(self, multipliers: Float64Array) -> bool:
         """Begin the next dual projections at somebody's multipliers, an array like the constraint's.
@@ -120,19 +127,27 @@ class ConeColumns:
         rows, values = np.full((self.gates.size, most), -1, dtype=np.intp), np.zeros((self.gates.size, most))
         rows[block, place], values[block, place] = row, stacked[output, row, gate]
         told = np.flatnonzero(counts)
-        self._dual = self._dual.replaced(told, ActiveRows(rows[told], values[told]))
+        self._dual.begin_at(told, ActiveRows(rows[told], values[told]))
         return True
+
+    def begin_at(self, active: ActiveRows) -> None:
+        """Begin the next dual projections at somebody's active rows; columns without any where they ended."""
+        told = np.flatnonzero(np.any(active.rows >= 0, axis=1))
+        self._dual.begin_at(told, active.take(told))
 
     def _rounding(self, rows: Indices, size: Float64Array) -> Float64Array:
         """Of sums over so many rows whose terms have the given size together."""
         return np.asarray(2.0 * _EPS * np.sqrt(rows + self.features) * size)
 
-    def _projected(self, z: Float64Array, index: Indices) -> ActiveRows:
-        projected = self.cones.project(z, self.gates[index], warm=self._dual.take(index))
+    def _projected(self, z: Float64Array, index: Indices, limits: Float64Array | None = None) -> ActiveRows:
+        self._dual.project(z, index, limits)
+        return self._latest(index)
+
+    def _latest(self, index: Indices | slice) -> ActiveRows:
+        """The multipliers of the latest dual projections."""
+        found = self._dual.active(index)
         # Whoever found them, a bound holds for multipliers that are not negative, and for no others.
-        found = ActiveRows(projected.rows, np.clip(projected.multipliers, 0.0, None))
-        self._dual = self._dual.replaced(index, found)
-        return found
+        return ActiveRows(found.rows, np.clip(found.multipliers, 0.0, None))
 
 
 def cone_columns(composite: Composite, cone: PatternCone) -> ConeColumns:

@@ -19,11 +19,11 @@ from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.certify.cone_columns import ConeColumns, cone_columns
 from convexnn_solvers.certify.reached_entries import reached_entries
 from convexnn_solvers.composite import Composite, PenaltyTerm, VariableBlock
-from convexnn_solvers.cones.active_sets import Indices
+from convexnn_solvers.cones.active_sets import ActiveRows, Indices
 from convexnn_solvers.functions.penalties import GroupNorm
 
-# Groups are projected in decreasing norm, so many at first and then twice as many each time.
-_FIRST_BATCH = 64
+# Groups are projected in decreasing norm, so many at first and then some times as many each time.
+_FIRST_BATCH, _FURTHER = 8, 8
 # What bounds of the same norm may differ by.
 _ROUNDING = 1e-12
 # How far inside their dual balls directions are moved, so that rounding leaves them there.
@@ -87,6 +87,7 @@ class _Penalised:
         upper = np.minimum(upper.ravel(), bounds)
         order = np.argsort(-upper)
         top, largest, start, size = order[0], floor, 0, _FIRST_BATCH
+        single = columns.outputs == 1 or groups.size == upper.size
         close = bounds[top] <= (1.0 + _ROUNDING) * upper[top]
         if close and columns.inside(points, np.flatnonzero(groups == top)):
             return max(largest, float(upper[top]))
@@ -94,11 +95,13 @@ class _Penalised:
             batch = order[start : start + size]
             batch = batch[upper[batch] > largest]
             index = np.flatnonzero(np.isin(groups, batch))
-            points, error = columns.dual_points(split, index)
+            # The largest of the first ones is as good as the norm of those that turn out to be smaller.
+            limits = largest * weight[groups[index]] if single and largest > 0.0 else None
+            points, error = columns.dual_points(split, index, limits)
             norms = np.zeros(upper.size)
             np.hypot.at(norms, groups[index], _lengths(points) + error)
             largest = max(largest, float(_quotient(norms[batch], weight[batch]).max()))
-            start, size = start + size, 2 * size
+            start, size = start + size, _FURTHER * size
         return largest
 
     def shrunk(self, z: Float64Array) -> Float64Array:
@@ -190,6 +193,13 @@ class DualNorms:
         for index, variable in self._penalised.items():
             largest = max(largest, variable.ratio(z[index], hints[index], largest))
         return self._across.max(largest)
+
+    def begin_at(self, rows: Sequence[ActiveRows | None]) -> None:
+        """Begin the next projections at somebody's active rows, given constraint by constraint, or not."""
+        for variable, position in self.exact.items():
+            given = rows[position] if rows else None
+            if given is not None:
+                self.columns[variable].begin_at(given)
 
     def hints(
         self, multipliers: Sequence[Float64Array | None]

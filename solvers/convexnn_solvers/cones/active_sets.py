@@ -62,15 +62,13 @@ def shortest_multiple(z: Float64Array, polar: Float64Array) -> Float64Array:
     return np.asarray(-along / np.where(squared > 0.0, squared, 1.0))
 
 
-def of_blocks(count: int, parts: Sequence[tuple[Indices, ActiveRows]], scale: float) -> ActiveRows:
-    """Those of ``count`` blocks, put together from parts for some of them each, with multipliers ``scale``
-    times as large; the others have none."""
-    width = max((active.rows.shape[1] for _, active in parts), default=0)
-    rows, multipliers = np.full((count, width), -1, dtype=np.intp), np.zeros((count, width))
-    for index, active in parts:
-        own = slice(active.rows.shape[1])
-        rows[index, own], multipliers[index, own] = active.rows, scale * active.multipliers
-    return ActiveRows(rows, multipliers)
+def joined(parts: Sequence[ActiveRows]) -> ActiveRows:
+    """Those of blocks one after the other."""
+    width = max(active.rows.shape[1] for active in parts)
+    return ActiveRows(
+        np.concatenate([padded(active.rows, -1, width) for active in parts]),
+        np.concatenate([padded(active.multipliers, 0.0, width) for active in parts]),
+    )
 
 
 def no_active_rows(blocks: int) -> ActiveRows:

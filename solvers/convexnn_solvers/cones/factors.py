@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _MOST_BYTES = 2.0**25
-_NO_BLOCK = -1
+#: Whose factors are in a free place.
+NO_BLOCK = -1
 
 
 class ConeFactors(NamedTuple):
@@ -33,10 +34,10 @@ def empty_factors(blocks: int, rows: int, features: int, capacity: int) -> ConeF
     """Room for as many of the blocks as fit into a fixed size, at least one."""
     slots = _slots(blocks, rows, features, capacity)
     return ConeFactors(
-        np.full(slots, _NO_BLOCK, dtype=np.intp),
+        np.full(slots, NO_BLOCK, dtype=np.intp),
         np.empty((slots, capacity, features)),
         np.empty((slots, capacity, capacity)),
-        np.full(slots, _NO_BLOCK, dtype=np.intp),
+        np.full(slots, NO_BLOCK, dtype=np.intp),
         np.empty((slots, rows)),
         np.empty((slots, features)),
         np.empty(capacity),

@@ -10,13 +10,15 @@ import numpy as np
 
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.cones.active_sets import ActiveRows, Indices, padded, shortest_multiple
-from convexnn_solvers.cones.factors import ConeFactors, empty_factors
+from convexnn_solvers.cones.factors import NO_BLOCK, ConeFactors, empty_factors
 from convexnn_solvers.cones.projections import PatternCones, RememberedRows
 from convexnn_solvers.packing import Arrays, Held, packed_attributes
 
 # A projection counts as short below this share of its limit: rows that rule a block out with some room to
 # spare often do so again when its point has moved.
 _SHORT = 0.95
+# Multipliers of unit rows and unit points that a projection may begin with: squares of larger ones overflow.
+_LARGEST_START = 1e100
 _REMEMBERED = ("rows", "rho", "scale", "polar")
 
 
@@ -77,13 +79,30 @@ class ConeMemory:
             points[left] = self._batched(Z[:, left], blocks[left]).T
         return points.T
 
-    def active(self, blocks: Indices) -> ActiveRows:
+    def begin_at(self, blocks: Indices, active: ActiveRows) -> None:
+        """Begin the next projections of some blocks at somebody's active rows, no more than features."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            rho = active.multipliers * self._cones.unit_norms[active.rows]
+            usable = (active.rows >= 0) & (rho > 0.0) & (rho < _LARGEST_START)
+        first = np.arange(usable.shape[1]) < np.count_nonzero(usable, axis=1)[:, None]
+        if not np.array_equal(first, active.rows >= 0):  # zero samples among them, or gaps
+            order = np.argsort(~usable, axis=1, kind="stable")
+            rows = np.take_along_axis(np.where(usable, active.rows, -1), order, axis=1)
+            multipliers = np.where(usable, active.multipliers, 0.0)
+            active = ActiveRows(rows, np.take_along_axis(multipliers, order, axis=1))
+        self._remember(blocks, active)
+        self._active.polar[blocks] = 0.0
+        if self._factors is not None:
+            slots = blocks % self._factors.block.size
+            self._factors.block[slots[self._factors.block[slots] == blocks]] = NO_BLOCK
+
+    def active(self, blocks: Indices | slice) -> ActiveRows:
         """Active rows of the latest projections, and their multipliers."""
         known = self._active
         rows = known.rows[blocks]
         count = int(np.max(np.count_nonzero(rows >= 0, axis=1), initial=0))
         rows, rho = rows[:, :count], known.rho[blocks, :count]
-        return ActiveRows(rows, rho * known.scale[blocks, None] / self._cones.unit_norms[rows])
+        return ActiveRows(rows, rho * known.scale[blocks][:, None] / self._cones.unit_norms[rows])
 
     def best_multiples(self, Z: Float64Array, blocks: Indices) -> ActiveRows:
         """``a rho`` for the latest multipliers and the ``a >= 0`` of the shortest ``z + a B^T rho``."""
@@ -109,14 +128,16 @@ class ConeMemory:
         return bases
 
     def _batched(self, Z: Float64Array, blocks: Indices) -> Float64Array:
-        gates, known = self._gates[blocks], self._active
-        found = self._cones.project(Z, gates, self.active(blocks))
-        rows = padded(found.rows, -1, self._capacity)
-        known.rows[blocks] = rows
-        known.rho[blocks] = padded(found.multipliers, 0.0, self._capacity) * self._cones.unit_norms[rows]
-        known.scale[blocks] = 1.0
-        known.polar[blocks] = self._cones.combine(gates, found).T
+        found = self._cones.project(Z, self._gates[blocks], self.active(blocks))
+        self._remember(blocks, found)
+        self._active.polar[blocks] = self._cones.combine(self._gates[blocks], found).T
         return found.points
+
+    def _remember(self, blocks: Indices, active: ActiveRows) -> None:
+        known, rows = self._active, padded(active.rows, -1, self._capacity)
+        known.rows[blocks] = rows
+        known.rho[blocks] = padded(active.multipliers, 0.0, self._capacity) * self._cones.unit_norms[rows]
+        known.scale[blocks] = 1.0
 
 
 def complements(X: Float64Array, rows: Indices) -> Float64Array:

@@ -54,7 +54,7 @@ class ProgramSolver(Protocol):
 
     @property
     def dual_rows(self) -> tuple[ActiveRows, ...]:
-        """With cones, for each output, multipliers that prove the dual point feasible."""
+        """With cones, for each output, the active rows of the blocks' latest projections."""
         ...
 
     def step(self, tol: float) -> None:
@@ -167,11 +167,7 @@ class GatedMethod:
         )
         duals = self.structure.dual(
             [solver.dual_point * scaling.dual for solver, scaling in pairs],
-            [
-                ActiveRows(active.rows, scaling.dual * active.multipliers)
-                for solver, scaling in pairs
-                for active in solver.dual_rows
-            ],
+            [active for solver, _ in pairs for active in solver.dual_rows],
         )
         stalled = state.failed or any(solver.stalled for solver, _ in pairs)
         return Candidate(point, (duals,), Status.STALLED if stalled else None)

@@ -15,9 +15,8 @@ import numpy as np
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.certify.known_images import known_image
 from convexnn_solvers.composite import Composite, DualPoint, LossTerm, PenaltyTerm, VariableBlock
-from convexnn_solvers.cones.projections import ActiveRows
+from convexnn_solvers.cones.active_sets import ActiveRows, joined
 from convexnn_solvers.functions.penalties import AbsoluteValue, GroupNorm
-from convexnn_solvers.gated_programs.gate_cones import MOST_MULTIPLIERS
 from convexnn_solvers.gated_programs.loss_fits import GatedFit, gated_fit, one_output
 from convexnn_solvers.gated_programs.maps import GatedMap, gated_maps, refusal, stored_features
 from convexnn_solvers.gated_programs.nonsmooth_fits import NonsmoothFit
@@ -74,12 +73,12 @@ class GatedStructure:
     def dual(self, points: list[Float64Array], rows: list[ActiveRows]) -> DualPoint:
         """The composite's dual point for the programs' dual points W.
 
-        ``rows``: with cones, the multipliers (one per block) of every output, which save the judge work.
+        ``rows``: with cones, the active rows of all blocks for every output, which save the judge work.
         """
         theta = self.scale * self.mirror * np.hstack(points)
         theta = theta if self.scales is None else self.scales * theta
         shape = self.composite.offsets()[0].shape
-        return DualPoint((theta.reshape(shape),), self._multipliers(rows))
+        return DualPoint((theta.reshape(shape),), rows=self._rows(rows) if rows else ())
 
     def directions(self, dual: DualPoint) -> list[Float64Array] | None:
         """The programs' parts W (n, c) of somebody's dual point; None where it is not of this problem."""
@@ -105,22 +104,15 @@ class GatedStructure:
         found = image[self.variables[0]].reshape(c, d, -1) / factor
         return [found] if len(self.programs) == 1 else np.split(found, len(self.programs))
 
-    def _multipliers(self, rows: list[ActiveRows]) -> tuple[Float64Array | None, ...]:
-        n, P = self.programs[0].patterns.shape
-        found: list[Float64Array | None] = []
-        for constraint in self.composite.constraints:
-            cone = constraint.pattern_cone
-            if cone is None or not rows or n * P * len(rows) > MOST_MULTIPLIERS:
-                found.append(None)
-                continue
-            place = self.variables.index(cone.variable)
-            factor = self.scale * self.factors[place]
-            dense = np.zeros((len(rows), n + 1, P))  # the padding goes to the last row
-            for k, active in enumerate(rows):
-                part = active.take(np.arange(place * P, (place + 1) * P))
-                dense[k, part.rows, np.arange(P)[:, None]] = factor * part.multipliers
-            found.append(dense[:, :n].reshape(constraint.shape))
-        return tuple(found)
+    def _rows(self, rows: list[ActiveRows]) -> tuple[ActiveRows | None, ...]:
+        """Constraint by constraint, all outputs of a variable one after the other."""
+        P = self.programs[0].gates
+        cones = [constraint.pattern_cone for constraint in self.composite.constraints]
+        places = [None if cone is None else self.variables.index(cone.variable) for cone in cones]
+        return tuple(
+            None if k is None else joined([active.take(slice(k * P, (k + 1) * P)) for active in rows])
+            for k in places
+        )
 
 
 def gated_structure(composite: Composite) -> GatedStructure:

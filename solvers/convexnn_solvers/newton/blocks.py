@@ -7,7 +7,6 @@ does not send to zero are *active*. Arrays are (c, d, m): outputs, features, blo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,6 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from convexnn_solvers.backends import Float64Array
+from convexnn_solvers.cones.active_sets import shortest_multiple
 from convexnn_solvers.cones.factors import factor_bytes
 from convexnn_solvers.cones.memory import ConeMemory
 from convexnn_solvers.cones.projections import ActiveRows, PatternCones, machine_code_pays
@@ -70,19 +70,6 @@ def unpacked_blocks(held: Held) -> ActiveBlocks:
     """The inverse of :meth:`ActiveBlocks.packed`."""
     rows = tuple(held[f"rows.{k}"] for k in range(sum(name.startswith("rows.") for name in held)))
     return ActiveBlocks(held["blocks"], held["projected"], held["norms"], held["thresholds"], rows)
-
-
-def packed_rows(rows: Sequence[ActiveRows]) -> Arrays:
-    """Active rows of every output as arrays."""
-    return {f"rows.{k}": active.rows for k, active in enumerate(rows)} | {
-        f"multipliers.{k}": active.multipliers for k, active in enumerate(rows)
-    }
-
-
-def unpacked_rows(held: Held) -> tuple[ActiveRows, ...]:
-    """The inverse of :func:`packed_rows`."""
-    count = sum(name.startswith("rows.") for name in held)
-    return tuple(ActiveRows(held[f"rows.{k}"], held[f"multipliers.{k}"]) for k in range(count))
 
 
 class BlockLine(Protocol):
@@ -205,11 +192,12 @@ class ConeProx:
         the w of the latest projection of the same block rules out most blocks that are not active.
         """
         long = np.flatnonzero(block_norms(Z) > thresholds)
-        z, w = Z[:, :, long], np.stack([column.polar[long].T for column in self._columns])
-        squared = np.einsum("kib,kib->kb", w, w)
-        aligned = np.minimum(np.einsum("kib,kib->kb", z, w), 0.0)
-        bounds = block_norms(z - w * (aligned / np.where(squared > 0.0, squared, 1.0))[:, None, :])
-        return long[bounds > thresholds[long]]
+        return long[self.bounds(Z[:, :, long], long) > thresholds[long]]
+
+    def bounds(self, Z: Float64Array, blocks: Indices) -> Float64Array:
+        """Upper bounds (m,) of the norms of projections of columns (c, d, m), see :meth:`exceeding`."""
+        w = np.stack([column.polar[blocks].T for column in self._columns])
+        return block_norms(Z + shortest_multiple(Z, w)[:, None, :] * w)
 
     def project(
         self, Z: Float64Array, blocks: Indices, limits: Float64Array | None = None
@@ -224,9 +212,9 @@ class ConeProx:
             projected[k] = column.project(Z[k], blocks, alone)
         return projected, [column.active(blocks) for column in self._columns]
 
-    def reasons(self, Z: Float64Array, blocks: Indices) -> list[ActiveRows]:
-        """The multipliers of each output that rule blocks out, see :meth:`exceeding`."""
-        return [column.best_multiples(Z[k], blocks) for k, column in enumerate(self._columns)]
+    def active(self) -> tuple[ActiveRows, ...]:
+        """For each output the active rows of all blocks in their latest projections."""
+        return tuple(column.active(slice(None)) for column in self._columns)
 
     def along(self, Z: Float64Array, step: Float64Array, thresholds: Float64Array) -> BlockLine:
         """The line ``Z + length * step``."""

@@ -22,12 +22,15 @@ from convexnn_solvers.newton.blocks import (
     BlockProx,
     PlainProx,
     envelope_line,
-    packed_rows,
-    unpacked_rows,
 )
 from convexnn_solvers.newton.cone_splitting import SplittingStart
 from convexnn_solvers.newton.copies import residual_copy
-from convexnn_solvers.newton.duals import best_multiple, bounds_anew, warm_multiple
+from convexnn_solvers.newton.duals import (
+    best_multiple,
+    bounds_anew,
+    multiple_at_proximal_point,
+    warm_multiple,
+)
 from convexnn_solvers.newton.operator import newton_operator
 from convexnn_solvers.newton.pair_steps import PairSteps
 from convexnn_solvers.newton.position import Here, Position
@@ -54,9 +57,8 @@ _STATE = (
 class DualNewton:
     """The iteration; ``primal`` and ``dual`` are the best bounds so far, in the program's own units.
 
-    ``dual_point`` is the feasible W = -xi that goes with ``dual``, and ``dual_rows`` hold, with cones and for
-    each output, multipliers that prove it; ``offset`` goes with ``point``. ``short_steps``: how many steps a
-    line search shortened since the start or the latest move, with cones.
+    ``dual_point`` is the feasible W = -xi that goes with ``dual``, and ``offset`` goes with ``point``.
+    ``short_steps``: how many steps a line search shortened since the start or the latest move, with cones.
     """
 
     def __init__(
@@ -76,7 +78,6 @@ class DualNewton:
             self._most_curvature = len(program.signs) * self.features.squares(np.ones(program.gates))
         self.primal, self.dual = np.inf, -np.inf
         self.dual_point = np.zeros(self._fit.shape)
-        self.dual_rows: tuple[ActiveRows, ...] = ()
         self._best_gap, self._best_step = np.inf, 0
         self.prox: BlockProx = PlainProx() if self._cones is None else self._cones
         self._at = Position(program, self.features, self.prox, self._copy)
@@ -116,7 +117,6 @@ class DualNewton:
         arrays = packed_attributes(self, _STATE)
         blocks, values = self._best_blocks
         arrays |= {"best.blocks": blocks, "best.values": values}
-        arrays |= below("dual rows", packed_rows(self.dual_rows))
         arrays |= below("at", self._at.packed()) | below("pair steps", self._pairs.packed())
         arrays |= below("systems", self.systems.packed())
         arrays["copy"] = self._copy.held
@@ -125,7 +125,6 @@ class DualNewton:
     def _restore(self, held: Held) -> None:
         restore_attributes(self, _STATE, held)
         self._best_blocks = held["best.blocks"], held["best.values"]
-        self.dual_rows = unpacked_rows(part("dual rows", held))
         self.systems.restore(part("systems", held))
         self._copy.restore(held["copy"])
         if self._cones is not None:
@@ -187,10 +186,15 @@ class DualNewton:
         """Find the best bounds anew, and go on with products that are: theirs add up over many steps."""
         found = bounds_anew(self.program, self.point, self.dual_point, self._cones)
         self.primal, self.offset, best = found.primal, found.offset, found.dual
-        self.dual, self.dual_point, self.dual_rows = best.value, best.scale * self.dual_point, best.rows
+        self.dual, self.dual_point = best.value, best.scale * self.dual_point
         self._at.find(self.features.adjoint(self._at.xi))
         self._offer_dual()
         self._best_gap, self._best_step = self.gap, self.newton_steps
+
+    @property
+    def dual_rows(self) -> tuple[ActiveRows, ...]:
+        """With cones, for each output the active rows of the latest projections."""
+        return () if self._cones is None else self._cones.active()
 
     @property
     def split(self) -> SplittingStart:
@@ -219,17 +223,14 @@ class DualNewton:
     def _look(self, tol: float) -> tuple[Here, bool]:
         """What is known at the proximal point, and whether the inner problem is solved.
 
-        On the way the proximal point, and where it may help the dual point, are offered as the best so far.
+        On the way the proximal point and the dual point are offered as the best so far.
         """
         at = self._at
         here = at.here()
         solved = self._inner_solved(here)
         self._offer_primal(here.prediction, at.active.blocks, at.active.values)
-        # Without cones that costs little; with them, where the gap could be that small were -xi feasible.
-        least = self.primal + self._fit.conjugate(at.xi)
-        close = solved or self._cones is None or least <= 3.0 * tol * abs(self.primal)
-        if close and not at.offered:
-            self._offer_dual()
+        if not at.offered:
+            self._offer_dual(at_proximal=True)
         return here, solved
 
     def _inner_solved(self, here: Here) -> bool:
@@ -279,15 +280,19 @@ class DualNewton:
             self.primal, self.offset, self._best_blocks = primal, fitted.offset, (blocks, values)
             self._note_gap()
 
-    def _offer_dual(self) -> float:
-        """The best multiple of ``-xi`` that is dual feasible."""
-        at = self._at
+    def _offer_dual(self, at_proximal: bool = False) -> float:
+        """A multiple of ``-xi`` that is dual feasible: the best, or what is known ``at_proximal`` points."""
+        at, program, cones = self._at, self.program, self._cones
         at.offered = True
         xi = self._fit.nearest(at.xi)
-        products = at.products if xi is at.xi else self.features.adjoint(xi)
-        found = best_multiple(self.program, xi, self.program.by_block(products), self._cones)
+        if at_proximal and cones is not None and xi is at.xi:
+            products, active = program.by_block(at.products), at.active.blocks
+            found = multiple_at_proximal_point(program, xi, products, cones, active, at.left())
+        else:
+            products = at.products if xi is at.xi else self.features.adjoint(xi)
+            found = best_multiple(program, xi, program.by_block(products), cones)
         if not found.value <= self.dual:
-            self.dual, self.dual_point, self.dual_rows = found.value, -found.scale * xi, found.rows
+            self.dual, self.dual_point = found.value, -found.scale * xi
             self._note_gap()
         return found.scale
 

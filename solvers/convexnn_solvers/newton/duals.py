@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from convexnn_solvers.backends import Float64Array
-from convexnn_solvers.cones.active_sets import ActiveRows, no_active_rows, of_blocks
 from convexnn_solvers.gated_programs.fits import excess
-from convexnn_solvers.gated_programs.program import GatedProgram, block_norms
+from convexnn_solvers.gated_programs.program import GatedProgram, Indices, block_norms
 from convexnn_solvers.newton.blocks import ConeProx
 
 
@@ -19,14 +18,12 @@ class DualMultiple:
     """``W = -scale xi`` is feasible and has dual value ``value``.
 
     ``ratios`` (B,): the dual norms of ``-A^T xi`` over their bounds. With cones they are exact only where
-    they matter for the scale, and upper bounds elsewhere; ``rows`` then hold, for each output, the
-    multipliers for W of all blocks that had to be projected, or that earlier projections rule out.
+    they matter for the scale, and upper bounds elsewhere.
     """
 
     value: float
     scale: float
     ratios: Float64Array
-    rows: tuple[ActiveRows, ...] = ()
 
 
 def best_multiple(
@@ -35,30 +32,40 @@ def best_multiple(
     """The best feasible multiple of ``-xi``; ``products`` are ``A^T xi`` by block (c, d, B)."""
     wanted = program.fit.wanted_scale(xi)
     ratios = block_norms(products) / program.weights
-    none = no_active_rows(program.blocks)
-    if not wanted > 0.0:
-        rows = () if cones is None else (none,) * program.outputs
-        return DualMultiple(-program.fit.conjugate(0.0 * xi), 0.0, ratios, rows)
-    found, reasons = list[ActiveRows](), list[ActiveRows]()
-    long = short = np.zeros(0, dtype=np.intp)
-    if cones is not None:
+    if cones is not None and wanted > 0.0:
         long = cones.exceeding(-products, program.weights / wanted)
-        points, found = cones.project(-products[:, :, long], long, program.weights[long] / wanted)
-        # The judge is told why the others need no projection.
-        ruled_out = ratios > 1.0 / wanted
-        ruled_out[long] = False
-        short = np.flatnonzero(ruled_out)
-        reasons = cones.reasons(-products[:, :, short], short)
+        points, _ = cones.project(-products[:, :, long], long, program.weights[long] / wanted)
         ratios = np.minimum(ratios, 1.0 / wanted)
         ratios[long] = block_norms(points) / program.weights[long]
-    largest = float(np.max(ratios, initial=0.0))
-    largest = max(largest, excess(program.fit, xi))
+    return _multiple(program, xi, ratios)
+
+
+def multiple_at_proximal_point(
+    program: GatedProgram,
+    xi: Float64Array,
+    products: Float64Array,
+    cones: ConeProx,
+    active: Indices,
+    left: Indices,
+) -> DualMultiple:
+    """As :func:`best_multiple`, hardly worse, at a point U whose ``V = prox(U - sigma A^T xi)`` is known.
+
+    Where both vanish, the projection that was no longer than ``sigma tau`` was sigma times the dual one. In
+    the ``active`` blocks of V its multipliers are almost those of the dual one, and at an optimum the same.
+    Only the other blocks of U, which V has ``left``, are projected.
+    """
+    norms = program.weights.copy()
+    norms[active] = cones.bounds(-products[:, :, active], active)
+    if left.size:
+        norms[left] = block_norms(cones.project(-products[:, :, left], left)[0])
+    return _multiple(program, xi, norms / program.weights)
+
+
+def _multiple(program: GatedProgram, xi: Float64Array, ratios: Float64Array) -> DualMultiple:
+    wanted = max(program.fit.wanted_scale(xi), 0.0)
+    largest = max(float(np.max(ratios, initial=0.0)), excess(program.fit, xi))
     scale = wanted / max(1.0, wanted * largest)
-    rows = tuple(
-        of_blocks(program.blocks, [(short, reason), (long, active)], scale)
-        for reason, active in zip(reasons, found, strict=True)
-    )
-    return DualMultiple(-program.fit.conjugate(scale * xi), scale, ratios, rows)
+    return DualMultiple(-program.fit.conjugate(scale * xi), scale, ratios)
 
 
 @dataclass(frozen=True, eq=False)

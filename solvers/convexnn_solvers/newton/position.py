@@ -108,6 +108,12 @@ class Position:
             self._seen = Here(features, prediction, gradient, self._squared_change(values))
         return self._seen
 
+    def left(self) -> Indices:
+        """The blocks of the point that the proximal point has no more."""
+        some = np.any(self.U != 0.0, axis=(0, 1))
+        some[self.active.blocks] = False
+        return np.flatnonzero(some)
+
     @property
     def proximal(self) -> Float64Array:
         """The proximal point V (c, d, B)."""

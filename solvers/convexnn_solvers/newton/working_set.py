@@ -18,7 +18,6 @@ from convexnn_solvers.cones.active_sets import ActiveRows
 from convexnn_solvers.gaps import relative_gap
 from convexnn_solvers.gated_programs.nonsmooth_fits import NonsmoothFit
 from convexnn_solvers.gated_programs.program import GatedProgram, Indices, block_norms, next_working_set
-from convexnn_solvers.newton.blocks import packed_rows, unpacked_rows
 from convexnn_solvers.newton.cone_splitting import can_split
 from convexnn_solvers.newton.dual_newton import DualNewton
 from convexnn_solvers.newton.duals import best_multiple, bounds_anew
@@ -79,7 +78,6 @@ class WorkingSetNewton:
         self.sets = sets or WorkingSetPolicy()
         self.newton_steps = self.rounds = 0
         self.dual, self.dual_point = -np.inf, np.zeros(program.fit.shape)
-        self.dual_rows: tuple[ActiveRows, ...] = ()
         self._cones = kept_cones(program) if program.cones else None
         self._systems = kept_systems(program)
         self._best_gap, self._best_step = np.inf, 0
@@ -106,12 +104,10 @@ class WorkingSetNewton:
     def packed(self) -> Arrays:
         """The state as arrays."""
         arrays = packed_attributes(self, _STATE) | below("inner", self._inner.packed())
-        arrays |= below("dual rows", packed_rows(self.dual_rows))
         return arrays if self._cones is None else arrays | below("cones", self._cones.packed())
 
     def _restore(self, held: Held) -> None:
         restore_attributes(self, _STATE, held)
-        self.dual_rows = unpacked_rows(part("dual rows", held))
         if self._cones is not None:
             self._cones.restore(part("cones", held))
         self._begin_inner(part("inner", held))
@@ -125,6 +121,11 @@ class WorkingSetNewton:
     def stalled(self) -> bool:
         """Whether the gap has not become smaller for a long time."""
         return self.newton_steps - self._best_step > self.policy.patience
+
+    @property
+    def dual_rows(self) -> tuple[ActiveRows, ...]:
+        """With cones, for each output the active rows of the latest projections."""
+        return () if self._cones is None else self._cones.active()
 
     @property
     def point(self) -> Float64Array:
@@ -148,7 +149,7 @@ class WorkingSetNewton:
         """Find the best bounds anew, and the next set."""
         found = bounds_anew(self.program, self._U, self.dual_point, self._cones)
         self.primal, self.offset, best = found.primal, found.offset, found.dual
-        self.dual, self.dual_point, self.dual_rows = best.value, best.scale * self.dual_point, best.rows
+        self.dual, self.dual_point = best.value, best.scale * self.dual_point
         self._best_gap, self._best_step = self.gap, self.newton_steps
         self._begin_round()
 
@@ -167,7 +168,7 @@ class WorkingSetNewton:
         products = self.program.by_block(self.program.adjoint(xi))
         found = best_multiple(self.program, xi, products, self._cones)
         if not found.value <= self.dual:
-            self.dual, self.dual_point, self.dual_rows = found.value, -found.scale * xi, found.rows
+            self.dual, self.dual_point = found.value, -found.scale * xi
         self._gap_before = self.gap
         slow = not self.gap <= 0.5 * self._best_gap
         if not self.gap >= 0.99 * self._best_gap:
