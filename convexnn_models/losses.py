@@ -1,8 +1,9 @@
 """The named losses as CVXPY expressions, each a mean over the n samples.
 
-Every function takes a prediction (n,) or (n, c), symbolic or numeric, and the targets, which it checks,
-and returns a scalar CVXPY expression. With c outputs the losses of the outputs are added. Any function of
-this form may be used as a loss: ``model.problem(y, reg, loss=my_loss)``.
+Every function takes a prediction (n,) or (n, c), symbolic or numeric, and the targets, which it checks, and
+returns a scalar CVXPY expression; targets of another shape or kind are refused with a ValueError or TypeError
+that says which are meant. With c outputs the losses of the outputs are added. Any function of this form may
+be used as a loss: ``model.problem(y, reg, loss=my_loss)``.
 """
 
 from __future__ import annotations

@@ -20,7 +20,10 @@ _TURNS = threading.Lock()
 
 @dataclass(frozen=True)
 class Training:
-    """What a model was last fitted to: enough to evaluate the objective at any prediction and penalty."""
+    """What a model was last fitted to: enough to evaluate the objective at any prediction and penalty.
+
+    ``y`` as given, ``reg`` the Parameter, ``loss`` the function behind the name and its ``options``.
+    """
 
     y: Any
     reg: Any

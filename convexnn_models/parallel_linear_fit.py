@@ -35,7 +35,10 @@ _LOOK = 10  # iterations between certificates
 
 @dataclass(frozen=True)
 class ParallelLinearFit:
-    """How :func:`solve_parallel_linear` ended."""
+    """How :func:`solve_parallel_linear` ended: ``status``, and the ``certificate`` for all such networks.
+
+    ``iterations``: 1 where the solution is one thresholding; ``seconds`` include the certificates.
+    """
 
     status: Status
     certificate: Certificate
@@ -61,8 +64,8 @@ def solve_parallel_linear(
     where the least-squares step is a division: M and its low-rank copy take turns, and the step size
     follows the balance of the two residuals.
 
-    ``tol`` is the relative certified gap to reach, ``time_limit`` in seconds. Raises ValueError for other
-    losses, ``reg = 0`` or a model without a problem.
+    ``tol`` is the relative certified gap to reach, in ``max_iter`` iterations and ``time_limit`` seconds at
+    most. Raises ValueError for other losses, ``reg = 0`` or a model without a problem.
     """
     refuse_other_models(model, ParallelLinearModel, "parallel_linear(X, depth)")
     Y, reg = squared_targets(model)

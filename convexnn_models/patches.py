@@ -24,8 +24,8 @@ Cells = tuple[tuple[int, ...], ...]
 def image_patches(images: Any, size: int, stride: int = 1) -> Float64Array:
     """All ``size`` x ``size`` windows of images (n, rows, columns[, channels]), row by row: (n, K, h).
 
-    The corners of the windows lie ``stride`` apart; windows that stick out are left out. ValueError when
-    no window fits.
+    The corners of the windows lie ``stride`` apart; windows that stick out are left out. Raises ValueError
+    when no window fits.
     """
     array = _arrays.numbers(images, "images")
     if array.ndim not in (3, 4) or 0 in array.shape:
@@ -40,7 +40,7 @@ def image_patches(images: Any, size: int, stride: int = 1) -> Float64Array:
 
 @checked_options
 def global_pooling(patches: int) -> Cells:
-    """One cell of all ``patches`` positions."""
+    """One cell of all positions, ``patches`` in number; ValueError or TypeError unless that is a count."""
     return (tuple(range(_arrays.count(patches, "patches"))),)
 
 
@@ -73,7 +73,10 @@ def window_pooling(rows: int, columns: int, size: int) -> Cells:
 
 @checked_options
 def flatten(patches: int) -> Cells:
-    """One cell per position: no pooling, every position has output weights of its own."""
+    """One cell per position, ``patches`` in number: no pooling, every position has output weights of its own.
+
+    ValueError or TypeError unless that is a count.
+    """
     return tuple((k,) for k in range(_arrays.count(patches, "patches")))
 
 
@@ -102,7 +105,10 @@ def checked_patches(patches: Any, name: str = "patches") -> Float64Array:
 
 @checked_options
 def stacked_patches(patches: Any) -> Float64Array:
-    """All patches of all samples as rows (n * K, h), sample by sample: what their gates are sampled from."""
+    """All patches of all samples as rows (n * K, h), sample by sample: what their gates are sampled from.
+
+    ValueError or TypeError unless ``patches`` are finite numbers (n, K, h).
+    """
     array = checked_patches(patches)
     return array.reshape(-1, array.shape[2])
 

@@ -21,7 +21,11 @@ from convexnn_solvers import Auto, Certificate, DualPoint, certificate
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PathPoint:
-    """One regularisation of a path: what the solver said, what is proved, and the network."""
+    """One regularisation of a path: what the solver said, what is proved, and the network.
+
+    ``reg``; CVXPY's ``status``; the ``certificate`` of the solution; the ``network`` recovered from it; and
+    the ``seconds`` of the solve.
+    """
 
     reg: float
     status: str

@@ -42,6 +42,8 @@ def piecewise_linear(
         Any finite number; 1 is a linear model.
     outputs, grouping, bias, output_bias
         As for ``relu``.
+
+    Raises ValueError or TypeError when an argument cannot be meant, or the gates are not those of this X.
     """
     return two_layer(
         X,

@@ -23,7 +23,11 @@ _LARGEST = 20_000  # side of the dense matrix of a Newton step
 
 @dataclass(frozen=True)
 class PolynomialFit:
-    """How :func:`solve_polynomial` ended; ``history`` holds one tuple of rows per output."""
+    """How :func:`solve_polynomial` ended: ``status``, and the ``certificate`` of the point in the variables.
+
+    ``iterations`` are those of all outputs together, ``seconds`` include the certificates; ``history`` holds
+    one tuple of :class:`PolynomialProgress` per output.
+    """
 
     status: Status
     certificate: Certificate

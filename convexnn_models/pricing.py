@@ -93,6 +93,8 @@ def price(
         ... or after so many seconds, with the bracket of that moment.
     seed : int
         Of the starting points of the local ascent.
+
+    Raises ValueError or TypeError for data of other shapes and for negative limits.
     """
     limits = Goal(
         tol=_arrays.not_negative(tol, "tol"),
@@ -105,11 +107,12 @@ def price(
 
 @checked_options
 def relaxed_price(X: Any, theta: Any, *, seed: int = 0) -> Price:
-    """The same bracket from local ascent and a relaxation: quick, and less tight.
+    """The bracket of :func:`price` for the same ``X``, ``theta`` and ``seed``: quick, and less tight.
 
-    Its time is proportional to the number of samples where that is large, for the ascent then has fewer
-    starts. Up to rank CONE_SEARCH_RANK, unless n is large, the relaxation is that of a few thousand cones,
-    which often is exact.
+    From local ascent and a relaxation. Its time is proportional to the number of samples where that is
+    large, for the ascent then has fewer starts. Up to rank CONE_SEARCH_RANK, unless n is large, the
+    relaxation is that of a few thousand cones, which often is exact. Raises ValueError or TypeError for data
+    of other shapes.
     """
     data = _Given.of(X, theta).X
     starts = int(np.clip(_START_ENTRIES // len(data), _FEW_STARTS, _STARTS))
@@ -134,6 +137,8 @@ def enumerated_price(
         would be wrong.
     max_patterns : int
         As for :func:`all_gates`, which is called when there are no ``gates``.
+
+    Raises ValueError for more patterns or several outputs, TypeError for ``gates`` of another kind.
     """
     if gates is not None and not isinstance(gates, Gates):
         raise TypeError(f"gates must be what all_gates(X) returned, or None, not {type(gates).__name__}.")

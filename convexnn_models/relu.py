@@ -52,6 +52,8 @@ def relu(
         made with ``bias=True`` too.
     output_bias : bool
         A free, unpenalised constant per output.
+
+    Raises ValueError or TypeError when an argument cannot be meant, or the gates are not those of this X.
     """
     return two_layer(
         X,

@@ -31,7 +31,12 @@ _Rows = NDArray[np.intp]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SweepPoint:
-    """One training: what was asked, what is proved about it, and its mean loss on the samples left out."""
+    """One training: what was asked, what is proved about it, and its mean loss on the samples left out.
+
+    ``seed`` of the gates, number of the ``fold`` that was left out and ``reg``; the solver's ``status`` and
+    the ``certificate`` on the other folds; the ``network``, and ``held_out``, its mean loss on this one;
+    ``seconds``.
+    """
 
     seed: int
     fold: int

@@ -9,15 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_reference import PAGES, TABLE, public
+from test_reference import SHOWN, public
 
 import convexnn_models as cnn
 import convexnn_solvers
 from convexnn_models.estimators import ConvexNNClassifier
 from convexnn_solvers import RFISTA, SemismoothNewton, Status, certificate, distributed
 
-TABLES = [match[3].split() for match in TABLE.finditer(PAGES[0].read_text("utf-8")) if match[2] == "names"]
-MODULES = {module for module, *_ in TABLES}
+MODULES = {module for module, *_ in SHOWN}
 
 X = np.random.default_rng(0).standard_normal((10, 2))
 Y = np.abs(X[:, 0])

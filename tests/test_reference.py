@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from types import ModuleType
@@ -26,6 +26,8 @@ from convexnn_solvers.status import Status
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGES = (DOCS / "reference.md", DOCS / "solvers.md")
 TABLE = re.compile(r"(<!-- (names|options|statuses)((?: \S+)*) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+#: Package and names of every table of the reference page.
+SHOWN = [match[3].split() for match in TABLE.finditer(PAGES[0].read_text("utf-8")) if match[2] == "names"]
 
 
 def in_a_line(text: str) -> str:
@@ -118,10 +120,34 @@ def test_the_tables_are_those_of_the_package(page: Path) -> None:
 
 @pytest.mark.parametrize("module", [convexnn_models, convexnn_solvers], ids=lambda module: module.__name__)
 def test_the_reference_names_everything_public_once(module: ModuleType) -> None:
-    text = PAGES[0].read_text(encoding="utf-8")
-    tables = [match[3].split() for match in TABLE.finditer(text) if match[2] == "names"]
-    named = [name for package, *chosen in tables for name in chosen if package == module.__name__]
+    named = [name for package, *chosen in SHOWN for name in chosen if package == module.__name__]
     assert sorted(named) == sorted(public(module))
+
+
+DOCUMENTED = {
+    name: getattr(importlib.import_module(module), name)
+    for module, *chosen in SHOWN
+    for name in chosen
+    if module in ("convexnn_models", "convexnn_models.datasets", "convexnn_solvers")
+}
+VALUES: dict[str, Any] = {name: item for name, item in DOCUMENTED.items() if is_dataclass(item)}
+FUNCTIONS: dict[str, Any] = {name: item for name, item in DOCUMENTED.items() if inspect.isfunction(item)}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_docstrings_of_values_name_every_field(name: str) -> None:
+    """Those that a class inherits in the docstrings of its bases."""
+    text = "\n".join(kind.__doc__ or "" for kind in inspect.getmro(VALUES[name]))
+    named = [field.name for field in fields(VALUES[name]) if not field.name.startswith("_")]
+    assert [field for field in named if not re.search(rf"\b{field}\b", text)] == []
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_docstrings_of_functions_name_every_argument_and_what_is_raised(name: str) -> None:
+    text = FUNCTIONS[name].__doc__ or ""
+    named = inspect.signature(FUNCTIONS[name]).parameters
+    assert [argument for argument in named if not re.search(rf"\b{argument}\b", text)] == []
+    assert re.search(r"\b[Rr]aise[sd]\b|\brefused\b|Error\b", text)
 
 
 def test_all_solvers_share_these_options() -> None:

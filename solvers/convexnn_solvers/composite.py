@@ -113,10 +113,11 @@ class ConstraintTerm:
 
 @dataclass(frozen=True, eq=False)
 class DualPoint:
-    """A candidate for a lower bound: one array per loss and one per constraint (None: not given).
+    """A candidate for a lower bound: ``thetas``, one array per loss, and ``multipliers``, one per constraint.
 
-    ``rows`` may say of pattern cones, constraint by constraint, which rows could be active in the projections
-    that prove it. They only tell where to begin.
+    Each has the shape of the argument of its loss or constraint; a multiplier of None is not given. ``rows``
+    may say of pattern cones, constraint by constraint, which rows could be active in the projections that
+    prove it; they only tell where to begin. Nobody has to believe any of it: what it proves is computed anew.
     """
 
     thetas: tuple[Float64Array, ...]

@@ -76,7 +76,10 @@ class ComparisonRow(TypedDict):
 
 @dataclass(frozen=True)
 class Comparison:
-    """The outcome of :func:`compare`; ``str()`` is the table, ``repr()`` says who took part."""
+    """The outcome of :func:`compare`; ``str()`` is the table, ``repr()`` says who took part.
+
+    ``rows``: a :class:`ComparisonRow`, which is a dictionary, per contestant, in their order.
+    """
 
     rows: list[ComparisonRow]
 

@@ -26,7 +26,8 @@ class HistoryRow(TypedDict):
 class Progress:
     """What a callback is told. Values are the best certified ones so far, in the user's units.
 
-    ``relative_gap`` and ``dual`` are None when there is no bound; ``max_violation`` is that of the point
+    ``seconds`` are since the call, compilation included. ``primal`` is the objective; ``relative_gap`` and
+    ``dual`` are None when there is no bound; ``max_violation`` is that of the point
     as the iteration held it, before any repair.
     """
 
