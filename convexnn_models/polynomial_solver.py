@@ -43,7 +43,10 @@ class LiftedPoint:
 
 @dataclass(frozen=True)
 class PolynomialProgress:
-    """One line of the log: both objective values and the gap between them, for one output."""
+    """One line of the log of one output: its ``primal`` and ``dual`` objective and the ``gap`` between them.
+
+    ``seconds`` are since the ``iteration`` of number 0; values are in the user's units.
+    """
 
     iteration: int
     seconds: float
@@ -61,6 +64,50 @@ class _Block:
     features: CellFeatures
     Z: Float64Array
     eta: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Position:
+    """A dual point with blocks; slacks and ``<Z_b, S_b>`` by block, the residual and the gap follow."""
+
+    theta: Float64Array
+    blocks: list[_Block]
+    slacks: list[Float64Array]
+    products: list[float]
+    residual: Float64Array
+    dual: float
+    gap: float
+
+    def point(self) -> LiftedPoint:
+        """The matrices and slacks in pairs of both signs."""
+        matrices = [b.Z for b in self.blocks]
+        return LiftedPoint(
+            tuple(zip(matrices[0::2], matrices[1::2], strict=True)),
+            tuple(zip(self.slacks[0::2], self.slacks[1::2], strict=True)),
+            self.theta,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Output:
+    """The program of one output. ``n`` scales the loss (rotated samples are fewer); ``constant`` is added."""
+
+    cells: Sequence[CellFeatures]
+    y: Float64Array
+    reg: float
+    n: int
+    constant: float = 0.0
+
+    def at(self, theta: Float64Array, blocks: list[_Block]) -> _Position:
+        """What the point and the dual point are worth."""
+        duals = [cell.adjoint(theta) for cell in self.cells]
+        slacks = [_slack(b, duals[b.cell], self.reg) for b in blocks]
+        prediction = np.sum([b.sign * b.features.apply(b.Z) for b in blocks], axis=0)
+        residual = self.y - prediction - self.n * theta
+        products = [float(np.sum(b.Z * S)) for b, S in zip(blocks, slacks, strict=True)]
+        gap = float(residual @ residual) / (2.0 * self.n) + sum(products)
+        dual = float(theta @ self.y) - 0.5 * self.n * float(theta @ theta) + self.constant
+        return _Position(theta, blocks, slacks, products, residual, dual, gap)
 
 
 @dataclass(frozen=True)
@@ -104,46 +151,33 @@ def minimise_lifted(
     n = y.size
     coefficients = sum((c.width + 1) * (c.width + 2) // 2 for c in cells)
     if n <= _COMPRESSION * coefficients:
-        return _interior_point(cells, y, reg, n, 0.0, tol, max_iter, deadline, report)
+        return _interior_point(_Output(cells, y, reg, n), tol, max_iter, deadline, report)
     rotated, basis = _rotated(cells)
     small = basis.T @ y
     constant = max(0.0, float(y @ y) - float(small @ small)) / (2.0 * n)
-    point, status, iterations = _interior_point(
-        rotated, small, reg, n, constant, tol, max_iter, deadline, report
-    )
+    small_output = _Output(rotated, small, reg, n, constant)
+    point, status, iterations = _interior_point(small_output, tol, max_iter, deadline, report)
     theta = basis @ (point.theta - small / n) + y / n
     return LiftedPoint(point.matrices, point.slacks, theta), status, iterations
 
 
 def _interior_point(
-    cells: Sequence[CellFeatures],
-    y: Float64Array,
-    reg: float,
-    n: int,
-    constant: float,
+    output: _Output,
     tol: float,
     max_iter: int,
     deadline: float,
     report: Callable[[PolynomialProgress], None] | None,
 ) -> tuple[LiftedPoint, Status, int]:
-    """The iteration itself. ``n`` scales the loss (rotated samples are fewer), ``constant`` adds to it."""
+    """The iteration itself."""
     started = time.perf_counter()
-    theta = np.zeros(y.size)
-    blocks = _start(cells, y, reg)
-    best_gap, idle = np.inf, 0
-    best = _point(blocks, [_slack(b, cells[b.cell].adjoint(theta), reg) for b in blocks], theta)
+    position = output.at(np.zeros(output.y.size), _start(output))
+    best, best_gap, idle = position.point(), np.inf, 0
     for iteration in range(max_iter + 1):
-        duals = [cell.adjoint(theta) for cell in cells]
-        slacks = [_slack(b, duals[b.cell], reg) for b in blocks]
-        prediction = np.sum([b.sign * b.features.apply(b.Z) for b in blocks], axis=0)
-        residual = y - prediction - n * theta
-        products = [float(np.sum(b.Z * S)) for b, S in zip(blocks, slacks, strict=True)]
-        gap = float(residual @ residual) / (2.0 * n) + sum(products)
-        dual = float(theta @ y) - 0.5 * n * float(theta @ theta) + constant
+        gap, dual = position.gap, position.dual
         if not np.isfinite(gap):
             return best, Status.NOT_FINITE, iteration
         if gap < best_gap:
-            best, best_gap, idle = _point(blocks, slacks, theta), gap, 0
+            best, best_gap, idle = position.point(), gap, 0
         else:
             idle += 1
         now = time.perf_counter()
@@ -158,39 +192,32 @@ def _interior_point(
         if iteration == max_iter:
             break
         try:
-            theta, blocks = _advance(cells, blocks, slacks, theta, residual, n, products)
+            position = output.at(*_advance(output, position))
         except linalg.LinAlgError:
             return best, Status.STALLED, iteration
     return best, Status.ITERATION_LIMIT, max_iter
 
 
-def _start(cells: Sequence[CellFeatures], y: Float64Array, reg: float) -> list[_Block]:
+def _start(output: _Output) -> list[_Block]:
     """Multiples of the identity on both sides: strictly feasible, of the size of the data."""
-    size = float(np.sqrt(sum(np.sum(c.sizes**2) for c in cells)))
-    weight = float(np.linalg.norm(y)) / size if size > 0.0 else 1.0
+    size = float(np.sqrt(sum(np.sum(c.sizes**2) for c in output.cells)))
+    weight = float(np.linalg.norm(output.y)) / size if size > 0.0 else 1.0
     blocks = []
-    for k, features in enumerate(cells):
+    for k, features in enumerate(output.cells):
         h = features.width
         Z = np.diag(np.append(np.full(h, weight / h), weight))
-        blocks += [_Block(k, sign, features, Z, 0.5 * reg) for sign in (1.0, -1.0)]
+        blocks += [_Block(k, sign, features, Z, 0.5 * output.reg) for sign in (1.0, -1.0)]
     return blocks
 
 
-def _advance(
-    cells: Sequence[CellFeatures],
-    blocks: list[_Block],
-    slacks: list[Float64Array],
-    theta: Float64Array,
-    residual: Float64Array,
-    n: int,
-    products: list[float],
-) -> tuple[Float64Array, list[_Block]]:
+def _advance(output: _Output, position: _Position) -> tuple[Float64Array, list[_Block]]:
     """One predictor-corrector step (Mehrotra)."""
-    scalings = [_scaling(b, S) for b, S in zip(blocks, slacks, strict=True)]
+    theta, blocks, residual = position.theta, position.blocks, position.residual
+    scalings = [_scaling(b, S) for b, S in zip(blocks, position.slacks, strict=True)]
     H = np.zeros((theta.size, theta.size))
     for b, s in zip(blocks, scalings, strict=True):
         b.features.add_gram(H, s.W, s.coupling / np.sqrt(s.curvature))
-    H[np.diag_indices_from(H)] += n
+    H[np.diag_indices_from(H)] += output.n
     factor = _factor(H)
 
     def direction(targets: list[Float64Array]) -> tuple[Float64Array, list[_Step]]:
@@ -200,7 +227,7 @@ def _advance(
         for b, s, T, trace in zip(blocks, scalings, moved, traces, strict=True):
             right -= b.sign * (b.features.apply(T) - s.coupling * (trace / s.curvature))
         d_theta = np.asarray(linalg.cho_solve(factor, right, check_finite=False))
-        d_duals = [cell.adjoint(d_theta) for cell in cells]
+        d_duals = [cell.adjoint(d_theta) for cell in output.cells]
         steps = []
         for b, s, T, target, trace in zip(blocks, scalings, moved, targets, traces, strict=True):
             d_eta = (b.sign * float(s.coupling @ d_theta) + trace) / s.curvature
@@ -211,7 +238,7 @@ def _advance(
         return d_theta, steps
 
     order = sum(b.Z.shape[0] for b in blocks)
-    mean = sum(products) / order
+    mean = sum(position.products) / order
     _, steps = direction([np.diag(-s.diagonal) for s in scalings])
     length = min(1.0, _longest(scalings, steps))
     after = sum(_product_after(s, t, length) for s, t in zip(scalings, steps, strict=True))
@@ -292,15 +319,6 @@ def _plus_signature(M: Float64Array, eta: float) -> Float64Array:
 def _signature(Z: Float64Array) -> float:
     """``<J, Z>``."""
     return float(np.trace(Z)) - 2.0 * float(Z[-1, -1])
-
-
-def _point(blocks: list[_Block], slacks: list[Float64Array], theta: Float64Array) -> LiftedPoint:
-    matrices = [b.Z for b in blocks]
-    return LiftedPoint(
-        tuple(zip(matrices[0::2], matrices[1::2], strict=True)),
-        tuple(zip(slacks[0::2], slacks[1::2], strict=True)),
-        theta,
-    )
 
 
 def _rotated(cells: Sequence[CellFeatures]) -> tuple[list[CellFeatures], Float64Array]:
