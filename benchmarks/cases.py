@@ -148,7 +148,7 @@ def planted_data(n: int, d: int) -> Data:
 
 
 def _tiny3() -> Data:
-    X, y = planted_data(30, 3)
+    X, y = planted_data(40, 4)
     return X, np.column_stack([y, X[:, 0], np.abs(y)])
 
 
@@ -158,7 +158,7 @@ def _uci(name: str) -> Callable[[], Data]:
 
 #: How to make every data set: X (n, d) and Y (n,) or (n, c).
 DATA: dict[str, Callable[[], Data]] = {
-    "tiny": lambda: planted_data(30, 3),
+    "tiny": lambda: planted_data(40, 4),
     "tiny3": _tiny3,
     "diabetes": _diabetes,
     "breast_cancer": lambda: _labelled(sets.load_breast_cancer(test_fraction=0.0)),

@@ -19,8 +19,10 @@ from benchmarks.results import OURS, contradictions, defeats, outcomes, ratios
 from benchmarks.run import Schedule, best_gap, run, seconds_to
 from benchmarks.scalings import from_groups, gated_features, scnn_terms
 from benchmarks.store import Store
-from benchmarks.workers import Run
+from benchmarks.workers import Run, warm_case
 from convexnn_solvers import SemismoothNewton
+from convexnn_solvers.block_descent import method as block_descent
+from convexnn_solvers.cones import projections
 from convexnn_solvers.gated_programs import features as block_features
 
 GATED = Case("tiny", "gated", 6, 0.1)
@@ -50,6 +52,16 @@ def test_scnn_objective_is_ours_over_the_outputs(data: str, formulation: str) ->
     theirs = np.sum(residual**2) / (2 * n * c)
     theirs += terms.lam * sum(np.sum(np.linalg.norm(w, axis=2)) for w in weights)
     assert _objective(case, [terms.ours(w) for w in weights]) == pytest.approx(c * theirs, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", list(OURS))
+@pytest.mark.parametrize("formulation", ["gated", "relu"])
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_machine_code_is_loaded_before_the_clock_starts(name: str, formulation: str, outputs: int) -> None:
+    # A warm-up that was too small left seconds of compiling to the first row.
+    numbers = instance(warm_case(name, formulation, outputs))
+    work = numbers.X.size * len(numbers.gates)
+    assert work >= max(projections._COMPILED_FROM, block_descent._COMPILED_FROM)
 
 
 @pytest.mark.parametrize("data", ["tiny", "tiny3"])
@@ -90,7 +102,8 @@ def test_peers_that_are_not_there_say_so() -> None:
 def test_the_clock_stands_still_while_a_point_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr("benchmarks.referee.time.perf_counter", lambda: now)
-    referee = Referee(instance(GATED), cap=10.0)
+    numbers = instance(GATED)
+    referee = Referee(numbers, cap=10.0)
     certify = referee.certifier.certify
 
     def slowly(*arguments: Any) -> Any:
@@ -101,7 +114,7 @@ def test_the_clock_stands_still_while_a_point_is_judged(monkeypatch: pytest.Monk
     monkeypatch.setattr(referee.certifier, "certify", slowly)
     referee.begin(1.0)
     now += 0.5
-    assert not referee.look([np.zeros((3, len(instance(GATED).gates)))])
+    assert not referee.look([np.zeros((numbers.X.shape[1], len(numbers.gates)))])
     assert referee.seconds == 1.5
     assert not referee.due
 
