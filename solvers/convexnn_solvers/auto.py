@@ -20,9 +20,10 @@ from convexnn_solvers.gated_programs.fits import SquaredFit
 from convexnn_solvers.gated_programs.maps import gated_maps
 from convexnn_solvers.gated_programs.program import GatedProgram
 from convexnn_solvers.gated_programs.structure import GatedStructure, gated_structure
+from convexnn_solvers.interior_point.method import can_take, interior_point_method
 from convexnn_solvers.loop.budget_search import BudgetSearch
 from convexnn_solvers.loop.relay import Engine
-from convexnn_solvers.method_memory import check_descent, check_first_order, check_newton
+from convexnn_solvers.method_memory import check_descent, check_first_order, check_interior, check_newton
 from convexnn_solvers.newton.method import semismooth_newton_method
 from convexnn_solvers.options import Options
 from convexnn_solvers.reading.compiler import UnsupportedProblem
@@ -49,8 +50,15 @@ _MANY, _TALL, _MOST_STEPS = 1500, 20, 1000
 # where the other squared singular values of the features are on average ``_EVEN`` times the largest or more.
 _SAMPLES, _SMALL, _TIGHT = 2500, 0.003, 1e-7
 _RATHER_SMALL, _EVEN = 0.02, 0.2
+# At regularisations of at most these shares of the largest useful one, with cones and without, the number of
+# interior-point steps was measured to stay what it is (`tests/test_tiny_regularisation.py` counts them): with
+# cones Newton's method takes the more of them the smaller it is, and ADMM does without.
+_NEXT_TO_NOTHING_IN_CONES, _NEXT_TO_NOTHING = 1e-4, 1e-10
+# Below this share bounds are lost in rounding, whoever tries: dual products have no digits that small.
+_HIDDEN = 1e-15
 # From this tolerance on ADMM may work in single precision, where a factor takes half of the memory.
 _SINGLE = 1e-4
+_SMALLEST = float(np.finfo(np.float64).tiny)
 
 
 def engines(
@@ -67,6 +75,8 @@ def engines(
     try:
         _check_memory(exact)
         case = _Case(composite, exact, gated_structure(exact), multipliers, options)
+        if case.next_to_nothing and (yield from _for_little(case)):
+            return
         reason = yield from _for_gates(case)
     except UnsupportedProblem as error:
         reason = str(error)
@@ -127,8 +137,20 @@ class _Case:
         for program in self.structure.programs:
             if program.cones or not isinstance(program.fit, SquaredFit) or program.fit.scales is not None:
                 return None
-            shares.append(float(np.max(program.null_norms() / program.weights, initial=0.0)))
+            shares.append(_largest_ratio(program))
         return 1.0 / max([1.0, *shares])
+
+    @cached_property
+    def next_to_nothing(self) -> bool:
+        """Whether the regularisation is so small that the interior-point method is the one to take."""
+        if not (self.at_home and can_take(self.structure)):
+            return False
+        return self.share <= (_NEXT_TO_NOTHING_IN_CONES if self.first.cones else _NEXT_TO_NOTHING)
+
+    @cached_property
+    def share(self) -> float:
+        """The smallest regularisation over that where all weights vanish, were there no cones."""
+        return min(1.0 / _largest_ratio(program) for program in self.structure.programs)
 
     @property
     def strength_text(self) -> str:
@@ -193,6 +215,21 @@ def _for_gates(case: _Case) -> Generator[Engine, None, str]:
     if case.for_descent and case.warm:
         yield _descent(case)
     return before or f"{case.obstacle}; {admm}"
+
+
+def _for_little(case: _Case) -> Generator[Engine, None, bool]:
+    """The engines where the regularisation is next to nothing, and nobody after them: first-order steps would
+    get nowhere. Whether there is memory for them."""
+    try:
+        check_interior(case.structure, case.options.memory)
+    except UnsupportedProblem:
+        return False
+    reason = "the regularisation is next to nothing beside that where all weights vanish"
+    method = partial(interior_point_method, case.structure, case.options.tol)
+    yield Engine("InteriorPoint", reason, method)
+    if case.obstacle is None and case.share > _HIDDEN:
+        yield replace(_newton(case), reason="InteriorPoint got no further")
+    return True
 
 
 def _guess(case: _Case) -> Engine | None:
@@ -286,6 +323,11 @@ def _check_memory(composite: Composite) -> None:
     size = gated_maps(composite)[0].gates.X.nbytes
     if size > _FEATURE_BYTES:
         raise UnsupportedProblem(f"SemismoothNewton would copy {size / 2**20:.0f} MB of features")
+
+
+def _largest_ratio(program: GatedProgram) -> float:
+    """The largest gradient at zero over its weight, without regard to cones; at least the smallest normal."""
+    return max(float(np.max(program.null_norms() / program.weights, initial=0.0)), _SMALLEST)
 
 
 def _few_gates(structure: GatedStructure) -> bool:

@@ -20,7 +20,9 @@ from convexnn_solvers.reading.affine import TapeMap, UnsupportedProblem
 # those that a certificate has, in float64 on the host; those of cones that are projected on instead.
 _STEPS, _MULTIPLIERS, _JUDGED, _PROJECTED = 6, 6, 4, 5
 # The same for solvers of gated programs, which judge themselves.
-_NEWTON_POINTS, _DESCENT_POINTS = 10, 6
+_NEWTON_POINTS, _DESCENT_POINTS, _INTERIOR_POINTS = 10, 6, 10
+# Arrays of the size of all rows of all cones that an interior-point step has at a time.
+_SLACKS = 10
 # Bytes that are there wherever this runs; asking the system takes longer than some solves from a good start.
 _LITTLE = 2**26
 # Gates of a first working set of block descent.
@@ -82,6 +84,16 @@ def newton_needs(programs: Sequence[GatedProgram]) -> dict[str, int]:
     if splits(program, gates):
         needed["linear systems"] += 8 * n * n
     return needed
+
+
+def check_interior(structure: GatedStructure, memory: float | None) -> None:
+    """The same for the interior-point method, which has slacks of all rows of all cones, and their steps."""
+    program = structure.programs[0]
+    needed = _gated_needs(structure, _INTERIOR_POINTS)
+    n, rows = program.fit.shape[0], len(program.cone_features) if program.cones else 0
+    needed["slacks"] = 8 * _SLACKS * rows * program.blocks * len(structure.programs)
+    needed["linear systems"] = 8 * 2 * n * n
+    _refuse("InteriorPoint", needed, memory, structure.composite.backend, "use SemismoothNewton()")
 
 
 def check_descent(structure: GatedStructure, memory: float | None) -> None:

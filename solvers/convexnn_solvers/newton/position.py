@@ -86,9 +86,10 @@ class Position:
         """Go to the point U, and a step ``xi`` further; back again where the residual is larger than this."""
         state = self.U, self.xi, self.products, self.shifted, self.active, self._seen, self.offered
         self.U, self.xi, self.offered = U, self.xi + xi, False
-        self.find(self.products + products)
-        if self.residual() <= residual:
-            return True
+        with np.errstate(over="ignore", invalid="ignore"):  # then it is no smaller
+            self.find(self.products + products)
+            if self.residual() <= residual:
+                return True
         self.U, self.xi, self.products, self.shifted, self.active, self._seen, self.offered = state
         return False
 
