@@ -96,12 +96,15 @@ class ConeMemory:
             slots = blocks % self._factors.block.size
             self._factors.block[slots[self._factors.block[slots] == blocks]] = NO_BLOCK
 
+    def rows(self, blocks: Indices | slice) -> Indices:
+        """Active rows (m, k) of the latest projections, padded with -1."""
+        rows = self._active.rows[blocks]
+        return rows[:, : int(np.max(np.count_nonzero(rows >= 0, axis=1), initial=0))]
+
     def active(self, blocks: Indices | slice) -> ActiveRows:
         """Active rows of the latest projections, and their multipliers."""
-        known = self._active
-        rows = known.rows[blocks]
-        count = int(np.max(np.count_nonzero(rows >= 0, axis=1), initial=0))
-        rows, rho = rows[:, :count], known.rho[blocks, :count]
+        known, rows = self._active, self.rows(blocks)
+        rho = known.rho[blocks, : rows.shape[1]]
         return ActiveRows(rows, rho * known.scale[blocks][:, None] / self._cones.unit_norms[rows])
 
     def best_multiples(self, Z: Float64Array, blocks: Indices) -> ActiveRows:

@@ -161,7 +161,7 @@ class PatternCones:
             self._unit[:-1], self._bits, gates, blocks, active.rows, active.rho, active.polar
         )
         active.scale[blocks] = scale
-        points[finished] = (projected * scale[:, None])[finished]
+        np.multiply(projected, scale[:, None], out=points, where=finished[:, None])
         return finished
 
     def complete_bases(self, factors: ConeFactors, slots: Indices, counts: Indices) -> Float64Array:

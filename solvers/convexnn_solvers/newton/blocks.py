@@ -172,7 +172,7 @@ class ConeProx:
     def at(self, Z: Float64Array, thresholds: Float64Array) -> ActiveBlocks:
         """The active blocks of ``Z`` (c, d, B); projects only blocks that may be active."""
         candidates = self.exceeding(Z, thresholds)
-        projected, active_rows = self.project(Z[:, :, candidates], candidates, thresholds[candidates])
+        projected = self.project(Z[:, :, candidates], candidates, thresholds[candidates])
         norms = block_norms(projected)
         kept = np.flatnonzero(norms > thresholds[candidates])
         blocks = candidates[kept]
@@ -181,7 +181,7 @@ class ConeProx:
             projected[:, :, kept],
             norms[kept],
             thresholds[blocks],
-            tuple(active.rows[kept] for active in active_rows),
+            tuple(column.rows(blocks) for column in self._columns),
             tuple(self._columns),
         )
 
@@ -199,18 +199,16 @@ class ConeProx:
         w = np.stack([column.polar[blocks].T for column in self._columns])
         return block_norms(Z + shortest_multiple(Z, w)[:, None, :] * w)
 
-    def project(
-        self, Z: Float64Array, blocks: Indices, limits: Float64Array | None = None
-    ) -> tuple[Float64Array, list[ActiveRows]]:
-        """Projections (c, d, m) of the columns of ``Z`` on the cones of ``blocks``, and the active rows.
+    def project(self, Z: Float64Array, blocks: Indices, limits: Float64Array | None = None) -> Float64Array:
+        """Projections (c, d, m) of the columns of ``Z`` on the cones of ``blocks``.
 
-        Of a block whose norm is at most its limit (m,) there may be other multipliers that show it.
+        A block whose norm is at most its limit (m,) may be another point ``Z + B^T rho`` as short as that.
         """
         projected = np.empty_like(Z)
         alone = limits if len(self._columns) == 1 else None  # a short column may be one of a long block
         for k, column in enumerate(self._columns):
             projected[k] = column.project(Z[k], blocks, alone)
-        return projected, [column.active(blocks) for column in self._columns]
+        return projected
 
     def active(self) -> tuple[ActiveRows, ...]:
         """For each output the active rows of all blocks in their latest projections."""

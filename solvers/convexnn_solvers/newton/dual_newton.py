@@ -73,9 +73,7 @@ class DualNewton:
         self._cones = (first.cones or kept_cones(program)) if program.cones else None
         self._copy = residual_copy(self._fit)
         self.newton_steps = self.short_steps = self._inner_steps = 0
-        self._damping, self._most_curvature = 0.0, np.zeros(1)
-        if program.cones:
-            self._most_curvature = len(program.signs) * self.features.squares(np.ones(program.gates))
+        self._damping = 0.0
         self.primal, self.dual = np.inf, -np.inf
         self.dual_point = np.zeros(self._fit.shape)
         self._best_gap, self._best_step = np.inf, 0
@@ -92,7 +90,7 @@ class DualNewton:
         at.U = np.zeros(program.point_shape) if first.point is None else first.point.copy()
         active = np.flatnonzero(np.any(at.U != 0.0, axis=(0, 1)))
         if self._cones is not None and active.size:
-            at.U[:, :, active] = self._cones.project(at.U[:, :, active], active)[0]
+            at.U[:, :, active] = self._cones.project(at.U[:, :, active], active)
         own = self.features.select(program.block_gates(active))
         prediction = own.forward(at.U[:, :, active] * program.block_signs(active))
         fitted = self._fit.at(prediction)
@@ -253,7 +251,9 @@ class DualNewton:
         at, gradient = self._at, here.gradient
         copy = self._copy.at(at.xi, at.sigma)
         diagonal = self._fit.curvature(at.xi) + copy.curvature
-        diagonal = diagonal + self._damping * at.sigma * self._most_curvature[:, None]
+        if self._damping > 0.0:  # in cones: a share of the most curvature that their rows can hide
+            most = len(self.program.signs) * self.features.squares(np.ones(self.program.gates))
+            diagonal = diagonal + self._damping * at.sigma * most[:, None]
         operator = newton_operator(self.program, at.active, here.features, at.sigma, diagonal, copy.column)
         direction = -self.systems.solve(operator, gradient, self.policy.forcing)
         products = self.features.adjoint(direction)

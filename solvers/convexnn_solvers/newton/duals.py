@@ -34,7 +34,7 @@ def best_multiple(
     ratios = block_norms(products) / program.weights
     if cones is not None and wanted > 0.0:
         long = cones.exceeding(-products, program.weights / wanted)
-        points, _ = cones.project(-products[:, :, long], long, program.weights[long] / wanted)
+        points = cones.project(-products[:, :, long], long, program.weights[long] / wanted)
         ratios = np.minimum(ratios, 1.0 / wanted)
         ratios[long] = block_norms(points) / program.weights[long]
     return _multiple(program, xi, ratios)
@@ -57,7 +57,7 @@ def multiple_at_proximal_point(
     norms = program.weights.copy()
     norms[active] = cones.bounds(-products[:, :, active], active)
     if left.size:
-        norms[left] = block_norms(cones.project(-products[:, :, left], left)[0])
+        norms[left] = block_norms(cones.project(-products[:, :, left], left))
     return _multiple(program, xi, norms / program.weights)
 
 

@@ -191,9 +191,9 @@ class NewtonSystems:
         n, c = operator.diagonal.shape
         d, m = operator.features.width, operator.features.count
         rank = d + m
-        _, dense, low_rank = self._costs(operator)
         if c > 1 or operator.jacobian.free or m == 0 or 2 * rank > n or _uneven(operator.diagonal):
             return 0.0
+        _, dense, low_rank = self._costs(operator)
         if not self._fits(2.0 * rank * (n + rank)):
             return 0.0
         making = n * float(rank) ** 2 + rank**3 / 3.0 + 2.0 * n * d * m

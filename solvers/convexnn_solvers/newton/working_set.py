@@ -93,7 +93,7 @@ class WorkingSetNewton:
         self._U = np.zeros(program.point_shape) if point is None else point.copy()
         active = np.flatnonzero(np.any(self._U != 0.0, axis=(0, 1)))
         if self._cones is not None and active.size:
-            self._U[:, :, active] = self._cones.project(self._U[:, :, active], active)[0]
+            self._U[:, :, active] = self._cones.project(self._U[:, :, active], active)
         fitted = program.fit.at(program.forward(self._U))
         self.primal = fitted.value + float(program.weights @ block_norms(self._U))
         self.offset = fitted.offset
