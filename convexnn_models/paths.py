@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,7 +17,9 @@ from convexnn_models.lambda_max import lambda_max
 from convexnn_models.model import ConvexModel
 from convexnn_models.network import Network
 from convexnn_models.recovery import recover_two_layer
-from convexnn_solvers import Auto, Certificate, DualPoint, certificate
+from convexnn_solvers import Auto, Certificate, DualPoint, Status, certificate
+from convexnn_solvers.interface import CompositeSolver
+from convexnn_solvers.solver_classes import own_solver
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -144,78 +147,86 @@ def _left_as_it_was(model: ConvexModel) -> Generator[None]:
 
 def _walk(model: ConvexModel, problem: Any, values: Float64Array, solver: Any) -> Iterator[PathPoint]:
     """Solve at one regularisation after the other."""
+    ours = own_solver(solver)
     ends: list[_End] = []
     for reg in values:
         started = time.perf_counter()
         model.reg.save_value(np.asarray(reg))  # checked already
-        if len(ends) == 2:
-            _extrapolate(model, problem, ends[0], ends[1], float(reg))
-        problem.solve(solver=solver, warm_start=True)
+        if ours is None:
+            status, proof = _solved_by_others(problem, solver)
+        else:
+            status, proof, end = _solved(problem, ours, _extrapolated(ends, float(reg)), float(reg))
+            ends = [*ends[-1:], end]
         seconds = time.perf_counter() - started
-        ends = [*ends[-1:], *_ended(model, problem, float(reg))]
-        network, proof = recover_two_layer(model), _proof(problem)
-        yield PathPoint(float(reg), str(problem.status), proof, network, seconds)
+        yield PathPoint(float(reg), status, proof, recover_two_layer(model), seconds)
 
 
 @dataclass(frozen=True, eq=False)
 class _End:
-    """A regularisation, the values that the variables had there, and the dual point that was left."""
+    """A regularisation, the values of the problem's variables there, and the dual point that was left."""
 
     reg: float
     values: tuple[Float64Array, ...]
     dual: DualPoint | None
 
 
-def _ended(model: ConvexModel, problem: Any, reg: float) -> list[_End]:
-    """How a solve ended, if the variables have values."""
-    values = tuple(variable.value for variable in model.variables)
-    if any(value is None for value in values):
-        return []
-    dual = _statistics(problem).get("dual_point")
-    return [_End(reg, values, dual if isinstance(dual, DualPoint) else None)]
+def _solved(
+    problem: Any, solver: CompositeSolver, start: _End | None, reg: float
+) -> tuple[str, Certificate, _End]:
+    """Solve by a solver of ours, without what CVXPY makes of a result and no path reads: the objective once
+    more, and dual values, which of pattern cones are arrays of samples x gates."""
+    variables: list[Any] = problem.variables()
+    for variable, value in zip(variables, () if start is None else start.values, strict=start is not None):
+        variable.save_value(value)
+    left = None if start is None else start.dual
+    found = solver.solve_via_data({"problem": problem, "left": left}, True, False, {})
+    result = found.result
+    if result.status is not Status.OPTIMAL:
+        warnings.warn(f"At reg = {reg:.4g}: {result.status.value}", stacklevel=2)
+    points = {block.id: value for block, value in zip(found.composite.variables, result.point, strict=True)}
+    for variable in variables:
+        variable.save_value(points[variable.id])
+    proof, values = result.certificate, tuple(points[variable.id] for variable in variables)
+    return result.status.cvxpy, _light(proof), _End(reg, values, proof.dual_point)
 
 
-def _extrapolate(model: ConvexModel, problem: Any, before: _End, last: _End, reg: float) -> None:
-    """Move variables and dual point on the lines through the last two solutions.
+def _solved_by_others(problem: Any, solver: Any) -> tuple[str, Certificate]:
+    """Solve by any solver of CVXPY, which starts where it likes; certified afterwards."""
+    problem.solve(solver=solver, warm_start=True)
+    return str(problem.status), _light(certificate(problem))
+
+
+def _light(proof: Certificate) -> Certificate:
+    """Without multipliers of the cones, arrays of samples x gates, which follow from the rest."""
+    if proof.dual_point is None:
+        return proof
+    return replace(proof, dual_point=DualPoint(proof.dual_point.thetas))
+
+
+def _extrapolated(ends: Sequence[_End], reg: float) -> _End | None:
+    """Where the lines through the last two solutions lead, or the last one, if there is any.
 
     The path is piecewise smooth in reg; blocks that vanish in one of the solutions stay as they are. The dual
     point moves as if it were linear in reg^2, which is less far: gates that become active hold it back, and
     where it breaks a condition, its bound falls by as much. Where that leaves the pattern cones, or what is
-    feasible for the dual, the solver goes back. A model's variables have no attributes that CVXPY would have
-    to check the values against.
+    feasible for the dual, the solver goes back.
     """
+    if len(ends) < 2:
+        return ends[0] if ends else None
+    before, last = ends
     gap = before.reg - last.reg
     ahead = min((last.reg - reg) / gap, 1.0) if gap > 0.0 else 0.0
-    for variable, old, new in zip(model.variables, before.values, last.values, strict=True):
-        if new.ndim == 2:
-            both = np.any(old, axis=0) & np.any(new, axis=0)
-            variable.save_value(np.where(both, new + ahead * (new - old), new))
-        else:
-            variable.save_value(new + ahead * (new - old))
-    if before.dual is not None and last.dual is not None and last.dual.thetas:
-        pairs = zip(before.dual.thetas, last.dual.thetas, strict=True)
-        ahead *= (last.reg + reg) / (before.reg + last.reg)
-        thetas = tuple(new + ahead * (new - old) for old, new in pairs)
-        _statistics(problem)["dual_point"] = DualPoint(thetas, last.dual.multipliers)
-
-
-def _statistics(problem: Any) -> dict[str, Any]:
-    """What a solver of ours left besides the solution, and where the next one finds its dual point."""
-    extra = getattr(problem.solver_stats, "extra_stats", None)
-    return extra if isinstance(extra, dict) else {}
-
-
-def _proof(problem: Any) -> Certificate:
-    """The certificate that our solvers computed at the point they returned; for others, one made now.
-
-    Its dual point is kept without the multipliers of the cones, arrays of samples x gates at every point:
-    they follow from the rest by projections.
-    """
-    made = _statistics(problem).get("certificate")
-    proof = made if isinstance(made, Certificate) else certificate(problem)
-    if proof.dual_point is None:
-        return proof
-    return replace(proof, dual_point=DualPoint(proof.dual_point.thetas))
+    values = []
+    for old, new in zip(before.values, last.values, strict=True):
+        moved = new + ahead * (new - old)
+        both = old.any(axis=0) & new.any(axis=0) if new.ndim == 2 else True
+        values.append(np.where(both, moved, new))
+    if before.dual is None or last.dual is None:
+        return _End(reg, tuple(values), last.dual)
+    pairs = zip(before.dual.thetas, last.dual.thetas, strict=True)
+    ahead *= (last.reg + reg) / (before.reg + last.reg)
+    thetas = tuple(new + ahead * (new - old) for old, new in pairs)
+    return _End(reg, tuple(values), DualPoint(thetas, last.dual.multipliers))
 
 
 def falling_regs(

@@ -167,22 +167,44 @@ def test_a_dual_point_of_other_labels_is_no_start() -> None:
 
 
 def test_the_dual_point_moves_on_as_if_it_were_linear_in_the_square() -> None:
-    model = cnn.gated_relu(_X, _GATES)
-    problem = model.problem(_Y, 3.0)
-    problem.solve(solver=SemismoothNewton())
     rng = np.random.default_rng(0)
-    values = [tuple(rng.standard_normal(v.shape) for v in model.variables) for _ in range(2)]
+    values = [tuple(rng.standard_normal(shape) for shape in ((4, 15), (2,), ())) for _ in range(2)]
+    values[0][0][:, 3] = 0.0  # a block that was not there before stays
     slope, start = rng.standard_normal((2, 60))
     regs = (3.0, 2.0, 1.0)
-    before, last = (
+    ends = [
         paths._End(reg, value, DualPoint((start + slope * reg**2,)))  # pyright: ignore[reportPrivateUsage]
         for reg, value in zip(regs, values, strict=False)
+    ]
+    found = paths._extrapolated(ends, regs[2])  # pyright: ignore[reportPrivateUsage]
+    assert found is not None
+    assert found.dual is not None
+    np.testing.assert_allclose(found.dual.thetas[0], start + slope, atol=1e-12)
+    for value, old, new in zip(found.values, *values, strict=True):
+        expected = np.asarray(new + (new - old))
+        if value.ndim == 2:
+            expected[:, 3] = new[:, 3]
+        np.testing.assert_allclose(value, expected, atol=1e-12)
+
+
+def test_a_solver_goes_by_its_name_too() -> None:
+    """And starts where the last two points lead, as it does when it comes as an instance."""
+    named, given = (
+        cnn.regularization_path(cnn.relu(_X, _GATES), _Y, 5, solver=solver)
+        for solver in ("semismoothnewton", SemismoothNewton())
     )
-    paths._extrapolate(model, problem, before, last, regs[2])  # pyright: ignore[reportPrivateUsage]
-    found = problem.solver_stats.extra_stats["dual_point"].thetas[0]
-    np.testing.assert_allclose(found, start + slope, atol=1e-12)
-    for variable, old, new in zip(model.variables, *values, strict=True):
-        np.testing.assert_allclose(variable.value, new + (new - old), atol=1e-12)
+    for one, other in zip(named, given, strict=True):
+        assert one.certificate.primal == other.certificate.primal
+        np.testing.assert_array_equal(one.network.W1, other.network.W1)
+
+
+def test_points_that_a_limit_ended_say_so() -> None:
+    model = cnn.relu(_X, _GATES)
+    with pytest.warns(UserWarning, match=r"At reg = 0\.03: max_iter"):
+        (point,) = cnn.regularization_path(model, _Y, regs=[0.03], solver=SemismoothNewton(max_iter=0))
+    assert point.status == "user_limit"
+    assert point.certificate.relative_gap is not None
+    assert point.certificate.relative_gap > 1e-4
 
 
 def test_given_regularisations_are_solved_in_falling_order_by_any_solver() -> None:

@@ -29,7 +29,7 @@ from convexnn_solvers.composite import Composite, DualPoint
 from convexnn_solvers.loop.result import Progress, Result
 from convexnn_solvers.named_options import checked_options
 from convexnn_solvers.options import Options
-from convexnn_solvers.problem_state import compiled, starts, warm_duals
+from convexnn_solvers.problem_state import compiled, left_by_last, starts, warm_duals
 from convexnn_solvers.status import Status
 
 if TYPE_CHECKING:
@@ -143,8 +143,8 @@ class CompositeSolver(Solver):  # type: ignore[misc]
         return True
 
     def apply(self, problem: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The problem itself is the data."""
-        return {"problem": problem}, {}
+        """The problem itself is the data, and the dual point that its last solve left."""
+        return {"problem": problem, "left": left_by_last(problem)}, {}
 
     def solve_via_data(
         self,
@@ -154,7 +154,10 @@ class CompositeSolver(Solver):  # type: ignore[misc]
         solver_opts: dict[str, Any],
         solver_cache: Any = None,
     ) -> Solved:
-        """Compile (once per problem and backend), put in the Parameter values of now, and iterate."""
+        """Compile (once per problem and backend), put in the Parameter values of now, and iterate.
+
+        A warm start begins at the variables' values and the dual point of ``data``.
+        """
         started = time.perf_counter()
         from convexnn_solvers.certify.certifier import Certifier
         from convexnn_solvers.loop.checkpoint import File, identity, keeper_for
@@ -167,7 +170,7 @@ class CompositeSolver(Solver):  # type: ignore[misc]
         composite = compiled(problem, backend, options.memory).composite()
         # What the device may use says nothing about the host.
         exact = composite if backend == reference else compiled(problem, reference).composite()
-        multipliers = warm_duals(problem, exact) if warm_start else DualPoint(())
+        multipliers = warm_duals(problem, exact, data["left"]) if warm_start else DualPoint(())
         engines = self.engines(composite, exact, multipliers, options)
         # The first one is made now: what it loads counts as compiling.
         engines = chain([next(engines)], engines)
@@ -181,7 +184,7 @@ class CompositeSolver(Solver):  # type: ignore[misc]
             started=started,
         )
         compile_seconds = time.perf_counter() - started
-        begin = starts(problem, exact, warm_start)
+        begin = starts(problem, exact, warm_start, data["left"])
         kept = None
         if options.checkpoint is not None:
             file = File(Path(options.checkpoint))
@@ -217,17 +220,23 @@ class CompositeSolver(Solver):  # type: ignore[misc]
         return Solution(status, result.certificate.primal, primal, duals, statistics)
 
 
-def solver_chain(classes: Sequence[type[CompositeSolver]], problem: Any, solver: Any) -> Any | None:
-    """The chain for one of our solvers, an instance or the name of a class; None for anybody else's."""
+def own_solver(classes: Sequence[type[CompositeSolver]], solver: Any) -> CompositeSolver | None:
+    """One of our solvers, an instance or the name of one of the classes; None for anybody else's."""
     if isinstance(solver, str):
         solver = next((cls() for cls in classes if cls.__name__.upper() == solver.upper()), None)
     if isinstance(solver, type) and issubclass(solver, CompositeSolver):
         raise cp.SolverError(f"solver={solver.__name__} is a class; write solver={solver.__name__}().")
-    if not isinstance(solver, CompositeSolver):
+    return solver if isinstance(solver, CompositeSolver) else None
+
+
+def solver_chain(classes: Sequence[type[CompositeSolver]], problem: Any, solver: Any) -> Any | None:
+    """The chain for one of our solvers, see :func:`own_solver`; None for anybody else's."""
+    found = own_solver(classes, solver)
+    if found is None:
         return None
     if not problem.variables():
         return SolvingChain(reductions=[ConstantSolver()])
-    return SolvingChain(reductions=[solver])
+    return SolvingChain(reductions=[found])
 
 
 _CITATION = """@inproceedings{mishkin2022fast,

@@ -74,9 +74,10 @@ def compiled(problem: Any, backend: Backend, memory: float | None = None) -> Com
     return compiled
 
 
-def starts(problem: Any, composite: Composite, warm_start: bool) -> list[Candidate]:
-    """The variables' values with the last solve's dual point, if there are any, and the origin."""
-    from convexnn_solvers.certify.dual_values import left_dual_point
+def starts(
+    problem: Any, composite: Composite, warm_start: bool, left: DualPoint | None = None
+) -> list[Candidate]:
+    """The variables' values with the dual point that was ``left``, if there are any, and the origin."""
     from convexnn_solvers.loop.iterate import Candidate
 
     zero = Candidate(tuple(np.zeros(block.shape) for block in composite.variables))
@@ -86,8 +87,7 @@ def starts(problem: Any, composite: Composite, warm_start: bool) -> list[Candida
     point = tuple(_usable(values[block.id], block.shape) for block in composite.variables)
     if not any(np.any(value) for value in point):
         return [zero]
-    dual = left_dual_point(problem)
-    return [Candidate(point, () if dual is None else (dual,)), zero]
+    return [Candidate(point, () if left is None else (left,)), zero]
 
 
 def _usable(value: Any, shape: tuple[int, ...]) -> Float64Array:
@@ -96,11 +96,18 @@ def _usable(value: Any, shape: tuple[int, ...]) -> Float64Array:
     return array if np.isfinite(array).all() else np.zeros(shape)
 
 
-def warm_duals(problem: Any, composite: Composite) -> DualPoint:
-    """The constraints' dual values, and what else the last solve left; all of them only starting points."""
-    from convexnn_solvers.certify.dual_values import held_multipliers, left_dual_point
+def left_by_last(problem: Any) -> DualPoint | None:
+    """The dual point that the last solve of a problem left, if it was one of ours."""
+    from convexnn_solvers.certify.dual_values import left_dual_point
 
-    held, last = held_multipliers(problem, composite), left_dual_point(problem)
+    return left_dual_point(problem)
+
+
+def warm_duals(problem: Any, composite: Composite, last: DualPoint | None) -> DualPoint:
+    """The constraints' dual values, and what else a solve left; all of them only starting points."""
+    from convexnn_solvers.certify.dual_values import held_multipliers
+
+    held = held_multipliers(problem, composite)
     if last is None:
         return DualPoint((), held)
     left = (*last.multipliers, *(None for _ in held[len(last.multipliers) :]))

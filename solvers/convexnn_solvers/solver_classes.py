@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from convexnn_solvers.composite import Composite, DualPoint
 from convexnn_solvers.doors import hang_natural_door, open_public_doors
 from convexnn_solvers.interface import CompositeSolver, solver_chain
+from convexnn_solvers.interface import own_solver as own_solver_of
 from convexnn_solvers.options import Options
 
 if TYPE_CHECKING:
@@ -204,6 +205,8 @@ _SOLVERS: tuple[type[CompositeSolver], ...] = (
     ADMM,
 )
 
+#: An instance for what ``solver=`` may be, None for solvers of others.
+own_solver = partial(own_solver_of, _SOLVERS)
 _chain = partial(solver_chain, _SOLVERS)
 
 hang_natural_door(_chain)

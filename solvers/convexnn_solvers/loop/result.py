@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, TypedDict
 
 from convexnn_solvers.backends import Float64Array
@@ -44,14 +46,19 @@ class Result:
     """The end of a solve.
 
     ``point`` is the best certified point, one float64 array per variable; ``certificate`` was recomputed
-    at this very point, with the best dual point that was verified. ``multipliers`` holds one array per
-    constraint, in the user's units, CVXPY's signs and shapes: those of the bound, if there is one.
+    at this very point, with the best dual point that was verified. ``make_multipliers`` makes
+    :attr:`multipliers`: arrays of samples x gates for pattern cones, which not everybody asks for.
     """
 
     status: Status
     point: tuple[Float64Array, ...]
     certificate: Certificate
-    multipliers: tuple[Float64Array, ...]
+    make_multipliers: Callable[[], tuple[Float64Array, ...]]
     iterations: int
     seconds: float
     history: tuple[HistoryRow, ...]
+
+    @cached_property
+    def multipliers(self) -> tuple[Float64Array, ...]:
+        """One array per constraint, in CVXPY's signs and shapes: those of the bound, if there is one."""
+        return self.make_multipliers()

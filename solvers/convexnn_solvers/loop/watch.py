@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -222,7 +223,8 @@ class Watch:
             status=status,
             point=self.point,
             certificate=certificate,
-            multipliers=dual_values(
+            make_multipliers=partial(
+                dual_values,
                 self.judge.composite,
                 None if status is Status.INFEASIBLE else certificate.dual_point,
                 multipliers,
