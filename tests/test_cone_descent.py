@@ -166,7 +166,8 @@ def test_ratios_are_those_of_projections_or_bounds_of_them(outputs: str) -> None
         points = np.stack([exact.project(Z[k], np.arange(count)).points for k in range(c)])
         squares = np.sum(points**2, axis=1)
         truth = np.sqrt(squares if groups == c else squares.sum(axis=0, keepdims=True)) / prices
-        found, level = cones.ratios(Z, prices, 0.8), 0.8
+        level = 0.8
+        found = level * cones.ratios(Z, level * prices)
         np.testing.assert_allclose(found[truth > level], truth[truth > level], rtol=1e-10)
         assert np.all(found[truth <= level] <= level * (1.0 + 1e-12))
         assert np.all(found >= truth * (1.0 - 1e-10) - 1e-12)
@@ -187,7 +188,7 @@ def test_points_that_are_not_finite_end_the_solve() -> None:
     cones = GateCones(composite_of(relu_of("one output", gates=10)).constraints[0])
     Z = np.full((1, 4, 10), np.nan)
     assert np.all(np.isnan(cones.project(Z, np.arange(10), np.ones((1, 10)))))
-    assert np.all(np.isnan(cones.ratios(Z, np.ones((1, 10)), 1.0)))
+    assert np.all(np.isnan(cones.ratios(Z, np.ones((1, 10)))))
     assert cones.multipliers(Z, np.ones((1, 10))) is None
 
 

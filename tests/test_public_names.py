@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import pickle
 from collections.abc import Callable
@@ -73,6 +74,8 @@ VALUES: dict[str, Callable[[], Any]] = {
     "polynomial fit": polynomial_fit,
     "linear fit": linear_fit,
     "certificate": lambda: certificate(solved(cnn.gated_relu(X, GATES)).problem(Y, 0.05)),
+    "relu certificate": lambda: certificate(solved(cnn.relu(X, GATES)).problem(Y, 0.05)),
+    "solver": lambda: SemismoothNewton(tol=1e-7, time_limit=2.0),
     "path": lambda: cnn.regularization_path(cnn.gated_relu(X, GATES), Y, 3).points[-1].network,
     "global": judged,
     "comparison": lambda: convexnn_solvers.Comparison([]),
@@ -88,6 +91,13 @@ def test_pickles_of_values_hold_public_names_only(name: str) -> None:
     recorder.load()
     assert recorder.found
     assert {module for module, _ in recorder.found} <= MODULES
+
+
+def test_solvers_keep_their_options_in_pickles_and_copies() -> None:
+    solver = RFISTA(tol=1e-7, max_iter=3)
+    for twin in (pickle.loads(pickle.dumps(solver)), copy.copy(solver), copy.deepcopy(solver)):
+        assert twin == solver
+        assert twin.options == solver.options
 
 
 def test_classes_and_functions_say_where_users_find_them() -> None:

@@ -118,6 +118,14 @@ class CompositeSolver(Solver):  # type: ignore[misc]
     def __hash__(self) -> int:
         return hash((type(self), self.options))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Options by name: in what an earlier version stored, those that came later have their defaults."""
+        return vars(self) | {"options": vars(self.options)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, Options(**value) if name == "options" else value)
+
     def __repr__(self) -> str:
         values = ((field, getattr(self.options, field.name)) for field in fields(Options))
         given = ", ".join(f"{field.name}={value!r}" for field, value in values if value != field.default)

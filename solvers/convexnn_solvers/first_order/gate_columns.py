@@ -24,8 +24,8 @@ from convexnn_solvers.functions.nonsmooth_losses import Nonsmooth
 from convexnn_solvers.functions.penalties import GroupNorm
 from convexnn_solvers.functions.tilted import Tilted
 from convexnn_solvers.gated_programs.gate_cones import GateCones
+from convexnn_solvers.gated_programs.gated_reading import gated_reading
 from convexnn_solvers.gated_programs.maps import gated_maps, refusal
-from convexnn_solvers.gated_programs.reading import gated_reading
 from convexnn_solvers.gated_programs.structure import group_prices, weight_variables
 from convexnn_solvers.reading.operators import GateArrays, GatedOperator
 from convexnn_solvers.reading.output_selection import selected
@@ -217,7 +217,7 @@ class GateColumns:
         for (position, _), price in zip(self.ratios, self.prices, strict=True):
             if position in self.cones:
                 prices = np.asarray(self.whole.backend.to_numpy(price), dtype=np.float64)
-                ratios = self.cones[position].ratios(self._pull(gradient, position), prices, 1.0)
+                ratios = self.cones[position].ratios(self._pull(gradient, position), prices)
                 found.append(self.whole.backend.asarray(np.max(ratios, axis=0)))
                 continue
             g = xp.reshape(gradient[position], (int(price.shape[0]), -1, self.count))

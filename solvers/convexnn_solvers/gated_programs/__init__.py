@@ -2,5 +2,5 @@
 
 From the bottom up:
 ``gate_cones`` ``fits`` ``features`` ``nonsmooth_fits`` ``program`` ``maps`` ``probe`` ``loss_fits``
-``reading`` ``structure`` ``method``
+``gated_reading`` ``structure`` ``method``
 """

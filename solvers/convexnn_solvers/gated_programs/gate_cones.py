@@ -61,14 +61,14 @@ class GateCones:
             return np.full(Z.shape, np.nan)  # the iteration reports it
         return self._projected(self._memory, Z, chosen, self._ruled(Z, chosen, limits).needed)
 
-    def ratios(self, Z: Float64Array, prices: Float64Array, level: float) -> Float64Array:
-        """Norms of the projected groups of all gates over ``prices`` (g, P); up to ``level`` upper bounds."""
+    def ratios(self, Z: Float64Array, prices: Float64Array) -> Float64Array:
+        """Norms of the projected groups of all gates over ``prices`` (g, P); up to 1 upper bounds of them."""
         if not np.isfinite(Z).all():
             return np.full(prices.shape, np.nan)
-        found = self._ruled(Z, self._every, level * prices)
+        found = self._ruled(Z, self._every, prices)
         points = self._projected(self._memory, Z, self._every, found.needed)
         exact = np.sqrt(_grouped(_squares(points), prices.shape[0]))
-        return np.where(found.needed, exact / prices, np.minimum(found.bounds / prices, level))
+        return np.where(found.needed, exact / prices, np.minimum(found.bounds / prices, 1.0))
 
     def multipliers(self, Z: Float64Array, limits: Float64Array) -> Float64Array | None:
         """The constraint's multipliers that show which groups exceed their limits; None where too many.

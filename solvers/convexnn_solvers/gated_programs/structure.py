@@ -17,11 +17,11 @@ from convexnn_solvers.certify.known_images import known_image
 from convexnn_solvers.composite import Composite, DualPoint, LossTerm, PenaltyTerm, VariableBlock
 from convexnn_solvers.cones.active_sets import ActiveRows, joined
 from convexnn_solvers.functions.penalties import AbsoluteValue, GroupNorm
+from convexnn_solvers.gated_programs.gated_reading import GatedReading, gated_reading
 from convexnn_solvers.gated_programs.loss_fits import GatedFit, gated_fit, one_output
 from convexnn_solvers.gated_programs.maps import GatedMap, gated_maps, refusal, stored_features
 from convexnn_solvers.gated_programs.nonsmooth_fits import NonsmoothFit
 from convexnn_solvers.gated_programs.program import GatedProgram, Indices
-from convexnn_solvers.gated_programs.reading import GatedReading, gated_reading
 from convexnn_solvers.kept import Kept
 from convexnn_solvers.reading.affine import UnsupportedProblem
 

@@ -13,6 +13,10 @@ It finds the blocks and rows of the optimum, which Newton's method then needs on
 without a gradient have a copy p of the prediction, whose penalty is a multiple of rho, and its scaled
 multiplier q: the targets of the linear system are p - q then, and one factor serves all penalties.
 
+:mod:`admm.iteration` is the same mathematics without cones, on any backend, in float32 too. One class for
+both would choose in every line between arrays of a device, of which no image is kept, and projections that
+remember their active rows; what they could share are the formulas above.
+
 After Boyd, Parikh, Chu, Peleato and Eckstein (2011), sections 3.4.1, 3.4.3 and 6.4; that a Newton method on
 the dual begins where such an iteration has got to is from Yang, Sun and Toh (2015), SDPNAL+.
 """
