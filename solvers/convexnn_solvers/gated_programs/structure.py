@@ -135,11 +135,7 @@ def gated_structure(composite: Composite) -> GatedStructure:
     found_fit = _fit_for(composite, loss, known)
     fit, scale, scales = found_fit.fit, found_fit.factor, found_fit.scales
     prices = [group_prices(composite, position, operator) for position in weights]
-    if len({price.shape for price in prices}) > 1:
-        raise refusal("the weight variables are grouped in different ways")
-    taus = np.hstack([price / (scale * abs(f)) for price, f in zip(prices, ratios, strict=True)])
-    if not np.all(taus > 0.0):
-        raise refusal("a group norm has weight zero (reg = 0)", "RFISTA() or cp.CLARABEL")
+    taus = _thresholds(prices, [scale * abs(ratio) for ratio in ratios])
     if len(taus) > 1 and isinstance(fit, NonsmoothFit) and not fit.separable:
         raise refusal(f"{loss.text} is no sum over outputs with groups of their own", "AugmentedLagrangian()")
     X, stored, bits = operator.gates.X, stored_features(maps), operator.gates.bits
@@ -176,6 +172,16 @@ def gated_structure(composite: Composite) -> GatedStructure:
         mirror=mirror,
         scales=scales,
     )
+
+
+def _thresholds(prices: list[Float64Array], units: list[float]) -> Float64Array:
+    """The weights of all groups (g, B), in units of the program's own variables."""
+    if len({price.shape for price in prices}) > 1:
+        raise refusal("the weight variables are grouped in different ways")
+    taus = np.hstack([price / unit for price, unit in zip(prices, units, strict=True)])
+    if not np.all(taus > 0.0):
+        raise refusal("a group norm has weight zero (reg = 0)", "RFISTA() or cp.CLARABEL")
+    return taus
 
 
 def _fit_for(composite: Composite, loss: LossTerm, known: GatedReading) -> GatedFit:
