@@ -123,7 +123,7 @@ def regularization_path(
 
     Returns a :class:`RegularizationPath`; every point's ``certificate`` was computed at that point: by our
     solvers before they returned it, by :func:`convexnn_solvers.certificate` for any other ``solver``. Raises
-    ValueError or TypeError for bad arguments.
+    ValueError or TypeError for bad arguments; warns (UserWarning) of points that a limit ended, saying which.
     """
     values = falling_regs(model, y, n_regs, ratio, regs, loss, options)
     with _left_as_it_was(model):
