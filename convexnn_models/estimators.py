@@ -20,6 +20,8 @@ from convexnn_models.recovery import recover_two_layer
 from convexnn_models.relu import relu
 from convexnn_models.weighted_losses import weighted
 from convexnn_solvers import Auto, Certificate, certificate
+from convexnn_solvers.comparison.isolated_solve import TIME_LIMIT_OPTIONS
+from convexnn_solvers.interface import CompositeSolver
 from convexnn_solvers.named_options import checked_options
 
 try:
@@ -89,12 +91,14 @@ class _ConvexNN(BaseEstimator):  # type: ignore[misc]
             X, gates, outputs=outputs, grouping="per-output", bias=bias, output_bias=bias
         )
         problem = model.problem(targets, self.reg, loss)
-        problem.solve(solver=self._solver(float(model.reg.value), tol), **self._options())
+        with warnings.catch_warnings():  # the certificate says how accurate it is, in one warning
+            warnings.filterwarnings("ignore", message="Solution may be inaccurate")
+            problem.solve(solver=self._solver(float(model.reg.value), tol), **self._options())
         # The dual point and the network's report have the size of the training data: not in every pickle.
         self.certificate_ = replace(certificate(problem), dual_point=None)
         self.network_ = replace(recover_two_layer(model), info=None)
-        gap = self.certificate_.relative_gap
-        if gap is None or not gap <= tol:
+        gap = self.certificate_.proved_gap
+        if not self.certificate_.within(tol):
             warnings.warn(
                 f"The relative certified gap is {'unknown' if gap is None else f'{gap:.1e}'}, above "
                 f"tol={tol:g} (solver status: {problem.status}); scale the features, or raise reg, tol or "
@@ -121,7 +125,20 @@ class _ConvexNN(BaseEstimator):  # type: ignore[misc]
             raise ValueError("solver_options must not hold solver; give it to the estimator as solver=...")
         if self.time_limit is None:
             return dict(options)
-        return {"time_limit": _arrays.not_negative(self.time_limit, "time_limit"), **options}
+        return {self._time_limit_option(): _arrays.not_negative(self.time_limit, "time_limit"), **options}
+
+    def _time_limit_option(self) -> str:
+        """What the solver calls a limit of seconds; ValueError for names whose word is not known here."""
+        solver = self.solver
+        ours = {cls.__name__.upper() for cls in CompositeSolver.__subclasses__()}
+        if not isinstance(solver, str) or solver.upper() in ours:
+            return "time_limit"
+        if solver.upper() not in TIME_LIMIT_OPTIONS:
+            raise ValueError(
+                f"time_limit has another name in {solver}: leave it None and give {solver}'s own option in "
+                "solver_options."
+            )
+        return TIME_LIMIT_OPTIONS[solver.upper()]
 
     def _scores(self, X: Any) -> Float64Array:
         check_is_fitted(self)
@@ -154,8 +171,8 @@ class ConvexNNRegressor(MultiOutputMixin, RegressorMixin, _ConvexNN):  # type: i
     tol : float
         The relative certified gap, ``(primal - dual) / primal``, above which ``fit`` warns.
     time_limit : float or None
-        Seconds after which ``fit`` ends with the best network so far: the option of that name of our solvers
-        and of Clarabel.
+        Seconds after which ``fit`` ends with the best network so far, for our solvers, Clarabel and SCS;
+        others call it differently: give theirs in ``solver_options``.
     solver_options : dict or None
         Further arguments of ``problem.solve``, such as ``{"max_iter": 50}``.
     random_state : int, RandomState or None

@@ -75,7 +75,7 @@ _HEADINGS = f"{'reg':>11} {'objective':>13} {'rel. gap':>9} {'width':>6} {'secon
 
 def _row(point: PathPoint) -> str:
     """A point below ``_HEADINGS``."""
-    gap = point.certificate.relative_gap
+    gap = point.certificate.proved_gap
     shown = "-" if gap is None else f"{gap:.1e}"
     return (
         f"{point.reg:11.4e} {point.certificate.primal:13.7g} {shown:>9} {point.network.width:6d} "

@@ -92,7 +92,7 @@ class Sweep(Sequence[SweepPoint]):
         lines = [f"{'reg':>11} {'held-out loss':>13} {'spread':>9} {'worst gap':>9} {'width':>7}"]
         for reg, mean in zip(self.regs, self.held_out, strict=True):
             same = [point for point in self.points if point.reg == reg]
-            gaps = [point.certificate.relative_gap for point in same]
+            gaps = [point.certificate.proved_gap for point in same]
             worst = "-" if None in gaps else f"{max(gap for gap in gaps if gap is not None):.1e}"
             spread = float(np.std([point.held_out for point in same]))
             width = float(np.mean([point.network.width for point in same]))

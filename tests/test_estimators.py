@@ -6,6 +6,7 @@ import importlib
 import pickle
 import sys
 import warnings
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -24,9 +25,9 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import convexnn_models as cnn
-from convexnn_models import losses
+from convexnn_models import estimators, losses
 from convexnn_models.estimators import ConvexNNClassifier, ConvexNNRegressor
-from convexnn_solvers import Auto
+from convexnn_solvers import Auto, Certificate, certificate
 
 _RNG = np.random.default_rng(0)
 _X = _RNG.standard_normal((40, 3))
@@ -227,13 +228,29 @@ def test_a_missed_tolerance_is_said(solver: Any) -> None:
 @pytest.mark.parametrize(
     "options", [{"time_limit": 0.0}, {"solver_options": {"max_iter": 0}}], ids=["time_limit", "max_iter"]
 )
-@pytest.mark.filterwarnings("ignore:Solution may be inaccurate")
 def test_limits_end_a_fit_with_the_best_network_so_far(options: dict[str, Any]) -> None:
     fitted: Any = clone(ConvexNNRegressor(n_gates=6, tol=1e-9, **options))
     with pytest.warns(ConvergenceWarning, match="solver status: user_limit"):
         fitted.fit(_X, _Y[:, 0])
     objective = fitted.network_.objective(_X, _Y[:, 0], 0.01)
     assert objective == pytest.approx(fitted.certificate_.primal, rel=1e-6)
+
+
+@pytest.mark.parametrize("solver", [None, "SCS", "scs", "CLARABEL", "SemismoothNewton", Auto()])
+def test_a_time_limit_reaches_every_solver_by_its_own_word(solver: Any) -> None:
+    """A word that a solver does not know is an error of its own."""
+    fitted = ConvexNNRegressor(n_gates=3, tol=0.5, time_limit=1e9, solver=solver).fit(_X, _Y[:, 0])
+    assert fitted.certificate_.within(0.5)
+
+
+def test_a_gap_that_violations_paid_for_is_warned_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    def owing(problem: Any) -> Certificate:
+        found = certificate(problem)
+        return replace(found, price=0.5 * abs(found.primal))
+
+    monkeypatch.setattr(estimators, "certificate", owing)
+    with pytest.warns(ConvergenceWarning, match="gap is 5.0e-01, above tol=0.3"):
+        ConvexNNRegressor(n_gates=3, tol=0.3, solver=Auto(tol=1e-4)).fit(_X, _Y[:, 0])
 
 
 @pytest.mark.parametrize("activation", ["relu", "gated_relu"])
@@ -268,6 +285,7 @@ def test_an_objective_without_a_bound_is_said() -> None:
         ({"tol": "small"}, TypeError, "tol must be a real number"),
         ({"tol": -1.0}, ValueError, "tol must be at least 0"),
         ({"tol": -1.0, "reg": 0.0}, ValueError, "tol must be at least 0"),
+        ({"time_limit": 1.0, "solver": "MOSEK"}, ValueError, "time_limit has another name in MOSEK"),
         ({"time_limit": "long"}, TypeError, "time_limit must be a real number"),
         ({"time_limit": -1.0}, ValueError, "time_limit must be at least 0"),
         ({"time_limit": -1.0, "reg": 0.0}, ValueError, "time_limit must be at least 0"),

@@ -143,6 +143,19 @@ def test_what_rounding_hides_ends_early_with_the_gap_that_there_is(share: float,
     assert found.primal == pytest.approx(optimum(without), rel=1e-4)
 
 
+@pytest.mark.parametrize("formulation", [cnn.relu, cnn.gated_relu])
+@pytest.mark.filterwarnings("ignore:Solution may be inaccurate")
+def test_values_that_underflow_end_with_the_first_engine(formulation: Any) -> None:
+    """Others would take thousands of steps to show as little."""
+    X, y = samples()
+    problem = formulation(X, cnn.sample_gates(X, 8, seed=0)).problem(1e-152 * y, 1e-152 * 0.05)
+    problem.solve(solver=Auto(), warm_start=False)
+    extra = problem.solver_stats.extra_stats
+    assert extra["status"] is Status.STALLED
+    assert "underflow" in extra["status"].value
+    assert len(extra["engines"]) == 1
+
+
 def test_steps_that_do_not_fit_into_memory_are_newtons(monkeypatch: pytest.MonkeyPatch) -> None:
     model, y = _plain(cnn.relu)
     monkeypatch.setattr(method_memory, "_SLACKS", 10**12)

@@ -145,7 +145,7 @@ class _Case:
         """Whether the regularisation is so small that the interior-point method is the one to take."""
         if not (self.at_home and can_take(self.structure)):
             return False
-        return self.share <= (_NEXT_TO_NOTHING_IN_CONES if self.first.cones else _NEXT_TO_NOTHING)
+        return 0.0 < self.share <= (_NEXT_TO_NOTHING_IN_CONES if self.first.cones else _NEXT_TO_NOTHING)
 
     @cached_property
     def share(self) -> float:

@@ -19,6 +19,11 @@ def relative_gap(primal: float, dual: float, rounding: float = 0.0) -> float:
     return ratio if not size < _UNDERFLOW else max(1.0, ratio)
 
 
+def underflows(primal: float, dual: float) -> bool:
+    """Whether both values are so small that underflow may be all of them, and no gap says anything."""
+    return 0.0 < max(abs(primal), abs(dual)) < _UNDERFLOW
+
+
 def relative_price(price: float, primal: float, dual: float, rounding: float = 0.0) -> float:
     """``price`` in the unit of :func:`relative_gap`, and 0 where it is none, or no more than ``rounding``."""
     if price <= rounding:

@@ -24,9 +24,10 @@ class Status(Enum):
     INTERRUPTED = "KeyboardInterrupt; the best certified point is returned."
     STALLED = (
         "Neither the point nor the bound improved any more, so tol is out of reach. Likely causes: "
-        "dtype='float32' with a small tol (use dtype='float64'); tol below rounding; a regularisation so "
-        "small that rounding hides it (raise it, or solve without it by solver=cp.CLARABEL); a term for "
-        "which the certificate has no bound (its note names it)."
+        "dtype='float32' with a small tol (use dtype='float64'); tol below rounding; objectives below "
+        "1e-300, which underflow (use another unit for the targets); a regularisation so small that "
+        "rounding hides it (raise it, or solve without it by solver=cp.CLARABEL); a term for which the "
+        "certificate has no bound (its note names it)."
     )
     NOT_FINITE = (
         "The iteration met NaN or infinity; the best certified point before that is returned. Check the "

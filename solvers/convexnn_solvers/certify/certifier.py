@@ -85,10 +85,15 @@ class Certificate:
         Constraints hold up to a tolerance only, in units in which the point itself may be small: the price of
         what it misses is in the units of the objective.
         """
+        gap = self.proved_gap
+        return gap is not None and gap <= tol
+
+    @property
+    def proved_gap(self) -> float | None:
+        """How far from optimal the point may be: the relative gap plus the price, in its unit, or None."""
         if self.relative_gap is None or self.dual is None:
-            return False
-        owed = relative_price(self.price, self.primal, self.dual, self.rounding)
-        return abs(self.relative_gap) + owed <= tol
+            return None
+        return abs(self.relative_gap) + relative_price(self.price, self.primal, self.dual, self.rounding)
 
     def with_bound(self, dual: float, sign: float) -> Certificate:
         """The same point with another bound; ``sign`` is -1 for Maximize."""

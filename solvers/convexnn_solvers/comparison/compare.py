@@ -51,10 +51,11 @@ class Contestant:
 class ComparisonRow(TypedDict):
     """What is known about one contestant; None where there is nothing to know.
 
-    ``objective`` is the value at the returned point as it stands, ``certificate`` (with ``relative_gap``
-    and ``max_violation``) our verdict on it, ``width`` the number of penalised groups that are not exactly
-    zero. ``solve_seconds`` includes everything after compiling, ``peak_mb`` is memory in MB above a process
-    that only imports CVXPY, ``values`` the returned point, one array per entry of ``problem.variables()``,
+    ``objective`` is the value at the returned point as it stands, ``certificate`` our verdict on it, with
+    ``max_violation`` and, as ``relative_gap``, its ``proved_gap``: violations and their price included.
+    ``width`` is the number of penalised groups that are not exactly zero, ``solve_seconds`` includes
+    everything after compiling, ``peak_mb`` is memory in MB above a process that only imports CVXPY,
+    ``values`` the returned point, one array per entry of ``problem.variables()``,
     and ``history`` the certified progress, where a solver reports it.
     """
 
@@ -182,7 +183,7 @@ def _judge(row: ComparisonRow, problem: Any, outcome: Outcome) -> None:
             row["reason"] = f"no certificate: {one_line(error)}"
             return
     row["certificate"] = verdict
-    row["relative_gap"] = verdict.relative_gap
+    row["relative_gap"] = verdict.proved_gap
     row["max_violation"] = verdict.max_violation
     row["reason"] = row["reason"] or ("" if verdict.relative_gap is not None else verdict.note)
 
@@ -254,7 +255,8 @@ def _seconds(value: Any) -> float:
 
 
 _FOOTNOTE = (
-    "gap: certified here at the returned point, relative; violation: of any constraint by that point;\n"
+    "gap: certified here at the returned point, relative, and what its violations may be worth;\n"
+    "violation: of any constraint by that point; "
     "peak MB: above a process that only imports CVXPY; width: penalised groups that are not exactly zero."
 )
 

@@ -23,7 +23,7 @@ from convexnn_solvers.composite import DualPoint
 from convexnn_solvers.interface import CompositeSolver
 
 #: What installed solvers call their own time limit, where hitting it still returns a point.
-_TIME_LIMIT = {"CLARABEL": "time_limit", "SCS": "time_limit_secs"}
+TIME_LIMIT_OPTIONS = {"CLARABEL": "time_limit", "SCS": "time_limit_secs"}
 # Arguments of ``solve`` that are CVXPY's and not the solver's.
 _CVXPY_ARGUMENTS = ("canon_backend", "enforce_dpp", "gp", "ignore_dpp", "verbose")
 # The share of the time left that a solver may use, so that it can hand in its point before the end.
@@ -120,8 +120,8 @@ def _solve_in_two_steps(
     data, chain, inverse = problem.get_problem_data(solver, solver_opts=options, **arguments)
     seconds = time.perf_counter() - started
     send("compiled", seconds)
-    if solver in _TIME_LIMIT:
-        options.setdefault(_TIME_LIMIT[solver], max(_SHARE * (time_limit - seconds), 1e-3))
+    if solver in TIME_LIMIT_OPTIONS:
+        options.setdefault(TIME_LIMIT_OPTIONS[solver], max(_SHARE * (time_limit - seconds), 1e-3))
     verbose = bool(arguments.get("verbose", False))
     with listening() as heard:
         solution = chain.solve_via_data(problem, data, False, verbose, options)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from convexnn_solvers.composite import Composite
+from convexnn_solvers.gaps import underflows
 from convexnn_solvers.loop.checkpoint import Keeper
 from convexnn_solvers.loop.iterate import Candidate, Limits, Method, iterate
 from convexnn_solvers.loop.result import HistoryRow, Result
@@ -42,7 +43,8 @@ def run_engines(
 ) -> tuple[Result, list[dict[str, str]]]:
     """Run engine after engine, each from the best point so far, until one ends without being stuck.
 
-    One that is stuck at a gap of rounding is the last one, too: nobody else could do better.
+    One that is stuck at a gap of rounding, or at values that underflow, is the last one, too: nobody else
+    could do better.
 
     Returns the result (iterations and history of all engines together) and who ran, why, and how it ended.
     A ``keeper`` that found a checkpoint goes on with the engine that wrote it.
@@ -60,6 +62,9 @@ def run_engines(
         joined = _joined(iterations, history, result)
         gap = result.certificate.relative_gap
         if result.status not in _STUCK or (gap is not None and abs(gap) <= _ROUNDING):
+            break
+        found = result.certificate
+        if found.dual is not None and underflows(found.primal, found.dual):
             break
         iterations, history = joined.iterations, joined.history
         dual = result.certificate.dual_point
