@@ -130,7 +130,7 @@ class InteriorPoint:
         """Both bounds at the projected point and the dual variable."""
         program, U = self.program, self._place.cone[None, 1:]
         if self._cones is not None:
-            U = self._cones.project(U, np.arange(program.blocks))[0]
+            U = self._cones.project(U, np.arange(program.blocks))
         fitted = program.fit.at(program.forward(U))
         primal = fitted.value + float(program.weights @ block_norms(U))
         if primal < self.primal:
