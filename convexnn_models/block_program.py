@@ -29,6 +29,12 @@ _ROUNDS = 30  # of adding violated constraints
 _LARGE = 3_000_000  # n * d * P, beyond which interior points take too long and too much memory
 _TIGHT = 1e-9  # relative slack of a constraint that counts as active
 
+# What is said where numbers are too far apart for the solver.
+_NO_SOLUTION = (
+    "the convex program of the blocks has no solution that its solver could find; rescale X or y, or take a "
+    "reg nearer to lambda_max, from which on the network without neurons is optimal."
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Blocks:
@@ -124,7 +130,10 @@ def solve_blocks(
         return min(program.repaired()[0], best, key=lambda solution: solution.objective)
     rows = _tight_rows(task.X, blocks)
     for _ in range(_ROUNDS):
-        relaxed = program.solve(cp.CLARABEL, rows, **_tolerances(tol))
+        try:
+            relaxed = program.solve(cp.CLARABEL, rows, **_tolerances(tol))
+        except cp.SolverError as error:  # nobody asked for this solver: its words would lead nowhere
+            raise cp.SolverError(_NO_SOLUTION) from error
         found, violated = program.repaired()
         best = min(found, best, key=lambda solution: solution.objective)
         wider = [np.union1d(old, new) for old, new in zip(rows, violated, strict=True)]
@@ -202,7 +211,7 @@ class BlockProgram:
         held = np.zeros_like(self._blocks.weights)
         for part in self._parts:
             if part.weights.value is None or not np.isfinite(part.weights.value).all():
-                raise cp.SolverError("the convex program of the blocks has no solution; rescale X or y.")
+                raise cp.SolverError(_NO_SOLUTION)
             held[:, part.chosen] = part.weights.value
         projection = self._cones.project(held, np.arange(len(self._blocks)))
         moved = Blocks(self._blocks.patterns, self._blocks.signs, projection.points)

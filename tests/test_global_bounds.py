@@ -14,7 +14,7 @@ import convexnn_models as cnn
 from convexnn_models.global_bounds import balance, global_certificate
 from convexnn_models.global_training import train_to_global_optimum
 from convexnn_models.network import Network
-from convexnn_solvers import Status
+from convexnn_solvers import Auto, Status
 
 Array = NDArray[np.float64]
 
@@ -247,3 +247,13 @@ NET = Network(np.ones((3, 2)), np.ones((2, 1)))
 def test_bad_arguments_are_named(call: Any, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         call()
+
+
+@pytest.mark.parametrize("reg", [1e100, 1e160])
+def test_a_reg_that_no_solver_can_hold_is_said_in_one_sentence(reg: float) -> None:
+    X = np.random.default_rng(0).standard_normal((20, 3))
+    y = np.abs(X[:, 0])
+    model = cnn.relu(X, cnn.sample_gates(X, 6, seed=0))
+    model.problem(y, 0.01).solve(solver=Auto())
+    with pytest.raises(cp.SolverError, match="reg nearer to lambda_max"):
+        cnn.global_certificate(cnn.recover(model), X, y, reg)
