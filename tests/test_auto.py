@@ -85,7 +85,7 @@ def _bounded_below() -> Any:
         (_strongly_regularised_classes, "SemismoothNewton"),
         (_relu, "SemismoothNewton"),
         (_ridge, "RFISTA"),
-        (_bounded_below, "AugmentedLagrangian"),
+        (_bounded_below, "SplittingNewton"),
     ],
 )
 def test_the_engine_fits_the_problem_and_is_named(make: Any, engine: str) -> None:

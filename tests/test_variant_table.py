@@ -240,10 +240,10 @@ SOLVED: tuple[Callable[[], Built], ...] = (
     *(lasso_net, additive, residual, censored, intervals, support_vectors, expectile, noise_of_known_size),
     *(missing_outputs, autoencoder, distillation, counts, bag_means, manifold, equal_opportunity),
     *(convex_network, monotone_feature, transfer, neighbouring_gates, low_rank_outputs, ranking_by_margin),
-    *(labels_one_by_one, square_root),
+    *(labels_one_by_one, square_root, portfolio, slacks, newsvendor, insensitive_zone),
 )
-#: Those that take our first-order methods long (README, Limits): points of interior-point solvers are judged.
-JUDGED: tuple[Callable[[], Built], ...] = (portfolio, slacks, worst_errors, newsvendor, insensitive_zone)
+#: What takes our methods long (README, Limits): the point of an interior-point solver is judged.
+JUDGED: tuple[Callable[[], Built], ...] = (worst_errors,)
 
 
 @pytest.mark.parametrize("make", SOLVED, ids=lambda make: make.__name__)

@@ -22,7 +22,7 @@ from convexnn_solvers.certify.dual_values import cone_multipliers
 from convexnn_solvers.composite import Composite, ConstraintTerm, PenaltyTerm, Point, VariableBlock
 from convexnn_solvers.cones.active_sets import Indices, shortest_multiple
 from convexnn_solvers.cones.memory import ConeMemory
-from convexnn_solvers.cones.projections import ActiveRows
+from convexnn_solvers.cones.projections import ActiveRows, PatternCones, machine_code_pays
 from convexnn_solvers.reading.affine import UnsupportedProblem
 
 _HELD = ("rows", "rho", "scale", "polar")
@@ -34,11 +34,15 @@ class ConeProjector:
     Remembers active rows and their factors from call to call: the next one is faster, :meth:`multipliers`
     reads them, and they rule out, without any projection, most groups that the shrinkage after it removes:
     ``||z + a w||`` bounds ``||P(z)||`` for every ``a >= 0`` and polar direction ``w = B^T rho, rho >= 0``.
+    ``times``: for so many times as many projections as usual machine code is worth loading.
     """
 
-    def __init__(self, constraint: ConstraintTerm, groups: Indices | None) -> None:
-        assert constraint.pattern_cone is not None
-        self.columns = ConeColumns(constraint.pattern_cone)
+    def __init__(self, constraint: ConstraintTerm, groups: Indices | None, times: float = 1.0) -> None:
+        cone = constraint.pattern_cone
+        assert cone is not None
+        self.columns = ConeColumns(cone)
+        if times > 1.0 and machine_code_pays(cone.X, cone.patterns, times):
+            self.columns.cones = PatternCones(cone.X, cone.patterns, compiled=True)
         self._groups = groups
         self._shape = constraint.shape
         self._memory = ConeMemory(self.columns.cones, self.columns.gates)
@@ -86,6 +90,10 @@ class ConeProjector:
         """Go on from what :meth:`packed` gave."""
         *held, self._touched, self._multiples = arrays
         self._memory.restore(dict(zip(_HELD, held, strict=True)))
+
+    def active_rows(self, columns: Indices) -> Indices:
+        """The active rows (b, k) of some columns at the last projection, padded with -1."""
+        return self._memory.active(columns).rows
 
     def multipliers(self, step: float) -> Float64Array:
         """The constraint's multipliers after a proximal step of this length, in the constraint's shape."""
@@ -158,10 +166,11 @@ class ProximalMap:
         return tuple(block(v, step) for block, v, step in zip(self.blocks, point, steps, strict=True))
 
 
-def proximal_map(composite: Composite, cones: Collection[int] = ()) -> ProximalMap:
+def proximal_map(composite: Composite, cones: Collection[int] = (), times: float = 1.0) -> ProximalMap:
     """The proximal map of a problem, with the pattern cones of the constraints at positions ``cones``.
 
-    Raises UnsupportedProblem, naming the term, where a combination has no closed form.
+    ``times``: see :class:`ConeProjector`. Raises UnsupportedProblem, naming the term, where a combination has
+    no closed form.
     """
     by_variable = {}
     for position in cones:
@@ -175,7 +184,7 @@ def proximal_map(composite: Composite, cones: Collection[int] = ()) -> ProximalM
             _check_bounds(variable, term)
         cone = None
         if index in by_variable:
-            cone = ConeProjector(by_variable[index], _groups(by_variable[index], terms))
+            cone = ConeProjector(by_variable[index], _groups(by_variable[index], terms), times)
         lower = None if variable.lower is None else backend.asarray(variable.lower)
         upper = None if variable.upper is None else backend.asarray(variable.upper)
         blocks.append(VariableProx(backend, terms, lower, upper, cone))
