@@ -27,7 +27,7 @@ from convexnn_solvers.method_memory import check_descent, check_first_order, che
 from convexnn_solvers.newton.method import semismooth_newton_method
 from convexnn_solvers.options import Options
 from convexnn_solvers.reading.compiler import UnsupportedProblem
-from convexnn_solvers.splitting.method import splitting_newton_method
+from convexnn_solvers.splitting.method import method_beside
 
 # The largest Gram matrix of the samples, in bytes, for programs with cones or several outputs. One output
 # without cones needs none: at 20 000 samples conjugate gradients were faster than block descent.
@@ -81,10 +81,10 @@ def engines(
         reason = yield from _for_gates(case)
     except UnsupportedProblem as error:
         reason = str(error)
-    beside = _beside(exact, multipliers, options) if composite is exact else None
+    beside = method_beside(exact, options.tol, options.memory, multipliers) if composite is exact else None
     if beside is not None:
-        yield replace(beside, reason=reason)
-        reason = f"{beside.name} got no further"
+        yield Engine("SplittingNewton", reason, lambda: beside)
+        reason = "SplittingNewton got no further"
     if composite.constraints or nonsmooth_losses(composite):
         check_first_order("AugmentedLagrangian", composite, options.memory)
         method = partial(constrained_method, composite, exact, options.tol, multipliers)
@@ -113,23 +113,6 @@ def _search(exact: Composite, multipliers: DualPoint, options: Options) -> Engin
     reason = "norms are bounded by a number: programs with a price on them, until one spends the bound"
     method = BudgetSearch(budgets, at, options.tol, multipliers)
     return Engine("BudgetSearch", reason, lambda: method)
-
-
-def _beside(exact: Composite, multipliers: DualPoint, options: Options) -> Engine | None:
-    """For small networks beside constraints or with losses without a gradient, no gated programs; else None.
-
-    Where pattern cones of a smooth loss are all there is, first-order steps on working sets need no rows, and
-    budgets of norms, whose cones tie all weights together, have a search or multipliers of their own.
-    """
-    networks = bool(exact.scope) or any(term.pattern_cone is not None for term in exact.constraints)
-    others = any(term.pattern_cone is None for term in exact.constraints) or bool(nonsmooth_losses(exact))
-    if not (networks and others) or any(term.budget for term in exact.constraints):
-        return None
-    try:
-        method = splitting_newton_method(exact, options.tol, options.memory, multipliers)
-    except UnsupportedProblem:
-        return None
-    return Engine("SplittingNewton", "", lambda: method)
 
 
 @dataclass(frozen=True, eq=False)

@@ -181,9 +181,9 @@ class Auto(CompositeSolver):
     GPU; an interior-point method for squares where the regularisation is next to nothing (1e-4 of the largest
     useful one with cones, 1e-10 without); semismooth Newton for the others, for ReLU programs, and from the
     dual point of an earlier solve with one output. Small networks beside further constraints, or with losses
-    without a gradient that are no gated programs, get a splitting whose steps are exact on all affine outputs,
-    and Newton steps on its proximal points. Where the samples' Gram matrix cannot be factored, and for all
-    other problems, R-FISTA, or the augmented Lagrangian with constraints or losses without a gradient. A
+    without a gradient that are no gated programs, get a splitting that is exact on all affine outputs, and
+    Newton steps on its proximal points. Where the samples' Gram matrix cannot be factored, and for all other
+    problems, R-FISTA, or the augmented Lagrangian with constraints or losses without a gradient. A
     bound instead of the penalty (``model.penalty <= 2``) is met by programs with the penalty, at the price
     that spends it: its dual value.
     ``extra_stats["engines"]`` lists who ran, why, and how it ended. Options as for :class:`RFISTA`.

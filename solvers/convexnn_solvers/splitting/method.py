@@ -16,6 +16,7 @@ from convexnn_solvers.certify.cone_columns import ConeColumns
 from convexnn_solvers.certify.recession import excludes_every_point, settled
 from convexnn_solvers.composite import Composite, DualPoint, Point
 from convexnn_solvers.first_order.proximal import projectable_cones, proximal_map
+from convexnn_solvers.first_order.rfista import nonsmooth_losses
 from convexnn_solvers.loop.iterate import Candidate
 from convexnn_solvers.reading.affine import UnsupportedProblem
 from convexnn_solvers.splitting.dense_rows import dense_rows, flat
@@ -206,3 +207,21 @@ def _eased(composite: Composite, tol: float) -> Composite:
     share = 1.0 - _EASED * tol
     eased = tuple(replace(term, weight=share * term.weight) for term in composite.penalties)
     return replace(composite, penalties=eased)
+
+
+def method_beside(
+    exact: Composite, tol: float, memory: float | None, warm: DualPoint
+) -> SplittingNewtonMethod | None:
+    """For small networks beside constraints or with losses without a gradient, no gated programs; else None.
+
+    Where pattern cones of a smooth loss are all there is, first-order steps on working sets need no rows, and
+    budgets of norms, whose cones tie all weights together, have a search or multipliers of their own.
+    """
+    networks = bool(exact.scope) or any(term.pattern_cone is not None for term in exact.constraints)
+    others = any(term.pattern_cone is None for term in exact.constraints) or bool(nonsmooth_losses(exact))
+    if not (networks and others) or any(term.budget for term in exact.constraints):
+        return None
+    try:
+        return splitting_newton_method(exact, tol, memory, warm)
+    except UnsupportedProblem:
+        return None
