@@ -237,7 +237,7 @@ def test_jacobians_of_weights_are_differences(outputs: int, cones: bool) -> None
     rows = dense_rows(composite, (), None)
     prox = proximal_map(composite, projected)
     lengths = (30.0,) * len(rows.variables)
-    a = np.random.default_rng(4).standard_normal(rows.matrix.shape[1])
+    a: Any = np.random.default_rng(4).standard_normal(rows.matrix.shape[1])
     found = weight_jacobian(prox, rows, flat(prox(rows.point(a), lengths)), lengths)
     wanted = _differences(lambda p: flat(prox(rows.point(p), lengths)), a)
     ours = found.vectors @ np.diag(found.values) @ found.vectors.T
@@ -249,5 +249,5 @@ def test_rows_are_those_of_the_affine_map() -> None:
     composite = compile_problem(slacks_of_an_error(), numpy_backend()).composite()
     method = splitting_newton_method(composite, 1e-4)
     rows, rng = method.parts.rows, np.random.default_rng(5)
-    x = rng.standard_normal(rows.matrix.shape[1])
+    x: Any = rng.standard_normal(rows.matrix.shape[1])
     np.testing.assert_allclose(rows.forward(x), flat(composite.affine.forward(rows.point(x))[2:]), atol=1e-12)
