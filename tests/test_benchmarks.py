@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import beside, floor, growth, path_cost, polynomial
+from benchmarks import floor, growth, path_cost, polynomial
 from benchmarks.cases import Case, grid, instance
 from benchmarks.contestants import contestants
 from benchmarks.referee import TARGETS, Referee
@@ -301,11 +301,3 @@ def test_a_polynomial_run_that_was_killed_is_no_time_out(
     for row in polynomial.rows(results, [3]):
         assert results.cells(row)[2:4] == ("-", "-")
         assert "out of memory" in results.cells(row)[7]
-
-
-def test_the_table_beside_constraints_has_a_row_per_program(capsys: pytest.CaptureFixture[str]) -> None:
-    size = ["--samples", "12", "--features", "3", "--gates", "3"]
-    beside.main([*size, "--only", "sums_of_weights", "squares_in_a_box"])
-    rows = capsys.readouterr().out.splitlines()[1:]
-    assert [row.split()[0] for row in rows] == ["squares_in_a_box", "sums_of_weights"]
-    assert all(row.count("optimal") == 2 for row in rows)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import convexnn_models as cnn
+from benchmarks import beside
 from convexnn_solvers import Auto, certificate
 from convexnn_solvers.backends import numpy_backend
 from convexnn_solvers.first_order.proximal import projectable_cones, proximal_map
@@ -251,3 +252,11 @@ def test_rows_are_those_of_the_affine_map() -> None:
     rows, rng = method.parts.rows, np.random.default_rng(5)
     x: Any = rng.standard_normal(rows.matrix.shape[1])
     np.testing.assert_allclose(rows.forward(x), flat(composite.affine.forward(rows.point(x))[2:]), atol=1e-12)
+
+
+def test_the_table_beside_another_solver_has_a_row_per_program(capsys: pytest.CaptureFixture[str]) -> None:
+    size = ["--samples", "12", "--features", "3", "--gates", "3"]
+    beside.main([*size, "--only", "sums_of_weights", "squares_in_a_box"])
+    rows = capsys.readouterr().out.splitlines()[1:]
+    assert [row.split()[0] for row in rows] == ["squares_in_a_box", "sums_of_weights"]
+    assert all(row.count("optimal") == 2 for row in rows)
