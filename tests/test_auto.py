@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import convexnn_models as cnn
-from convexnn_solvers import Auto, certificate
+from convexnn_solvers import Auto, certificate, gated_case
 from convexnn_solvers import auto as auto_module
 from convexnn_solvers.auto import engines
 from convexnn_solvers.backends import numpy_backend
@@ -114,8 +114,8 @@ def test_a_solve_from_the_last_dual_point_is_newtons() -> None:
 
 
 def _steps_on_few_gates(monkeypatch: pytest.MonkeyPatch, most: int) -> list[dict[str, str]]:
-    monkeypatch.setattr(auto_module, "_MANY", len(_X))
-    monkeypatch.setattr(auto_module, "_TALL", len(_X) // _X.shape[1])
+    monkeypatch.setattr(gated_case, "_MANY", len(_X))
+    monkeypatch.setattr(gated_case, "_TALL", len(_X) // _X.shape[1])
     monkeypatch.setattr(auto_module, "_MOST_STEPS", most)
     problem = _gates_alike()
     problem.solve(solver=Auto())
@@ -131,8 +131,8 @@ def test_many_samples_and_few_active_gates_are_for_first_order_steps(monkeypatch
 
 
 def test_no_two_engines_have_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auto_module, "_MANY", len(_X))
-    monkeypatch.setattr(auto_module, "_TALL", len(_X) // _X.shape[1])
+    monkeypatch.setattr(gated_case, "_MANY", len(_X))
+    monkeypatch.setattr(gated_case, "_TALL", len(_X) // _X.shape[1])
     composite = compile_problem(_gates_alike(), numpy_backend()).composite()
     names = [engine.name for engine in engines(composite, composite, DualPoint(()), Options())]
     assert names == ["RFISTA (1000 steps)", "SemismoothNewton", "RFISTA"]
@@ -162,7 +162,7 @@ def test_first_order_steps_that_lead_nowhere_are_given_up(monkeypatch: pytest.Mo
 
 
 def test_too_many_samples_to_factor_go_to_a_first_order_method(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auto_module, "_GRAM_BYTES", 8 * 39 * 39)
+    monkeypatch.setattr(gated_case, "_GRAM_BYTES", 8 * 39 * 39)
     problem = _gated()
     problem.solve(solver=Auto(memory=10_000, dtype="float32"))
     (run,) = problem.solver_stats.extra_stats["engines"]
@@ -176,18 +176,18 @@ def test_too_many_samples_to_factor_go_to_a_first_order_method(monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
-    ("limit", "make", "engine", "word"),
+    ("limits", "limit", "make", "engine", "word"),
     [
-        ("_GRAM_BYTES", _gated, "SemismoothNewton", "gated program"),
-        ("_FEATURE_BYTES", _gated, "RFISTA", "copy"),
-        ("_CACHE_BYTES", _strongly_regularised, "SemismoothNewton", "gated program"),
-        ("_MOST_SWEEPS", _strongly_regularised, "SemismoothNewton", "progress"),
+        (gated_case, "_GRAM_BYTES", _gated, "SemismoothNewton", "gated program"),
+        (auto_module, "_FEATURE_BYTES", _gated, "RFISTA", "copy"),
+        (gated_case, "_CACHE_BYTES", _strongly_regularised, "SemismoothNewton", "gated program"),
+        (auto_module, "_MOST_SWEEPS", _strongly_regularised, "SemismoothNewton", "progress"),
     ],
 )
 def test_what_is_too_large_for_an_engine_goes_to_the_next(
-    limit: str, make: Any, engine: str, word: str, monkeypatch: pytest.MonkeyPatch
+    limits: Any, limit: str, make: Any, engine: str, word: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auto_module, limit, 1)
+    monkeypatch.setattr(limits, limit, 1)
     problem = make()
     problem.solve(solver="Auto")
     run = problem.solver_stats.extra_stats["engines"][-1]
@@ -257,7 +257,7 @@ class _Stuck:
 def test_a_factor_in_single_precision_serves_where_none_fits_in_double(
     tol: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auto_module, "_GRAM_BYTES", 8 * 39 * 39)
+    monkeypatch.setattr(gated_case, "_GRAM_BYTES", 8 * 39 * 39)
     problem = _gated()
     problem.solve(solver=Auto(tol=tol))
     assert problem.status == cp.OPTIMAL

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -16,11 +16,11 @@ from convexnn_solvers.composite import Composite, DualPoint
 from convexnn_solvers.first_order.cone_descent import constrained_method
 from convexnn_solvers.first_order.gate_descent import gradient_method
 from convexnn_solvers.first_order.rfista import nonsmooth_losses
-from convexnn_solvers.gated_programs.fits import SquaredFit
+from convexnn_solvers.gated_case import GatedCase, gram_share
 from convexnn_solvers.gated_programs.maps import gated_maps
 from convexnn_solvers.gated_programs.program import GatedProgram
 from convexnn_solvers.gated_programs.structure import GatedStructure, gated_structure
-from convexnn_solvers.interior_point.method import can_take, interior_point_method
+from convexnn_solvers.interior_point.method import interior_point_method
 from convexnn_solvers.loop.budget_search import BudgetSearch
 from convexnn_solvers.loop.relay import Engine
 from convexnn_solvers.method_memory import check_descent, check_first_order, check_interior, check_newton
@@ -29,37 +29,19 @@ from convexnn_solvers.options import Options
 from convexnn_solvers.reading.compiler import UnsupportedProblem
 from convexnn_solvers.splitting.method import method_beside
 
-# The largest Gram matrix of the samples, in bytes, for programs with cones or several outputs. One output
-# without cones needs none: at 20 000 samples conjugate gradients were faster than block descent.
-_GRAM_BYTES = 2**30
 # Features of more bytes stay where they are, perhaps on disk: solvers of gated programs would copy them.
 _FEATURE_BYTES = 2**29
-# Block descent is for regularisations of at least this share of the largest useful one, and for features that
-# a processor's cache holds, measured: below, so many gates interact that Newton's method needs less time, and
-# beyond, sweeps wait for memory. One program must also be of data where at most the share ``_FEW_ALIKE`` of
-# the gates has ``_ALIKE`` times the largest dual norm when all weights vanish: where many gates explain the
-# targets about as well, many become active. After so many sweeps, of each program, it was a wrong guess.
-_LARGE = 0.07
-_CACHE_BYTES = 2**23
-_ALIKE, _FEW_ALIKE = 0.7, 0.3
+# After so many sweeps, or so many for each of several programs, block descent was a wrong guess; R-FISTA
+# after so many steps.
 _MOST_SWEEPS, _MOST_OF_EACH = 300, 1000
-# With one output, from so many samples on, and so many for each feature, R-FISTA was measured to overtake all
-# of them at such regularisations: its steps see a few gates only. After so many steps it was a wrong guess.
-_MANY, _TALL, _MOST_STEPS = 1500, 20, 1000
+_MOST_STEPS = 1000
 # ADMM was measured to overtake Newton's method with several outputs, from so many samples, and from so small
 # a share of the largest useful regularisation on, for gaps down to the last number; from ``_RATHER_SMALL`` on
 # where the other squared singular values of the features are on average ``_EVEN`` times the largest or more.
 _SAMPLES, _SMALL, _TIGHT = 2500, 0.003, 1e-7
 _RATHER_SMALL, _EVEN = 0.02, 0.2
-# At regularisations of at most these shares of the largest useful one, with cones and without, the number of
-# interior-point steps was measured to stay what it is (`tests/test_tiny_regularisation.py` counts them): with
-# cones Newton's method takes the more of them the smaller it is, and ADMM does without.
-_NEXT_TO_NOTHING_IN_CONES, _NEXT_TO_NOTHING = 1e-4, 1e-10
-# Below this share bounds are lost in rounding, whoever tries: dual products have no digits that small.
-_HIDDEN = 1e-15
 # From this tolerance on ADMM may work in single precision, where a factor takes half of the memory.
 _SINGLE = 1e-4
-_SMALLEST = float(np.finfo(np.float64).tiny)
 
 
 def engines(
@@ -75,7 +57,7 @@ def engines(
             yield search
     try:
         _check_memory(exact)
-        case = _Case(composite, exact, gated_structure(exact), multipliers, options)
+        case = GatedCase(composite, exact, gated_structure(exact), multipliers, options)
         if case.next_to_nothing and (yield from _for_little(case)):
             return
         reason = yield from _for_gates(case)
@@ -115,91 +97,7 @@ def _search(exact: Composite, multipliers: DualPoint, options: Options) -> Engin
     return Engine("BudgetSearch", reason, lambda: method)
 
 
-@dataclass(frozen=True, eq=False)
-class _Case:
-    """A gated program, and what decides between its engines."""
-
-    composite: Composite
-    exact: Composite
-    structure: GatedStructure
-    multipliers: DualPoint
-    options: Options
-
-    @property
-    def first(self) -> GatedProgram:
-        """The first program; the others have the same features and gates."""
-        return self.structure.programs[0]
-
-    @property
-    def warm(self) -> bool:
-        """Whether an earlier solve left a dual point: Newton's method and ADMM go on from it, others not."""
-        return bool(self.multipliers.thetas)
-
-    @cached_property
-    def strength(self) -> float | None:
-        """The regularisation over that where all weights vanish; None: block descent cannot take it."""
-        shares: list[float] = []
-        for program in self.structure.programs:
-            if program.cones or not isinstance(program.fit, SquaredFit) or program.fit.scales is not None:
-                return None
-            shares.append(_largest_ratio(program))
-        return 1.0 / max([1.0, *shares])
-
-    @cached_property
-    def next_to_nothing(self) -> bool:
-        """Whether the regularisation is so small that the interior-point method is the one to take."""
-        if not (self.at_home and can_take(self.structure)):
-            return False
-        return 0.0 < self.share <= (_NEXT_TO_NOTHING_IN_CONES if self.first.cones else _NEXT_TO_NOTHING)
-
-    @cached_property
-    def share(self) -> float:
-        """The smallest regularisation over that where all weights vanish, were there no cones."""
-        return min(1.0 / _largest_ratio(program) for program in self.structure.programs)
-
-    @property
-    def strength_text(self) -> str:
-        """Why few gates are active."""
-        share = f"{self.strength:.2g}"
-        return f"the regularisation is {share} of that where all weights vanish: few gates are active"
-
-    @property
-    def at_home(self) -> bool:
-        """Whether the problem is where Newton's method and block descent work."""
-        backend = self.composite.backend
-        return backend.name == "numpy" and backend.dtype == np.float64
-
-    @cached_property
-    def obstacle(self) -> str | None:
-        """Why Newton's method cannot work, or would not get a matrix of the samples."""
-        if not self.at_home:
-            return "SemismoothNewton works in float64 with NumPy on the CPU"
-        n, program = self.first.fit.shape[0], self.first
-        if 8 * n * n <= _GRAM_BYTES or (program.outputs == 1 and not program.cones):
-            return None
-        return f"SemismoothNewton would factor a {n} x {n} matrix"
-
-    @property
-    def few_active(self) -> bool:
-        """Whether the regularisation leaves few gates active, of features that are in memory."""
-        held = self.at_home and self.first.stored is None
-        return held and self.strength is not None and self.strength >= _LARGE
-
-    @property
-    def many_samples(self) -> bool:
-        """Whether there is one output and so many samples that first-order steps pay at few active gates."""
-        alone = self.first.outputs == len(self.structure.programs) == 1
-        n, d = self.first.X.shape
-        return alone and n >= max(_MANY, _TALL * d)
-
-    @cached_property
-    def for_descent(self) -> bool:
-        """Whether block descent is worth a try."""
-        cached = self.first.X.nbytes <= _CACHE_BYTES
-        return self.few_active and cached and not self.many_samples and _few_gates(self.structure)
-
-
-def _for_gates(case: _Case) -> Generator[Engine, None, str]:
+def _for_gates(case: GatedCase) -> Generator[Engine, None, str]:
     """The engines of gated programs; at last, why another one has to be tried.
 
     Raises UnsupportedProblem where the next one would not fit into memory.
@@ -222,7 +120,7 @@ def _for_gates(case: _Case) -> Generator[Engine, None, str]:
     return before or f"{case.obstacle}; {admm}"
 
 
-def _for_little(case: _Case) -> Generator[Engine, None, bool]:
+def _for_little(case: GatedCase) -> Generator[Engine, None, bool]:
     """The engines where the regularisation is next to nothing, and nobody after them: first-order steps would
     get nowhere. Whether there is memory for them."""
     try:
@@ -232,12 +130,12 @@ def _for_little(case: _Case) -> Generator[Engine, None, bool]:
     reason = "the regularisation is next to nothing beside that where all weights vanish"
     method = partial(interior_point_method, case.structure, case.options.tol)
     yield Engine("InteriorPoint", reason, method)
-    if case.obstacle is None and case.share > _HIDDEN:
+    if case.obstacle is None and not case.hides_bounds:
         yield replace(_newton(case), reason="InteriorPoint got no further")
     return True
 
 
-def _guess(case: _Case) -> Engine | None:
+def _guess(case: GatedCase) -> Engine | None:
     """What is far faster where few gates are active, and is given up after a while where they are not."""
     if case.few_active and case.many_samples:
         check_first_order("RFISTA", case.composite, case.options.memory)
@@ -247,7 +145,7 @@ def _guess(case: _Case) -> Engine | None:
     return _descent(case) if case.for_descent else None
 
 
-def _newton(case: _Case) -> Engine:
+def _newton(case: GatedCase) -> Engine:
     """Newton's method."""
     check_newton(case.structure, case.options.memory)
     newton = semismooth_newton_method(case.structure, case.options.tol, case.multipliers)
@@ -256,7 +154,7 @@ def _newton(case: _Case) -> Engine:
     return Engine("SemismoothNewton", reason, lambda: newton)
 
 
-def _descent(case: _Case) -> Engine:
+def _descent(case: GatedCase) -> Engine:
     """Block descent, its machine code loaded."""
     check_descent(case.structure, case.options.memory)
     sweeps = _MOST_SWEEPS if len(case.structure.programs) == 1 else _MOST_OF_EACH
@@ -264,7 +162,7 @@ def _descent(case: _Case) -> Engine:
     return Engine("BlockDescent", case.strength_text, lambda: descent)
 
 
-def _admm(case: _Case) -> Engine | str:
+def _admm(case: GatedCase) -> Engine | str:
     """ADMM where Newton's method cannot work, or takes longer; else why not."""
     structure, options, obstacle = case.structure, case.options, case.obstacle
     if obstacle is None and case.warm and case.first.outputs == 1:
@@ -299,7 +197,7 @@ def _one_factor_pays(structure: GatedStructure, strength: float | None, tol: flo
     n = fits[0].shape[0]
     if structure.mirror.shape[1] > 1:
         return "one factor serves all outputs and steps"
-    if 8 * n * n > _GRAM_BYTES:
+    if gram_share(n) > 1.0:
         return None
     if n > _SAMPLES:
         return f"one factor of {n} samples serves all steps"
@@ -319,7 +217,7 @@ def _single_precision_pays(structure: GatedStructure, strength: float | None, to
     n = fits[0].shape[0]
     if tol < _SINGLE or strength is None or any(fit.outliers is not None for fit in fits):
         return None
-    if not 8 * n * n > _GRAM_BYTES or 4 * n * n > 2 * _GRAM_BYTES:
+    if not 1.0 < gram_share(n) <= 4.0:
         return None
     return f"one factor of {n} samples in float32 serves all steps"
 
@@ -328,23 +226,6 @@ def _check_memory(composite: Composite) -> None:
     size = gated_maps(composite)[0].gates.X.nbytes
     if size > _FEATURE_BYTES:
         raise UnsupportedProblem(f"SemismoothNewton would copy {size / 2**20:.0f} MB of features")
-
-
-def _largest_ratio(program: GatedProgram) -> float:
-    """The largest gradient at zero over its weight, without regard to cones; at least the smallest normal."""
-    return max(float(np.max(program.null_norms() / program.weights, initial=0.0)), _SMALLEST)
-
-
-def _few_gates(structure: GatedStructure) -> bool:
-    """Whether few gates of the only program explain the targets nearly as well as the best one.
-
-    Of several programs, block descent takes one after the other, and others did no better on any.
-    """
-    program = structure.programs[0]
-    if len(structure.programs) > 1 or program.outputs > 1:
-        return True
-    ratios = program.null_norms() / program.weights
-    return float(np.mean(ratios >= _ALIKE * np.max(ratios))) <= _FEW_ALIKE
 
 
 def _evenness(program: GatedProgram) -> float:
