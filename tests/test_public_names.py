@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import pickletools
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
@@ -98,6 +100,33 @@ def test_solvers_keep_their_options_in_pickles_and_copies() -> None:
     for twin in (pickle.loads(pickle.dumps(solver)), copy.copy(solver), copy.deepcopy(solver)):
         assert twin == solver
         assert twin.options == solver.options
+
+
+def test_a_solver_is_read_where_the_folder_of_its_checkpoint_is_missing(tmp_path: Path) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    stored = pickle.dumps(RFISTA(tol=1e-7, checkpoint=folder / "state.npz"))
+    folder.rmdir()
+    twin = pickle.loads(stored)
+    assert (twin.options.tol, twin.options.checkpoint) == (1e-7, folder / "state.npz")
+
+
+@pytest.mark.parametrize("status", Status)
+def test_pickles_of_a_status_hold_its_name_and_not_its_sentence(status: Status) -> None:
+    stored = pickle.dumps(status)
+    assert pickle.loads(stored) is status
+    assert copy.deepcopy(status) is copy.copy(status) is status
+    texts = {text for _, text, _ in pickletools.genops(stored) if isinstance(text, str)}
+    assert status.name in texts
+    assert status.value not in texts
+
+
+@pytest.mark.parametrize("package", [cnn, convexnn_solvers, distributed])
+def test_types_of_fields_are_found(package: Any) -> None:
+    for name in public(package):
+        item = getattr(package, name)
+        if isinstance(item, type):
+            assert not any(isinstance(hint, str) for hint in get_type_hints(item).values())
 
 
 def test_classes_and_functions_say_where_users_find_them() -> None:

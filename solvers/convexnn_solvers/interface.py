@@ -124,7 +124,10 @@ class CompositeSolver(Solver):  # type: ignore[misc]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
-            setattr(self, name, Options(**value) if name == "options" else value)
+            setattr(self, name, value)
+        # Not checked again: the folder of a checkpoint need not be on the machine that reads this.
+        self.options = Options()
+        self.options.__dict__.update(state["options"])
 
     def __repr__(self) -> str:
         values = ((field, getattr(self.options, field.name)) for field in fields(Options))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import Any
 
 import cvxpy as cp
 from cvxpy import settings
@@ -35,6 +36,10 @@ class Status(Enum):
     )
     INFEASIBLE = "No point satisfies the constraints: the multipliers grew along a certificate of that."
     UNBOUNDED = "The objective decreases without bound along a feasible direction."
+
+    def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
+        """By name in pickles: sentences get better, and what was stored with an older one stays readable."""
+        return getattr, (Status, self.name)
 
     @property
     def cvxpy(self) -> str:
