@@ -38,6 +38,8 @@ except ImportError as error:
 
 _FORMULATIONS: dict[str, Callable[..., Any]] = {"relu": relu, "gated_relu": gated_relu}
 _REGRESSION_LOSSES = ("squared", "huber")
+# Seconds that are over at once: SCS takes 0 for no limit.
+_NO_TIME = 1e-9
 
 
 class _ConvexNN(BaseEstimator):  # type: ignore[misc]
@@ -125,7 +127,8 @@ class _ConvexNN(BaseEstimator):  # type: ignore[misc]
             raise ValueError("solver_options must not hold solver; give it to the estimator as solver=...")
         if self.time_limit is None:
             return dict(options)
-        return {self._time_limit_option(): _arrays.not_negative(self.time_limit, "time_limit"), **options}
+        limit = max(_arrays.not_negative(self.time_limit, "time_limit"), _NO_TIME)
+        return {self._time_limit_option(): limit, **options}
 
     def _time_limit_option(self) -> str:
         """What the solver calls a limit of seconds; ValueError for names whose word is not known here."""

@@ -243,6 +243,14 @@ def test_a_time_limit_reaches_every_solver_by_its_own_word(solver: Any) -> None:
     assert fitted.certificate_.within(0.5)
 
 
+@pytest.mark.parametrize("solver", [None, "SCS", "CLARABEL", "SemismoothNewton"])
+def test_no_time_is_no_time_to_every_solver(solver: Any) -> None:
+    """A limit of 0 is none to SCS."""
+    fitted = ConvexNNRegressor(n_gates=6, tol=0.01, time_limit=0.0, solver=solver)
+    with pytest.warns(ConvergenceWarning, match=r"above tol=0\.01"):
+        fitted.fit(_X, _Y[:, 0])
+
+
 def test_a_gap_that_violations_paid_for_is_warned_about(monkeypatch: pytest.MonkeyPatch) -> None:
     def owing(problem: Any) -> Certificate:
         found = certificate(problem)
