@@ -15,7 +15,10 @@ from convexnn_solvers import Auto, Status, certificate, method_memory
 from convexnn_solvers.auto import engines
 from convexnn_solvers.backends import numpy_backend
 from convexnn_solvers.composite import DualPoint
+from convexnn_solvers.gated_programs.structure import gated_structure
+from convexnn_solvers.method_memory import check_interior
 from convexnn_solvers.options import Options
+from convexnn_solvers.reading.affine import UnsupportedProblem
 from convexnn_solvers.reading.compiler import compile_problem
 
 Float = NDArray[np.float64]
@@ -163,3 +166,36 @@ def test_steps_that_do_not_fit_into_memory_are_newtons(monkeypatch: pytest.Monke
     composite = compile_problem(problem, numpy_backend()).composite()
     names = [engine.name for engine in engines(composite, composite, DualPoint(()), Options(memory=1e9))]
     assert names == ["SemismoothNewton", "AugmentedLagrangian"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "gates", "share", "name"),
+    [
+        ((60, 30), 20, 1e-5, "InteriorPoint"),
+        ((100, 100), 30, 1e-5, "SemismoothNewton"),
+        ((100, 100), 30, 1e-12, "InteriorPoint"),
+        ((100, 784), 50, 1e-12, "SemismoothNewton"),
+    ],
+    ids=["cheap", "dear", "dear, but Newton would not end", "out of reach"],
+)
+def test_a_factor_per_block_of_many_features_is_paid_where_newtons_method_does_not_end(
+    shape: tuple[int, int], gates: int, share: float, name: str
+) -> None:
+    """Work of d^3 per block: with more features than samples it once took all of a time limit."""
+    model, y = _wide(*shape, gates)
+    problem = model.problem(y, share * cnn.lambda_max(model, y))
+    composite = compile_problem(problem, numpy_backend()).composite()
+    assert next(engines(composite, composite, DualPoint(()), Options())).name == name
+
+
+def test_memory_for_a_factor_per_block_is_counted() -> None:
+    model, y = _wide(30, 400, 20)
+    problem = model.problem(y, 1e-12)
+    structure = gated_structure(compile_problem(problem, numpy_backend()).composite())
+    with pytest.raises(UnsupportedProblem, match="linear systems"):
+        check_interior(structure, 9e7)
+
+
+def _wide(n: int, d: int, gates: int) -> tuple[Any, Float]:
+    X, y = samples(n, d)
+    return cnn.relu(X, cnn.sample_gates(X, gates, seed=0)), y

@@ -11,7 +11,7 @@ from convexnn_solvers.composite import Composite, DualPoint
 from convexnn_solvers.gated_programs.fits import SquaredFit
 from convexnn_solvers.gated_programs.program import GatedProgram
 from convexnn_solvers.gated_programs.structure import GatedStructure
-from convexnn_solvers.interior_point.method import can_take
+from convexnn_solvers.interior_point.method import can_take, dear_and_wide
 from convexnn_solvers.options import Options
 
 # The largest Gram matrix of the samples, in bytes, for programs with cones or several outputs. One output
@@ -32,6 +32,8 @@ _MANY, _TALL = 1500, 20
 # interior-point steps was measured to stay what it is (`tests/test_tiny_regularisation.py` counts them): with
 # cones Newton's method takes the more of them the smaller it is, and ADMM does without.
 _NEXT_TO_NOTHING_IN_CONES, _NEXT_TO_NOTHING = 1e-4, 1e-10
+# With as many features as samples, whose steps are dear, Newton's method still ends quickly from here on.
+_NEWTON_ENDS = 1e-10
 # Bounds are lost below this share: dual products have no digits that small.
 _HIDDEN = 1e-15
 _SMALLEST = float(np.finfo(np.float64).tiny)
@@ -71,6 +73,8 @@ class GatedCase:
     def next_to_nothing(self) -> bool:
         """Whether the regularisation is so small that the interior-point method is the one to take."""
         if not (self.at_home and can_take(self.structure)):
+            return False
+        if self.share >= _NEWTON_ENDS and dear_and_wide(self.first):
             return False
         return 0.0 < self.share <= (_NEXT_TO_NOTHING_IN_CONES if self.first.cones else _NEXT_TO_NOTHING)
 

@@ -92,7 +92,8 @@ def check_interior(structure: GatedStructure, memory: float | None) -> None:
     needed = _gated_needs(structure, _INTERIOR_POINTS)
     n, rows = program.fit.shape[0], len(program.cone_features) if program.cones else 0
     needed["slacks"] = 8 * _SLACKS * rows * program.blocks * len(structure.programs)
-    needed["linear systems"] = 8 * 2 * n * n
+    # A root and the inverse of a factor per block are there at a time.
+    needed["linear systems"] = 8 * 2 * (n * n + program.X.shape[1] ** 2 * program.blocks)
     _refuse("InteriorPoint", needed, memory, structure.composite.backend, "use SemismoothNewton()")
 
 
