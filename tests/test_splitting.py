@@ -189,6 +189,22 @@ def test_units_of_the_features_do_not_matter(units: float) -> None:
     assert problem.value == pytest.approx(same.value, rel=2e-4)
 
 
+def _in_units(units: float, size: float) -> cp.Problem:
+    """One pattern, whose gate does not see some samples: their rows are zero. A norm in a box."""
+    model = cnn.relu(X, cnn.sample_gates(X, 1, seed=0))
+    box = [units * model.prediction <= units, size * cp.sum(model.prediction) >= -size]
+    return program(cp.norm(Y - model.prediction), model, constraints=box)
+
+
+@pytest.mark.parametrize(("units", "size"), [(1e6, 1e-6), (1e6, 1.0), (1e-6, 1e6)])
+def test_units_of_constraints_do_not_matter(units: float, size: float) -> None:
+    problem, same = _in_units(units, size), _in_units(1.0, 1.0)
+    problem.solve(solver=Auto(), max_iter=1000)
+    same.solve(solver=Auto(), max_iter=1000)
+    assert problem.status == cp.OPTIMAL
+    assert problem.value == pytest.approx(same.value, rel=2e-4)
+
+
 def _differences(apply: Callable[[Any], Any], q: Any) -> Any:
     h = 1e-6
     unit = np.eye(q.size)

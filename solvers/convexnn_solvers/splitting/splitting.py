@@ -36,6 +36,8 @@ from convexnn_solvers.splitting.weight_jacobians import WeightJacobian, weight_j
 _RELAX, _EVERY, _UNBALANCED, _MOST_CHANGE, _RARER = 1.6, 10, 1.5, 5.0, 100
 # The metric of variables that nothing but rows hold, beside that of others: nearly none.
 _FREE = 1e-3
+# Rows are zero but for rounding when their squares are this share of the largest.
+_NO_ROW = 1e-28
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,10 +143,8 @@ class Splitting:
 def splitting(composite: Composite, rows: DenseRows, terms: RowTerms, prox: ProximalMap) -> Splitting:
     """The splitting of a problem, factored."""
     B = rows.matrix
-    squares = np.sum(B * B, axis=1)
-    usual = float(np.max(squares, initial=0.0)) or 1.0
     # Rows of size one; where the proximal map ties rows together, by the largest of them.
-    R = 1.0 / terms.even(np.where(squares > 1e-16 * usual, squares, usual))
+    R = 1.0 / terms.even(_squares(rows))
     held = {k for k, block in enumerate(prox.blocks) if _holds(block)}
     D, lengths = _metric(rows, R, held)
     weights = [float(np.mean(np.asarray(term.weight))) for term in composite.penalties]
@@ -158,6 +158,14 @@ def splitting(composite: Composite, rows: DenseRows, terms: RowTerms, prox: Prox
         ]
     )
     return Splitting(rows, terms, prox, linear, D, R, free, lengths, float(rho) or 1.0, _factored(B, D, R))
+
+
+def _squares(rows: DenseRows) -> Float64Array:
+    """The squared sizes (m,) of the rows. Those that no gate sees are like their output's."""
+    found = np.sum(rows.matrix**2, axis=1)
+    usual = float(np.max(found, initial=0.0)) or 1.0
+    parts = [np.where(part > _NO_ROW * usual, part, 0.0) for part in rows.parts(found)]
+    return flat(tuple(np.where(p > 0.0, p, float(np.max(p, initial=0.0)) or usual) for p in parts))
 
 
 def _holds(block: VariableProx) -> bool:
