@@ -244,9 +244,7 @@ def _local(path: str | os.PathLike[str] | None, file: str) -> Path | None:
             raise TypeError(f"path must be the path of a file, not {path!r}.")
         chosen = Path(path).expanduser()
         if not chosen.is_file():
-            raise FileNotFoundError(
-                f"path {str(chosen)!r} does not exist; leave it out to download the data."
-            )
+            raise FileNotFoundError(f"path {str(chosen)!r} does not exist; leave it out to download it.")
         return chosen
     folder = os.environ.get("CONVEXNN_DATA")
     candidate = Path(folder).expanduser() / file if folder else None
@@ -318,8 +316,7 @@ def _cifar_binary(file: Path, limits: tuple[int | None, int | None]) -> list[tup
     """Records of one label byte and 3 x 32 x 32 pixels, in five training batches and a test batch."""
     batches = [f"data_batch_{k}" for k in range(1, 6)], ["test_batch"]
     parts: list[tuple[Any, Any]] = []
-    content_of = "the CIFAR-10 archive of binary files, compressed"
-    with _reading(file, content_of), tarfile.open(file, "r:gz") as archive:
+    with _reading(file, "the CIFAR-10 archive of .bin files, gzipped"), tarfile.open(file, "r:gz") as archive:
         content = {Path(m.name).stem: m for m in archive.getmembers() if m.name.endswith(".bin")}
         for names, limit in zip(batches, limits, strict=True):
             raw = b"".join(_member(archive, content[name]) for name in names)
