@@ -159,6 +159,25 @@ def test_a_second_solve_begins_where_the_first_one_ended() -> None:
     assert problem.solver_stats.num_iters < first
 
 
+def test_what_was_left_of_targets_of_another_size_is_forgotten_at_once() -> None:
+    rng = np.random.default_rng(3)
+    features = rng.standard_normal((20, 3))
+    targets = np.abs(features[:, 0]) + 0.3 * rng.standard_normal(20)
+    model = cnn.relu(features, cnn.sample_gates(features, 5, seed=0))
+    target, reg = cp.Parameter(20, value=targets), cp.Parameter(nonneg=True, value=1e-6)
+    objective = cp.sum(cp.abs(model.prediction - target)) / 20 + reg * model.penalty
+    box = [model.prediction <= 0.5, cp.sum(model.prediction) == 5.0]
+    problem = cp.Problem(cp.Minimize(objective), [*model.constraints, *box])
+    problem.solve(solver=Auto())
+    cold, value = problem.solver_stats.num_iters, problem.value
+    target.value, reg.value = 1e5 * targets, 0.01
+    problem.solve(solver=Auto())
+    target.value, reg.value = targets, 1e-6
+    problem.solve(solver=Auto(max_iter=2 * cold))
+    assert problem.status == cp.OPTIMAL
+    assert problem.value == pytest.approx(value, rel=1e-4)
+
+
 def test_dual_values_are_those_of_another_solver() -> None:
     theirs: Any = squares_in_a_box()
     problem: Any = squares_in_a_box()
