@@ -7,9 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.linalg import lapack
 
 from convexnn_solvers.gated_programs.fits import LogisticFit, SquaredFit
 from convexnn_solvers.gated_programs.program import GatedProgram
+from convexnn_solvers.interior_point import system
 from convexnn_solvers.interior_point.iteration import InteriorPoint
 from convexnn_solvers.interior_point.second_order import longest_step, product, quotient, scaling
 from convexnn_solvers.interior_point.system import StepSystem, image, products
@@ -103,8 +105,15 @@ def small_program(centred: bool = False, signs: tuple[float, ...] = (1.0, -1.0))
 
 @pytest.mark.parametrize("centred", [False, True])
 @pytest.mark.parametrize("spread", [0.0, 12.0, 40.0], ids=["even", "uneven", "beyond a double"])
-def test_a_step_solves_its_system(spread: float, centred: bool) -> None:
-    """Also where ratios of slacks and multipliers are so far apart that Cholesky's method fails."""
+@pytest.mark.parametrize("entries", [4_000_000, 130], ids=["at once", "in parts"])
+@pytest.mark.parametrize("by_roots", [False, True])
+def test_a_step_solves_its_system(
+    spread: float, centred: bool, entries: int, by_roots: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where Cholesky's method fails, as it may where slacks and multipliers are far apart."""
+    monkeypatch.setattr(system, "_CHUNK_ENTRIES", entries)
+    if by_roots:
+        monkeypatch.setattr(lapack, "dpotrf", lambda matrix, **_: (matrix, 1))
     program = small_program(centred)
     features, rng = kept_features(program), np.random.default_rng(0)
     n, blocks = program.fit.shape[0], program.blocks

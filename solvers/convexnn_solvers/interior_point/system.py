@@ -66,14 +66,17 @@ class StepSystem:
     def _factorised(self) -> Float64Array:
         """The upper factor of the samples' matrix, by its roots where Cholesky's method fails."""
         n, blocks = len(self._curvature), len(self._inverse)
+        parts = list(slices(blocks, max(1, _CHUNK_ENTRIES // (n * self._inverse.shape[1]))))
         matrix = np.asfortranarray(np.diag(self._curvature[:, 0]))
-        for part in slices(blocks, max(1, _CHUNK_ENTRIES // (n * self._inverse.shape[1]))):
+        for part in parts:
             matrix = outer(self._columns(part), matrix)
         factor, info = lapack.dpotrf(matrix, lower=0, clean=1, overwrite_a=1)
         if info == 0:
             return np.asarray(factor, dtype=np.float64)
-        roots = np.vstack([np.diag(np.sqrt(self._curvature[:, 0])), self._columns(slice(None)).T])
-        factor = qr(roots, mode="r", overwrite_a=True, check_finite=False)[0][:n]
+        factor = np.diag(np.sqrt(self._curvature[:, 0]))
+        for part in parts:
+            roots = np.vstack([factor, self._columns(part).T])
+            factor = qr(roots, mode="r", overwrite_a=True, check_finite=False)[0][:n]
         if not np.all(np.diagonal(factor) != 0.0):
             raise np.linalg.LinAlgError("the matrix of the samples is singular in working precision")
         return np.asarray(factor, dtype=np.float64)

@@ -64,12 +64,14 @@ class SplittingNewtonMethod:
     judges_itself: bool = True
 
     def start(self, x: Point) -> Alternation:
-        """From a point and what an earlier solve left of multipliers, unless zeros are nearer to a fixed point.
+        """From a point and the multipliers of an earlier solve, unless zeros are nearer to a fixed point.
 
         What was left may be of other targets or units, and then takes long to be forgotten.
         """
         given, gradient = flat(x), self.parts.terms.gradient(self.warm)
-        warm, cold = (self.parts.at(share * given, share * gradient, self.parts.first_rho) for share in (1, 0))
+        warm, cold = (
+            self.parts.at(share * given, share * gradient, self.parts.first_rho) for share in (1, 0)
+        )
         return Alternation(min(warm, cold, key=self.parts.residual))
 
     def step(self, state: Alternation) -> Alternation:
