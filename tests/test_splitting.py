@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import cvxpy as cp
 import numpy as np
 import pytest
+from resumable import solve
 
 import convexnn_models as cnn
 from benchmarks import beside
@@ -166,8 +168,8 @@ def test_what_was_left_of_targets_of_another_size_is_forgotten_at_once() -> None
     model = cnn.relu(features, cnn.sample_gates(features, 5, seed=0))
     target, reg = cp.Parameter(20, value=targets), cp.Parameter(nonneg=True, value=1e-6)
     objective = cp.sum(cp.abs(model.prediction - target)) / 20 + reg * model.penalty
-    box = [model.prediction <= 0.5, cp.sum(model.prediction) == 5.0]
-    problem = cp.Problem(cp.Minimize(objective), [*model.constraints, *box])
+    box: list[Any] = [model.prediction <= 0.5, cp.sum(model.prediction) == 5.0]
+    problem: Any = cp.Problem(cp.Minimize(objective), [*model.constraints, *box])
     problem.solve(solver=Auto())
     cold, value = problem.solver_stats.num_iters, problem.value
     target.value, reg.value = 1e5 * targets, 0.01
@@ -176,6 +178,23 @@ def test_what_was_left_of_targets_of_another_size_is_forgotten_at_once() -> None
     problem.solve(solver=Auto(max_iter=2 * cold))
     assert problem.status == cp.OPTIMAL
     assert problem.value == pytest.approx(value, rel=1e-4)
+
+
+@pytest.mark.parametrize("make", [median_in_a_box, squares_in_a_box], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("stop", [60, 215], ids=["in the splitting", "in a Newton phase"])
+def test_resumed_from_a_file_it_goes_on_as_if_nothing_had_happened(
+    stop: int, make: Callable[[], cp.Problem], tmp_path: Path
+) -> None:
+    file, looking = tmp_path / "solve.npz", {"callback": lambda info: False}
+    whole = solve(make(), Auto(tol=0.0, max_iter=230), **looking)
+    solve(make(), Auto(tol=0.0, max_iter=stop, checkpoint=file), **looking)
+    resumed = solve(make(), Auto(tol=0.0, max_iter=230, checkpoint=file, resume=True), **looking)
+    assert resumed["engines"][-1]["engine"] == "SplittingNewton"
+    assert [row["iteration"] for row in resumed["history"]] == [row["iteration"] for row in whole["history"]]
+    assert max(row["iteration"] for row in whole["history"]) > 215
+    for key in ("primal", "dual"):
+        ours, theirs = ([row[key] for row in extra["history"]] for extra in (resumed, whole))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-7)
 
 
 def test_dual_values_are_those_of_another_solver() -> None:

@@ -15,14 +15,16 @@ from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.certify.cone_columns import ConeColumns
 from convexnn_solvers.certify.recession import excludes_every_point, settled
 from convexnn_solvers.composite import Composite, DualPoint, Point
-from convexnn_solvers.first_order.proximal import projectable_cones, proximal_map
+from convexnn_solvers.first_order.proximal import ConeProjector, projectable_cones, proximal_map
 from convexnn_solvers.first_order.rfista import nonsmooth_losses
+from convexnn_solvers.loop.checkpoint import packed_point, whole_point
 from convexnn_solvers.loop.iterate import Candidate
+from convexnn_solvers.packing import Arrays, Held, below, packed_attributes, part
 from convexnn_solvers.reading.affine import UnsupportedProblem
 from convexnn_solvers.splitting.dense_rows import dense_rows, flat
-from convexnn_solvers.splitting.proximal_newton import ProximalStep, advanced, begun
+from convexnn_solvers.splitting.proximal_newton import ProximalStep, advanced, begun, unpacked_step
 from convexnn_solvers.splitting.row_terms import row_terms
-from convexnn_solvers.splitting.splitting import Place, Splitting, splitting
+from convexnn_solvers.splitting.splitting import Place, Splitting, splitting, unpacked_place
 from convexnn_solvers.splitting.weight_jacobians import has_jacobian
 from convexnn_solvers.status import Status
 
@@ -125,6 +127,29 @@ class SplittingNewtonMethod:
         shapes = [constraint.shape for constraint in self.problem.constraints]
         return tuple(np.zeros(s) if mu is None else mu for mu, s in zip(given, shapes, strict=True))
 
+    def packed(self, state: Alternation) -> Arrays:
+        """The state, and the active rows of the cones: the next projections start from them."""
+        arrays = below("place", state.place.packed()) | packed_attributes(state, ("iteration", "until"))
+        if state.newton is not None:
+            arrays |= below("newton", state.newton.packed())
+        if state.looked is not None:
+            arrays["looked"] = state.looked
+        for k, projector in self._projectors().items():
+            arrays |= packed_point(f"cone.{k}", projector.packed())
+        return arrays
+
+    def unpacked(self, arrays: Held) -> Alternation:
+        """The state that was packed."""
+        for k, projector in self._projectors().items():
+            projector.unpack(*whole_point(f"cone.{k}", arrays))
+        place, held = unpacked_place(part("place", arrays)), part("newton", arrays)
+        newton = unpacked_step(held) if held else None
+        # Jacobians are those of the proximal maps at the place that was made last.
+        last = place if newton is None else newton.place
+        self.parts.place(last.a, last.g, last.rho)
+        counts = int(arrays["iteration"]), int(arrays["until"])
+        return Alternation(place, *counts, newton, arrays.get("looked"))
+
     def _point(self, place: Place) -> tuple[Float64Array, ...]:
         return tuple(np.asarray(a, dtype=np.float64) for a in self.parts.rows.point(place.z))
 
@@ -158,10 +183,10 @@ class SplittingNewtonMethod:
         x, cones = self._point(state.place), self._cones()
         for held in (gradient - state.looked, gradient):
             given = self._dual(held).multipliers
-            for part in (given, self._settled(given)):
+            for tried in (given, self._settled(given)):
                 ray = tuple(
                     None if mu is None else term.cone.nearest_dual(mu)
-                    for mu, term in zip(part, self.problem.constraints, strict=True)
+                    for mu, term in zip(tried, self.problem.constraints, strict=True)
                 )
                 size = max(
                     (float(np.max(np.abs(mu), initial=0.0)) for mu in ray if mu is not None), default=0.0
@@ -176,9 +201,10 @@ class SplittingNewtonMethod:
         return tuple(None if mu is None else next(found) for mu in given)
 
     def _cones(self) -> dict[int, ConeColumns]:
-        return {
-            k: block.cone.columns for k, block in enumerate(self.parts.prox.blocks) if block.cone is not None
-        }
+        return {k: projector.columns for k, projector in self._projectors().items()}
+
+    def _projectors(self) -> dict[int, ConeProjector]:
+        return {k: block.cone for k, block in enumerate(self.parts.prox.blocks) if block.cone is not None}
 
 
 def splitting_newton_method(

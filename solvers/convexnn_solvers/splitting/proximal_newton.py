@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from convexnn_solvers.backends import Float64Array
-from convexnn_solvers.splitting.splitting import Place, Splitting
+from convexnn_solvers.packing import Arrays, Held, below, packed_attributes, part
+from convexnn_solvers.splitting.splitting import Place, Splitting, unpacked_place
 
 # What is added to the Hessian, relative to that of rows that move freely.
 _SHIFT = 1e-8
@@ -30,6 +31,7 @@ _EASY, _HARD, _MOST, _CHANGE = 6, 25, 50, 3.0
 _TURNED, _TRIALS, _LEAST = 0.3, 12, 0.1
 # Gradients below this, relative to the point, are rounding.
 _ROUNDING = 1e-14
+_ARRAYS, _NUMBERS = ("z", "y", "theta", "gradient"), ("inner", "last", "done", "hard")
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +51,17 @@ class ProximalStep:
     last: float = np.inf
     done: bool = False
     hard: int = 0
+
+    def packed(self) -> Arrays:
+        """Everything as arrays."""
+        return packed_attributes(self, _ARRAYS + _NUMBERS) | below("place", self.place.packed())
+
+
+def unpacked_step(held: Held) -> ProximalStep:
+    """The inverse of :meth:`ProximalStep.packed`."""
+    z, y, theta, gradient = (held[name] for name in _ARRAYS)
+    inner, last, done, hard = (held[name].item() for name in _NUMBERS)
+    return ProximalStep(z, y, theta, unpacked_place(part("place", held)), gradient, inner, last, done, hard)
 
 
 def begun(splitting: Splitting, place: Place) -> ProximalStep:

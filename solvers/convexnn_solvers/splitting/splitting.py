@@ -26,6 +26,7 @@ from scipy.linalg import cho_factor, cho_solve
 from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.composite import Composite
 from convexnn_solvers.first_order.proximal import ProximalMap, VariableProx
+from convexnn_solvers.packing import Arrays, Held, packed_attributes
 from convexnn_solvers.splitting.dense_rows import DenseRows, flat
 from convexnn_solvers.splitting.row_jacobians import RowJacobian, row_jacobian
 from convexnn_solvers.splitting.row_terms import RowTerms
@@ -38,6 +39,7 @@ _RELAX, _EVERY, _UNBALANCED, _MOST_CHANGE, _RARER = 1.6, 10, 1.5, 5.0, 100
 _FREE = 1e-3
 # Rows are zero but for rounding when their squares are this share of the largest.
 _NO_ROW = 1e-28
+_PLACE = ("a", "g", "z", "y", "rho")
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +51,16 @@ class Place:
     z: Float64Array
     y: Float64Array
     rho: float
+
+    def packed(self) -> Arrays:
+        """Everything as arrays."""
+        return packed_attributes(self, _PLACE)
+
+
+def unpacked_place(held: Held) -> Place:
+    """The inverse of :meth:`Place.packed`."""
+    a, g, z, y, rho = (held[name] for name in _PLACE)
+    return Place(a, g, z, y, float(rho))
 
 
 @dataclass(frozen=True, eq=False)
