@@ -179,12 +179,7 @@ def block_descent_method(structure: GatedStructure, tol: float, most_sweeps: flo
         _check(program)
         compiled_sweep(program)
 
-    def begin(
-        program: GatedProgram,
-        point: Float64Array,
-        dual: Float64Array | None,
-        products: Float64Array | None,
-    ) -> ProgramSolver:
+    def begin(program: GatedProgram, point: Float64Array, *_: object) -> ProgramSolver:
         return BlockDescent(program, point, most_sweeps=most_sweeps)
 
     def resume(program: GatedProgram, held: Held) -> ProgramSolver:

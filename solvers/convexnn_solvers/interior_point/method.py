@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from convexnn_solvers.backends import Float64Array
 from convexnn_solvers.gated_programs.fits import SquaredFit
 from convexnn_solvers.gated_programs.method import GatedMethod, ProgramSolver
 from convexnn_solvers.gated_programs.program import GatedProgram
@@ -50,12 +49,7 @@ def interior_point_method(structure: GatedStructure, tol: float) -> GatedMethod:
     It begins in the middle of the cones, wherever an earlier solve ended.
     """
 
-    def begin(
-        program: GatedProgram,
-        point: Float64Array,
-        dual: Float64Array | None,
-        products: Float64Array | None,
-    ) -> ProgramSolver:
+    def begin(program: GatedProgram, *_: object) -> ProgramSolver:
         return InteriorPoint(program)
 
     def resume(program: GatedProgram, held: Held) -> ProgramSolver:
